@@ -1,0 +1,270 @@
+"""One YAML file is one whole run: this is its schema.
+
+Field docstrings say meaning and unit. Checks raise and never rewrite; numbers that follow from others are properties,
+and those that depend on the number of ranks are in `arithmetic`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hyena_ds.config.loading import Invalid
+
+
+def _require(holds: bool, name: str, problem: str) -> None:
+    if not holds:
+        raise Invalid(name, problem)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a HyenaDNA."""
+
+    width: int
+    """Channels of the residual stream, D."""
+    layers: int
+    """Number of blocks."""
+    maximum_context: int
+    """Tokens over which the implicit filter is defined; every context length must fit into it."""
+    inner_width: int = 0
+    """Hidden width of the MLP; 0 means 4 times `width`."""
+    filter_width: int = 64
+    """Hidden width of the implicit filter's MLP."""
+    filter_features: int = 5
+    """Positional features of the implicit filter: 1 for time, and an even number of sines and cosines."""
+    filter_frequency: float = 10.0
+    """Initial frequency of the filter's sines."""
+    filter_shift: float = 0.0
+    """Constant added to the filter's decay: 0.0 in the published training code, 0.05 in the published inference code."""
+    embedding_dropout: float = 0.1
+    """Probability that an element of the embedding is dropped."""
+    residual_dropout: float = 0.0
+    """Probability that an element of a half-block's output is dropped."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "filter_width"):
+            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        _require(self.maximum_context >= 2, "maximum_context", f"found {self.maximum_context}, wanted at least 2")
+        _require(self.inner_width >= 0, "inner_width", f"found {self.inner_width}, wanted a width or 0")
+        odd = self.filter_features >= 3 and self.filter_features % 2 == 1
+        _require(odd, "filter_features", f"found {self.filter_features}, wanted an odd number from 3 on")
+        for name in ("embedding_dropout", "residual_dropout"):
+            value = getattr(self, name)
+            _require(0.0 <= value < 1.0, name, f"found {value}, wanted a probability from 0 to below 1")
+
+    @property
+    def mlp_width(self) -> int:
+        return self.inner_width or 4 * self.width
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One set of shards."""
+
+    shards: str
+    """Directory that `hyena-ds prep` wrote."""
+    weight: float = 1.0
+    """Share of the samples that come from here, relative to the other sources."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight > 0, "weight", f"found {self.weight}, wanted a positive number")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and what of it is scored."""
+
+    sources: tuple[SourceConfig, ...]
+    reverse_complement: bool = False
+    """Read half of the training windows from the other strand."""
+    random_offset: bool = True
+    """Begin the windows of every epoch at another base, so that a small genome gives many different windows."""
+    append_end_token: bool = False
+    """Make [SEP] the last token of every sample, as the published recipe did."""
+    ignore: tuple[Literal["n", "unknown"], ...] = ("n", "unknown")
+    """Target tokens that are not scored."""
+    shuffle_shards: int = 16
+    """Windows are shuffled within groups of this many shards (and shards across the epoch)."""
+    workers: int = 0
+    """Processes per rank that read ahead; 0 reads in the training process."""
+    verify: bool = True
+    """Check every shard's SHA-256 before the first step."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
+        _require(self.shuffle_shards > 0, "shuffle_shards", f"found {self.shuffle_shards}, wanted at least 1")
+        _require(self.workers >= 0, "workers", f"found {self.workers}, wanted 0 or more")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One row of the context warmup."""
+
+    context_length: int
+    """Tokens of a sequence."""
+    steps: int
+    """Optimizer steps in this stage."""
+    micro_batch_size: int
+    """Sequences per forward pass on one data-parallel row."""
+    global_batch: int | None = None
+    """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""
+    global_batch_tokens: int | None = None
+    """Tokens per optimizer step over all ranks."""
+    sequence_parallel: int = 1
+    """Ranks over which every sequence is cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "steps", "micro_batch_size", "sequence_parallel"):
+            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        given = [v for v in (self.global_batch, self.global_batch_tokens) if v is not None]
+        _require(len(given) == 1, "global_batch", "wanted exactly one of global_batch and global_batch_tokens")
+        if self.global_batch_tokens is not None:
+            _require(
+                self.global_batch_tokens > 0 and self.global_batch_tokens % self.context_length == 0,
+                "global_batch_tokens",
+                f"found {self.global_batch_tokens}, wanted a multiple of context_length {self.context_length}",
+            )
+        _require(self.sequences > 0, "global_batch", f"found {self.sequences}, wanted at least 1")
+        cut_evenly = self.context_length % self.sequence_parallel == 0
+        _require(
+            cut_evenly,
+            "context_length",
+            f"found {self.context_length}, which sequence_parallel {self.sequence_parallel} does not divide; "
+            "choose a multiple",
+        )
+        _require(
+            self.sequence_parallel == 1 or self.context_length // self.sequence_parallel >= 2,
+            "sequence_parallel",
+            f"found {self.sequence_parallel}, which leaves fewer than 2 tokens a rank; lower it",
+        )
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per optimizer step."""
+        if self.global_batch is not None:
+            return self.global_batch
+        return (self.global_batch_tokens or 0) // self.context_length
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.sequences * self.context_length
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with HyenaDNA's parameter groups (no weight decay on the implicit filter), warmup and cosine decay."""
+
+    learning_rate: float = 6e-4
+    """Peak of the schedule."""
+    minimum_learning_rate: float = 6e-5
+    """Where the cosine ends."""
+    warmup_fraction: float = 0.01
+    """Share of the run's steps over which the learning rate rises linearly from `warmup_learning_rate`."""
+    warmup_learning_rate: float = 1e-6
+    weight_decay: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    gradient_clipping: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon"):
+            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted a positive number")
+        for name in ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping"):
+            _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
+        _require(
+            0 <= self.warmup_fraction < 1, "warmup_fraction", f"found {self.warmup_fraction}, wanted 0 to below 1"
+        )
+        valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(valid, "betas", f"found {list(self.betas)}, wanted two numbers from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """A fixed set of held-out windows, evenly spread over the valid split."""
+
+    every_steps: int = 100
+    """Steps between validations; there is always one at the end of a stage."""
+    windows: int = 64
+    """Windows that are scored; fewer when the split holds fewer."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "windows"):
+            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run's state is written."""
+
+    every_steps: int = 100
+    """Steps between checkpoints; there is always one at the end of a stage."""
+    keep: int = 3
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "keep"):
+            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str
+    """The run lives in `output`/`name`."""
+    model: ModelConfig
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    output: str = "runs"
+    seed: int = 2222
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of projections and MLP; filter, FFT, norms and loss are always float32."""
+    activation_checkpointing: Literal["none", "block"] = "none"
+    """What is recomputed in backward (gradient checkpointing)."""
+    initialize_from: str | None = None
+    """A weights.safetensors (ours or in the published layout) or a run's checkpoint to start from."""
+    resume: Literal["latest", "never"] = "latest"
+    """Whether a run directory with checkpoints is continued."""
+    local_ranks: int | None = None
+    """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
+    deepspeed_log: bool = False
+    """Let DeepSpeed's own messages through."""
+
+    def __post_init__(self) -> None:
+        plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
+        _require(plain, "name", f"found '{self.name}', wanted a plain directory name")
+        _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
+        _require(len(self.stages) > 0, "stages", "found an empty list, wanted at least one stage")
+        _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
+        for number, stage in enumerate(self.stages):
+            _require(
+                stage.context_length <= self.model.maximum_context,
+                "stages",
+                f"stage {number} has context_length {stage.context_length}, longer than model.maximum_context "
+                f"{self.model.maximum_context}; raise maximum_context or shorten the stage",
+            )
+            _require(
+                self.model.width % stage.sequence_parallel == 0,
+                "stages",
+                f"stage {number} has sequence_parallel {stage.sequence_parallel}, which does not divide model.width "
+                f"{self.model.width}: every rank takes width / sequence_parallel channels; choose a divisor of the width",
+            )
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(stage.steps * stage.tokens_per_step for stage in self.stages)
+
+    @property
+    def widest_sequence_parallel(self) -> int:
+        return max(stage.sequence_parallel for stage in self.stages)

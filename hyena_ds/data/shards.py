@@ -1,0 +1,159 @@
+"""The shard contract: what `data_prep` writes and the trainer reads.
+
+    DIRECTORY/index.json          every chunk: where its tokens lie (shard, byte offset), where they come from
+    DIRECTORY/train-000000.tar    WebDataset: per chunk KEY.tokens (uint8 ids) and KEY.json (the chunk's metadata)
+
+Any WebDataset reader opens the tars; the trainer reads them by index. Coordinates are 0-based and half-open, in bases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyena_ds.errors import UserError
+
+INDEX_NAME = "index.json"
+FORMAT = "hyena-ds shards 1"
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file."""
+
+    file: str
+    split: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One member pair: a run of bases of one chromosome."""
+
+    key: str
+    shard: int
+    """Position in `ShardIndex.shards`."""
+    offset: int
+    """Byte of the tar at which the tokens begin; one byte a base, `end - start` of them."""
+    assembly: str
+    chromosome: str
+    start: int
+    end: int
+    split: str
+    soft_masked: float
+    """Fraction of bases that were lower case."""
+    n_fraction: float
+    n_runs: tuple[tuple[int, int], ...]
+    """Runs (start, length) of N, relative to the chunk."""
+    unknown_runs: tuple[tuple[int, int], ...]
+    """Runs (start, length) of tokens that are neither A C G T nor N, relative to the chunk."""
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def metadata(self) -> dict[str, Any]:
+        """What KEY.json holds: everything but the place in the tar."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("shard", "offset")}
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Everything known about a directory of shards. Chunks are ordered by shard, then by offset."""
+
+    assembly: str
+    chunk_length: int
+    shards: tuple[Shard, ...]
+    chunks: tuple[Chunk, ...]
+
+    def to_json(self) -> str:
+        """Deterministic text: one chunk or shard a line."""
+        lines = [
+            "{",
+            f'"format": {json.dumps(FORMAT)},',
+            f'"assembly": {json.dumps(self.assembly)},',
+            f'"chunk_length": {self.chunk_length},',
+            '"shards": [',
+            ",\n".join(json.dumps(dataclasses.asdict(shard)) for shard in self.shards),
+            "],",
+            '"chunks": [',
+            ",\n".join(json.dumps(dataclasses.asdict(chunk)) for chunk in self.chunks),
+            "]",
+            "}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def read_index(directory: str | Path) -> ShardIndex:
+    """Read and check DIRECTORY/index.json, and that exactly the tars it lists are there with their sizes.
+
+    Raises UserError when the directory, the index or a shard is missing, cut short, or not in the index.
+    """
+    directory = Path(directory)
+    path = directory / INDEX_NAME
+    if not path.is_file():
+        raise UserError(f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise UserError(f"{path}: found format '{raw['format']}', wanted '{FORMAT}'; prepare the shards again")
+        index = ShardIndex(
+            assembly=raw["assembly"],
+            chunk_length=raw["chunk_length"],
+            shards=tuple(Shard(**shard) for shard in raw["shards"]),
+            chunks=tuple(_chunk(chunk) for chunk in raw["chunks"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable index ({error}); prepare the shards again") from None
+    _check_files(directory, index)
+    return index
+
+
+def _chunk(raw: dict[str, Any]) -> Chunk:
+    runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
+    return Chunk(**{**raw, **runs})
+
+
+def _check_files(directory: Path, index: ShardIndex) -> None:
+    listed = {shard.file for shard in index.shards}
+    for stranger in sorted(path.name for path in directory.glob("*.tar") if path.name not in listed):
+        raise UserError(
+            f"{directory / stranger}: found a shard that {INDEX_NAME} does not list; move it away or prepare the shards again"
+        )
+    for shard in index.shards:
+        path = directory / shard.file
+        if not path.is_file():
+            raise UserError(f"{path}: {INDEX_NAME} lists this shard, but the file is missing; prepare the shards again")
+        size = path.stat().st_size
+        if size != shard.bytes:
+            raise UserError(f"{path}: found {size} bytes, wanted {shard.bytes}; copy or prepare the shards again")
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_shard(directory: str | Path, shard: Shard) -> None:
+    """Raise UserError unless the shard's bytes have the checksum of the index."""
+    path = Path(directory) / shard.file
+    if sha256_of(path) != shard.sha256:
+        raise UserError(
+            f"{path}: the bytes do not match the SHA-256 in {INDEX_NAME}: the shard is damaged; "
+            "copy or prepare the shards again"
+        )
+
+
+def map_tokens(directory: str | Path, shard: Shard) -> NDArray[np.uint8]:
+    """The whole tar as a read-only memory map; a chunk's tokens are `[offset : offset + length]`."""
+    return np.memmap(Path(directory) / shard.file, dtype=np.uint8, mode="r")

@@ -1,0 +1,91 @@
+"""HyenaDNA: embedding, blocks, final norm; and the language model with the tied head.
+
+    token_ids_Bl --embedding--> residual --block x layers--> --norm--> hidden_BlD --embedding transposed--> logits_BlV
+
+Plain PyTorch. All that is not the operator is pointwise in the sequence and written for one device.
+
+B batch, l local length, D width, V vocabulary (16).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hyena_ds.config.schema import ModelConfig
+from hyena_ds.data.tokenizer import VOCABULARY
+from hyena_ds.model.block import NORM_EPSILON, Block
+from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
+from hyena_ds.parallel.layout import Layout
+
+_INIT_STD = 0.02
+
+
+class Backbone(nn.Module):
+    """Token ids to hidden states after the final norm; callable without a head."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embedding_dropout = config.embedding_dropout
+        self.recompute_blocks = False
+        self.embedding = nn.Embedding(VOCABULARY, config.width)
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
+
+    def forward(self, token_ids_Bl: Tensor, layout: Layout | None = None, dropout: DropoutKey | None = None) -> Tensor:
+        """(B, l) -> (B, l, D). Without a layout the whole sequence is here; without a dropout key nothing is dropped."""
+        layout = layout or Layout.whole(token_ids_Bl.shape[1])
+        embedded_BlD = self.embedding(token_ids_Bl)
+        residual_BlD = keyed_dropout(embedded_BlD, self.embedding_dropout, dropout, 0, layout.offset)
+        for block in self.blocks:
+            if self.recompute_blocks and torch.is_grad_enabled():
+                # Nothing in a block draws from a generator, so there is no state to preserve.
+                residual_BlD = checkpoint(
+                    block, residual_BlD, layout, dropout, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                residual_BlD = block(residual_BlD, layout, dropout)
+        return self.final_norm(residual_BlD)
+
+
+class HyenaDNA(nn.Module):
+    """The language model: logits over 16 columns, the head tied to the embedding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+
+    def forward(self, token_ids_Bl: Tensor, layout: Layout | None = None, dropout: DropoutKey | None = None) -> Tensor:
+        """(B, l) -> logits (B, l, 16)."""
+        return F.linear(self.backbone(token_ids_Bl, layout, dropout), self.backbone.embedding.weight)
+
+
+def build_model(config: ModelConfig, seed: int) -> HyenaDNA:
+    """A model with HyenaDNA's initialisation: a function of config and seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HyenaDNA(config)
+        _initialize(model, config.layers)
+    return model
+
+
+@torch.no_grad()
+def _initialize(model: HyenaDNA, layers: int) -> None:
+    """Linear and embedding N(0, 0.02), biases 0, outputs of half-blocks scaled by 1/sqrt(2 layers), skip N(0, 1)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=_INIT_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.backbone.blocks:
+        for output in (block.operator.out_projection, block.mlp.down):
+            nn.init.normal_(output.weight, std=_INIT_STD / math.sqrt(2 * layers))
+        bound = 1.0 / math.sqrt(block.operator.short_filter.weight.shape[-1])
+        nn.init.uniform_(block.operator.short_filter.weight, -bound, bound)
+        nn.init.uniform_(block.operator.short_filter.bias, -bound, bound)
+        nn.init.normal_(block.operator.skip)

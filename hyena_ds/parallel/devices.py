@@ -1,0 +1,56 @@
+"""The one place where device and collective back end are chosen, and where the process group is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where this process computes and how it talks."""
+
+    device: torch.device
+    backend: str
+    rank: int
+    ranks: int
+    local_rank: int
+
+
+def device_count() -> int:
+    """Accelerators of this machine; 0 when ranks compute on the CPU."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
+    """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
+
+    Without a launcher it is a group of one. Collective.
+    """
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    if device_count() > 0:
+        device, backend = torch.device("cuda", local_rank), "nccl"
+        torch.cuda.set_device(device)
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    compute = Compute(device, backend, rank, ranks, local_rank)
+    _join(compute, timeout)
+    return compute
+
+
+def _join(compute: Compute, timeout: timedelta) -> None:
+    import deepspeed
+    import deepspeed.ops
+
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ.update(RANK=str(compute.rank), WORLD_SIZE=str(compute.ranks), LOCAL_RANK=str(compute.local_rank))
+    # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
+    # every later run when its builder was killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)

@@ -1,0 +1,50 @@
+"""The grid of ranks of one context stage, and the process groups of all stages.
+
+    rank = data-parallel row * sequence_parallel + sequence-parallel index
+
+Ranks of one sequence-parallel group are neighbours, so a group stays inside a node when it fits. DeepSpeed is told
+nothing of this: it sees one flat data-parallel world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Axes of the grid."""
+
+    data_parallel: int
+    sequence_parallel: int
+
+    @property
+    def ranks(self) -> int:
+        return self.data_parallel * self.sequence_parallel
+
+    def row(self, rank: int) -> int:
+        """Data-parallel row of a rank: which sequences it works on."""
+        return rank // self.sequence_parallel
+
+    def index(self, rank: int) -> int:
+        """Sequence-parallel index of a rank: which slice of a sequence it holds."""
+        return rank % self.sequence_parallel
+
+    def group_ranks(self) -> list[list[int]]:
+        """The ranks of every sequence-parallel group."""
+        sp = self.sequence_parallel
+        return [list(range(row * sp, (row + 1) * sp)) for row in range(self.data_parallel)]
+
+
+def create_groups(sizes: Iterable[int], rank: int, ranks: int) -> dict[int, dist.ProcessGroup]:
+    """This rank's sequence-parallel group for every size above 1, created by every rank in the same order. Collective."""
+    groups: dict[int, dist.ProcessGroup] = {}
+    for size in sorted({size for size in sizes if size > 1}):
+        for members in Topology(ranks // size, size).group_ranks():
+            group = dist.new_group(members)
+            if rank in members:
+                groups[size] = group
+    return groups
