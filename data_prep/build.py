@@ -1,0 +1,240 @@
+"""Builds a directory of shards that is complete or does not exist.
+
+    config --identify--> OUTPUT.partial/prep.json --open_genome, divide, plan--> planned shards
+      planned shards --any number of processes--> OUTPUT.partial/shards/*.tar, each with its record
+      records --finish--> OUTPUT.partial/complete (tars by final name, index, summary) --rename--> OUTPUT
+
+A run that ends early leaves OUTPUT.partial, and the same command goes on from it. A mistake of the user leaves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep import letters, summary
+from data_prep.config import PrepConfig
+from data_prep.fasta import Genome, RecordScan, open_genome
+from data_prep.identity import RECORD_NAME, Identity, differences, identify, read_identity
+from data_prep.letters import LetterTable
+from data_prep.plan import PlannedShard, plan_shards
+from data_prep.regions import Division, divide
+from data_prep.workers import Interrupted, Job, write_shards
+from data_prep.writer import ShardRecord, write_whole
+from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
+from hyena_ds.errors import UserError
+
+
+def build(config: PrepConfig, config_name: str) -> str:
+    """Write the shards of `config` (read from the file `config_name`); returns what to tell the user.
+
+    Raises UserError for bad input or an output that is not ours, and Interrupted (which leaves work to resume) when a
+    worker was killed or the disk is full.
+    """
+    output = Path(config.output)
+    partial = output.with_name(output.name + ".partial")
+    identity = identify(config)
+    if _is_complete(output, identity):
+        _remove_leftover(partial)
+        return f"{output} is complete: the same config and input made it; nothing to do"
+    with _work_directory(partial, identity) as work:
+        genome, scans = open_genome(Path(config.fasta), work)
+        division = divide(config, config_name, genome)
+        genome.close()
+        _refuse_other_letters(config, division, scans)
+        plan = plan_shards(division.regions, config.chunk_length, config.chunks_per_shard)
+        records = _write(config, genome, plan, work)
+        if identify(config) != identity:
+            raise UserError(f"{config.fasta}: the input changed while it was read; run the same command again")
+        told = _finish(config, config_name, identity, division, plan, records, work)
+        _publish(work / "complete", output)
+    return told
+
+
+def letter_table(config: PrepConfig) -> LetterTable:
+    """The letter rules of the config."""
+    return LetterTable(config.fold_case, config.ambiguous_letters == "n", config.other_letters == "n")
+
+
+def _is_complete(output: Path, identity: Identity) -> bool:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    made = read_identity(output) if output.is_dir() else None
+    if made is None:
+        raise UserError(f"{output}: exists and holds no shards of this program; name another 'output', or move it away")
+    if made.fingerprint != identity.fingerprint:
+        raise UserError(
+            f"{output}: holds shards of another config or input ({'; '.join(differences(made, identity))}); "
+            "name another 'output', or remove that directory"
+        )
+    read_index(output)
+    return True
+
+
+def _remove_leftover(partial: Path) -> None:
+    """Of a run that was interrupted between its last rename and its last clean-up."""
+    if read_identity(partial) is not None:
+        shutil.rmtree(partial)
+
+
+@contextmanager
+def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
+    """OUTPUT.partial, locked; removed at the end and after a user's mistake, kept after any other interruption."""
+    created = _missing_parents(partial)
+    resumed = _open_partial(partial, identity)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Interrupted(f"{partial}: another prep is writing it; wait for it, or name another 'output'") from None
+        if not resumed:
+            for stale in partial.iterdir():
+                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            identity.write(partial)
+        (partial / "shards").mkdir(exist_ok=True)
+        yield partial
+    except Interrupted:
+        raise
+    except UserError:
+        shutil.rmtree(partial)
+        for directory in created:
+            directory.rmdir()
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Interrupted(f"{partial}: the disk is full; make room and run the same command again to resume") from None
+    finally:
+        os.close(lock)
+    shutil.rmtree(partial)
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    """Parents that do not exist yet, the innermost first."""
+    return [parent for parent in path.parents if not parent.exists()]
+
+
+def _open_partial(partial: Path, identity: Identity) -> bool:
+    """Make sure the directory is there and ours; True when it holds work on the same config and input."""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{partial}: cannot make the directory ({error.strerror}); name another 'output'") from None
+    made = read_identity(partial)
+    if made is None and any(path.name not in (RECORD_NAME, f"{RECORD_NAME}.tmp") for path in partial.iterdir()):
+        raise UserError(f"{partial}: exists and is not the work of an interrupted prep; move it away")
+    return made is not None and made.fingerprint == identity.fingerprint
+
+
+def _refuse_other_letters(config: PrepConfig, division: Division, scans: Sequence[RecordScan]) -> None:
+    if config.other_letters != "refuse":
+        return
+    used = {region.chromosome for region in division.regions}
+    for scan in scans:
+        found = letters.named_counts(scan.counts, letters.IS_OTHER)
+        if scan.name in used and found:
+            listed = ", ".join(f"{count} {name}" for name, count in found.items())
+            raise UserError(
+                f"{config.fasta}: record '{scan.name}' holds letters that are neither A C G T N nor IUPAC codes "
+                f"({listed}), and 'other_letters' is refuse; correct them, or set it to unknown or n"
+            )
+
+
+def _write(config: PrepConfig, genome: Genome, plan: Sequence[PlannedShard], work: Path) -> list[ShardRecord]:
+    """Records of every planned shard, written now or by the run that was interrupted."""
+    found = {shard.position: _finished(work, shard) for shard in plan}
+    records = {position: record for position, record in found.items() if record is not None}
+    missing = [shard for shard in plan if shard.position not in records]
+    job = Job(genome.path, genome.index, config.assembly, letter_table(config), work / "shards")
+    with tqdm(total=sum(shard.bases for shard in plan), unit="base", unit_scale=True, desc="shards") as bar:
+        bar.update(sum(shard.bases for shard in plan if shard.position in records))
+        for shard, record in write_shards(job, missing, config.workers):
+            records[shard.position] = record
+            bar.update(shard.bases)
+    return [records[shard.position] for shard in plan]
+
+
+def _finished(work: Path, shard: PlannedShard) -> ShardRecord | None:
+    """The record of a shard that an interrupted run completed, wherever its tar lies by now."""
+    path = work / "shards" / f"{shard.name}.json"
+    if not path.is_file():
+        return None
+    record = ShardRecord.from_json(path.read_text(encoding="utf-8"))
+    tar = path.with_suffix(".tar")
+    if not record.chunks or ((work / "complete").exists() and not tar.exists()):
+        return record
+    whole = tar.is_file() and tar.stat().st_size == record.bytes and sha256_of(tar) == record.sha256
+    return record if whole else None
+
+
+def _finish(
+    config: PrepConfig,
+    config_name: str,
+    identity: Identity,
+    division: Division,
+    plan: Sequence[PlannedShard],
+    records: Sequence[ShardRecord],
+    work: Path,
+) -> str:
+    """Fill WORK/complete: tars under their final names, index, summary. May be interrupted and begun again."""
+    written = {record.split for record in records if record.chunks}
+    empty = [split for split in config.required_splits if split not in written]
+    if empty:
+        raise UserError(
+            f"{config_name}: every chunk of the split {' and '.join(empty)} holds only N; give it other regions, "
+            "or change 'required_splits'"
+        )
+    complete = work / "complete"
+    complete.mkdir(exist_ok=True)
+    shards: list[Shard] = []
+    chunks = []
+    for planned, record in zip(plan, records, strict=True):
+        if not record.chunks:
+            continue
+        number = sum(shard.split == record.split for shard in shards)
+        name = f"{record.split}-{number:06d}.tar"
+        source = work / "shards" / f"{planned.name}.tar"
+        if source.exists():
+            os.replace(source, complete / name)
+        chunks += [dataclasses.replace(chunk, shard=len(shards)) for chunk in record.chunks]
+        shards.append(Shard(name, record.split, record.bytes, record.sha256))
+    index = ShardIndex(config.assembly, config.chunk_length, tuple(shards), tuple(chunks))
+    write_whole(complete / INDEX_NAME, index.to_json())
+    write_whole(complete / summary.SUMMARY_NAME, summary.full_summary(identity, division, plan, index, records))
+    if division.leaks:
+        write_whole(complete / summary.LEAKS_NAME, summary.leak_report(division))
+    identity.write(complete)
+    _check_complete(complete)
+    counts = summary.count_splits(division, index, records)
+    return summary.short_summary(Path(config.output), counts, division)
+
+
+def _check_complete(complete: Path) -> None:
+    """Read back what is about to be published: sizes by the index, and chunks in ascending places."""
+    places = [(chunk.shard, chunk.offset) for chunk in read_index(complete).chunks]
+    if places != sorted(set(places)):
+        raise RuntimeError(f"{complete}: the chunks of the index are out of order")
+
+
+def _publish(complete: Path, output: Path) -> None:
+    _sync_directory(complete)
+    os.rename(complete, output)
+    _sync_directory(output.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Names survive a power cut only when their directory is on the disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""What one prep run is: the schema of the files in `configs/prep/`.
+
+    YAML + key.path=value overrides --hyena_ds.config.loading--> PrepConfig --> build, verify, download
+
+Every path is relative to the current directory. Lengths and coordinates are in bases, 0-based and half-open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hyena_ds.config.loading import Invalid, load_yaml, to_plain
+from hyena_ds.data.shards import SPLITS
+
+LONGEST_CHUNK = 2**30
+"""A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
+
+
+@dataclass(frozen=True)
+class SplitsConfig:
+    """Which bases belong to train, valid and test: exactly one of `by_fraction`, `by_chromosome` and `bed`."""
+
+    by_fraction: dict[str, float] | None = None
+    """Split -> fraction of each chromosome's bases that are not N, in the order of the keys, from its start.
+
+    Every region begins and ends with a base that is not N. Fractions may sum to less than 1: the rest is left out.
+    """
+    by_chromosome: dict[str, tuple[str, ...]] | None = None
+    """Split -> its chromosomes; an empty list means every chromosome that no other split names (once at most)."""
+    bed: str | None = None
+    """A file of `chromosome start end split`, plain or gzip. Regions of one split that overlap or touch are merged."""
+    bed_names: dict[str, str] = field(default_factory=dict)
+    """Word of the BED's fourth column -> split, for files with folds: `{fold0: test, fold1: valid, fold2: train}`."""
+
+    def __post_init__(self) -> None:
+        rules = {"by_fraction": self.by_fraction, "by_chromosome": self.by_chromosome, "bed": self.bed}
+        given = [name for name, rule in rules.items() if rule is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise Invalid(
+                given[1] if given else "by_fraction", f"found {found}, wanted exactly one of {', '.join(rules)}"
+            )
+        if self.by_fraction is not None:
+            self._check_fractions(self.by_fraction)
+        if self.by_chromosome is not None:
+            self._check_chromosomes(self.by_chromosome)
+        if self.bed_names and self.bed is None:
+            raise Invalid("bed_names", "found names without a BED, wanted the key 'bed' beside them")
+        for name, split in self.bed_names.items():
+            if split not in SPLITS:
+                raise Invalid("bed_names", f"found '{split}' for '{name}', wanted {' or '.join(SPLITS)}")
+
+    @staticmethod
+    def _check_fractions(fractions: dict[str, float]) -> None:
+        _check_split_names("by_fraction", fractions)
+        for split, fraction in fractions.items():
+            if not 0 < fraction <= 1:
+                raise Invalid("by_fraction", f"found {fraction} for {split}, wanted a number above 0 and at most 1")
+        total = math.fsum(fractions.values())
+        if total > 1 + 1e-9:
+            raise Invalid("by_fraction", f"found fractions that sum to {total:g}, wanted at most 1")
+
+    @staticmethod
+    def _check_chromosomes(splits: dict[str, tuple[str, ...]]) -> None:
+        _check_split_names("by_chromosome", splits)
+        rest = [split for split, names in splits.items() if not names]
+        if len(rest) > 1:
+            raise Invalid("by_chromosome", f"found empty lists for {' and '.join(rest)}, wanted one at most")
+        owner: dict[str, str] = {}
+        for split, names in splits.items():
+            for name in names:
+                if name in owner:
+                    raise Invalid(
+                        "by_chromosome", f"found '{name}' in {owner[name]} and again in {split}, wanted it in one split"
+                    )
+                owner[name] = split
+
+
+def _check_split_names(rule: str, splits: dict[str, Any]) -> None:
+    if not splits:
+        raise Invalid(rule, f"found no split, wanted some of {', '.join(SPLITS)}")
+    for name in splits:
+        if name not in SPLITS:
+            raise Invalid(rule, f"found the split '{name}', wanted {' or '.join(SPLITS)}")
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """Where `hyena-ds prep download` gets the FASTA that the key `fasta` names."""
+
+    name: str
+    """A published assembly (`hg38`, `hs1`), or any word when `url` is given."""
+    url: str | None = None
+    """Another place to read from, for instance a mirror."""
+    checksums: str | None = None
+    """Address of the list of MD5 sums; without it, `md5sum.txt` beside the file."""
+    attempts: int = 8
+    """Attempts in a row that bring no byte before giving up; the pauses between them grow."""
+    first_pause: float = 1.0
+    """Seconds before the second attempt; each further pause is twice as long, 60 at most."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise Invalid("attempts", f"found {self.attempts}, wanted at least 1")
+        if not 0 <= self.first_pause < math.inf:
+            raise Invalid("first_pause", f"found {self.first_pause}, wanted 0 or more seconds")
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """One prep run: a FASTA, a rule that splits it, and a directory of shards."""
+
+    fasta: str
+    """The genome: plain text, gzip or bgzip; told apart by its first bytes, not by its name."""
+    assembly: str
+    """Name of the assembly, written into every chunk's metadata."""
+    output: str
+    """Directory of the shards. It is complete or does not exist; unfinished work lies in `OUTPUT.partial`."""
+    splits: SplitsConfig
+    chunk_length: int = 1048576
+    """Bases of a chunk. The last chunk of a region is shorter, and kept."""
+    chunks_per_shard: int = 16
+    """Chunks planned for each tar; those that hold only N are then dropped."""
+    chromosomes: tuple[str, ...] = ()
+    """The records to use; empty means all of them."""
+    required_splits: tuple[str, ...] = ("train", "valid")
+    """Splits that must not come out empty."""
+    overlap: Literal["refuse", "trim"] = "refuse"
+    """When BED regions of two splits overlap: stop, or leave the bases to test before valid before train."""
+    fold_case: bool = True
+    """Read lower-case (soft-masked) letters as upper case. When false they become unknown, as published."""
+    ambiguous_letters: Literal["unknown", "n"] = "unknown"
+    """What R Y S W K M B D H V become."""
+    other_letters: Literal["unknown", "n", "refuse"] = "unknown"
+    """What any other letter (U and gaps included) becomes; `refuse` stops and names the first one."""
+    workers: int = 1
+    """Processes that write shards. The bytes do not depend on it."""
+    download: DownloadConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("fasta", "assembly", "output"):
+            if not getattr(self, name).strip():
+                raise Invalid(name, "found an empty text, wanted a name")
+        if Path(self.output).name in ("", ".."):
+            raise Invalid("output", f"found '{self.output}', wanted the name of a directory to make")
+        if not 1 <= self.chunk_length <= LONGEST_CHUNK:
+            raise Invalid("chunk_length", f"found {self.chunk_length}, wanted 1 to {LONGEST_CHUNK} bases")
+        for name in ("chunks_per_shard", "workers"):
+            if getattr(self, name) < 1:
+                raise Invalid(name, f"found {getattr(self, name)}, wanted at least 1")
+        for split in self.required_splits:
+            if split not in SPLITS:
+                raise Invalid("required_splits", f"found '{split}', wanted some of {', '.join(SPLITS)}")
+        for name in self.chromosomes:
+            if self.chromosomes.count(name) > 1:
+                raise Invalid("chromosomes", f"found '{name}' twice, wanted it once")
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes of the shards depend on, beside the contents of the input files."""
+        plain: dict[str, Any] = to_plain(self)
+        for place in ("fasta", "output", "workers", "download"):
+            del plain[place]
+        plain["splits"]["bed"] = self.splits.bed is not None
+        # Sets of names: their order changes nothing, the order of `by_fraction` does.
+        plain["chromosomes"] = sorted(self.chromosomes)
+        plain["splits"]["by_fraction"] = self.splits.by_fraction and [*self.splits.by_fraction.items()]
+        return plain
+
+
+def load_config(path: str, overrides: list[str] | None = None) -> PrepConfig:
+    """Read a file of `configs/prep/`; UserError names file, line and key of what is wrong."""
+    return load_yaml(path, PrepConfig, overrides)

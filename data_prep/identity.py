@@ -1,0 +1,85 @@
+"""Says what a directory of shards was made from, so that a later run knows whether it may go on with it.
+
+    settings of the config + SHA-256 of the inputs --> Identity --> prep.json, in OUTPUT.partial and in OUTPUT
+
+Paths, times, machines and the number of workers are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import PrepConfig
+from data_prep.fasta import check_readable
+from data_prep.writer import write_whole
+from hyena_ds.data.shards import sha256_of
+from hyena_ds.errors import UserError
+
+RECORD_NAME = "prep.json"
+FORMAT = "hyena-ds prep 1"
+"""Raised when the same input would give other bytes."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Settings and inputs of one prep."""
+
+    settings: dict[str, Any]
+    fasta: dict[str, Any]
+    """`bytes` and `sha256` of the file as it was given."""
+    bed: dict[str, Any] | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of everything the shards' bytes depend on."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        return {"format": FORMAT, "settings": self.settings, "fasta": self.fasta, "bed": self.bed}
+
+    def to_json(self) -> str:
+        return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+
+    def write(self, directory: Path) -> None:
+        write_whole(directory / RECORD_NAME, self.to_json())
+
+
+def identify(config: PrepConfig) -> Identity:
+    """Read the inputs once; UserError when one is missing or empty."""
+    fasta = Path(config.fasta)
+    check_readable(fasta)
+    bed = None if config.splits.bed is None else Path(config.splits.bed)
+    if bed is not None and not bed.is_file():
+        raise UserError(f"{bed}: no such BED; correct 'splits.bed' in the config")
+    return Identity(config.settings(), _contents(fasta), None if bed is None else _contents(bed))
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def read_identity(directory: Path) -> Identity | None:
+    """What the directory says of itself, or None when it is not one of ours (or of another format)."""
+    try:
+        raw = json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            return None
+        return Identity(raw["settings"], raw["fasta"], raw["bed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def differences(made: Identity, wanted: Identity) -> list[str]:
+    """What changed between two preps, in words."""
+    changed = [
+        f"'{key}' was {json.dumps(made.settings.get(key))} and is {json.dumps(value)}"
+        for key, value in json.loads(json.dumps(wanted.settings)).items()
+        if made.settings.get(key) != value
+    ]
+    changed += ["the FASTA has other bytes"] if made.fasta != wanted.fasta else []
+    changed += ["the BED has other bytes"] if made.bed != wanted.bed else []
+    return changed

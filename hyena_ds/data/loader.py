@@ -1,0 +1,105 @@
+"""Steps of the stream as tensors of one rank, read ahead by worker processes if the config says so.
+
+    StageStream.samples(step) --this rank's rows and slice--> StepBatch(micro batches, scored count of the whole step)
+
+B sequences of a micro batch, l local length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.schema import DataConfig
+from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
+from hyena_ds.data.tokenizer import UNKNOWN, N
+from hyena_ds.ops.cross_entropy import IGNORED
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """One forward pass on one rank."""
+
+    token_ids_Bl: Tensor
+    """int64."""
+    targets_Bl: Tensor
+    """int64; IGNORED where nothing is scored."""
+    samples_B: Tensor
+    """int64: numbers of the sequences within the step's global batch."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(self.token_ids_Bl.to(device), self.targets_Bl.to(device), self.samples_B.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """One optimizer step on one rank."""
+
+    step: int
+    """Number within the run, from 0."""
+    micro_batches: list[MicroBatch]
+    scored: int
+    """Scored targets of the whole step, over all ranks."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of the global batch a rank reads: its data-parallel row, and tokens [offset, offset + length)."""
+
+    row: int
+    offset: int
+    length: int
+
+
+def make_micro_batch(
+    sources: Sources, context_length: int, numbers: list[int], samples: list[Sample | None], part: Slice
+) -> MicroBatch:
+    """Read `part` of each sample; None stands for padding, of which nothing is scored."""
+    ids = np.zeros((len(samples), part.length + 1), dtype=np.int64)
+    for row, sample in enumerate(samples):
+        if sample is not None:
+            ids[row] = sources.tokens(sample, context_length, part.offset, part.length + 1)
+    targets = ids[:, 1:].copy()
+    for name, token in (("n", N), ("unknown", UNKNOWN)):
+        if name in sources.config.ignore:
+            targets[targets == token] = IGNORED
+    targets[[row for row, sample in enumerate(samples) if sample is None]] = IGNORED
+    return MicroBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets), torch.tensor(numbers))
+
+
+def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
+    """The steps of a stage from `from_step` (of the run) on, in order.
+
+    With `config.workers` > 0 processes read ahead; one that dies is an error in the training process.
+    """
+    dataset = _StepDataset(config, seed, plan, part)
+    ahead = {"num_workers": config.workers, "prefetch_factor": 2} if config.workers else {}
+    steps = range(from_step, plan.end_step)
+    return iter(DataLoader(dataset, sampler=steps, batch_size=None, **ahead))
+
+
+class _StepDataset(Dataset):
+    """Map-style: item = step of the run. Opens the shards on first use, in the process that reads."""
+
+    def __init__(self, config: DataConfig, seed: int, plan: StagePlan, part: Slice):
+        self.config, self.seed, self.plan, self.part = config, seed, plan, part
+        self._stream: StageStream | None = None
+
+    def __getitem__(self, step: int) -> StepBatch:
+        if self._stream is None:
+            self._stream = StageStream(Sources(self.config, "train"), self.seed, self.plan)
+        samples = self._stream.samples(step - self.plan.first_step)
+        context_length = self.plan.config.context_length
+        micro_batches = []
+        for micro_step in range(self.plan.accumulation):
+            numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)
+            micro_batches.append(
+                make_micro_batch(self._stream.sources, context_length, numbers, mine, self.part)
+            )
+        return StepBatch(step, micro_batches, self._stream.sources.scored(samples, context_length))

@@ -1,0 +1,120 @@
+"""One split of one shard set as a single line of bases: where windows may lie, what they score, and reading them.
+
+    chunks of a split, in index order --adjacent ones joined--> segments --end to end--> positions 0 .. length
+
+A window never leaves its segment, so it never joins bases that are not neighbours in the genome; it may span chunks and
+shards. Positions are int64 and count bases of the split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyena_ds.data.shards import Chunk, ShardIndex, map_tokens, read_index
+from hyena_ds.errors import UserError
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample comes from: 0-based half-open bases of a chromosome, read on a strand ('+' or '-')."""
+
+    assembly: str
+    chromosome: str
+    start: int
+    end: int
+    strand: str
+
+
+class Track:
+    """The bases of `split` in the shards of `directory`; `ignore` says which tokens are not scored ('n', 'unknown').
+
+    Raises UserError when the index is damaged or the split is not in it.
+    """
+
+    def __init__(self, directory: str | Path, split: str, ignore: tuple[str, ...], index: ShardIndex | None = None):
+        self.directory = Path(directory)
+        self.split = split
+        self.index = index or read_index(directory)
+        self.chunks: list[Chunk] = [chunk for chunk in self.index.chunks if chunk.split == split]
+        if not self.chunks:
+            held = ", ".join(sorted({chunk.split for chunk in self.index.chunks})) or "nothing"
+            raise UserError(
+                f"{directory}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
+            )
+        lengths = np.array([chunk.length for chunk in self.chunks], dtype=np.int64)
+        self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(lengths)))
+        breaks = [i for i, chunk in enumerate(self.chunks) if i == 0 or not _adjacent(self.chunks[i - 1], chunk)]
+        self.segment_starts: Positions = self.chunk_starts[breaks]
+        self.segment_ends: Positions = np.append(self.segment_starts[1:], self.chunk_starts[-1])
+        self._runs = _ignored_runs(self.chunks, self.chunk_starts, ignore)
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    @property
+    def length(self) -> int:
+        """Bases of the split."""
+        return int(self.chunk_starts[-1])
+
+    def read(self, start: int, length: int) -> NDArray[np.uint8]:
+        """Token ids of positions [start, start + length), copied out of as many shards as it takes."""
+        ids = np.empty(length, dtype=np.uint8)
+        filled = 0
+        number = int(np.searchsorted(self.chunk_starts, start, side="right")) - 1
+        while filled < length:
+            within = start + filled - int(self.chunk_starts[number])
+            take = min(length - filled, self.chunks[number].length - within)
+            begin = self.chunks[number].offset + within
+            ids[filled : filled + take] = self._map(self.chunks[number].shard)[begin : begin + take]
+            filled += take
+            number += 1
+        return ids
+
+    def ignored_before(self, positions: Positions) -> Positions:
+        """How many positions before each of `positions` hold a token that is not scored."""
+        starts, lengths, before = self._runs
+        run = np.searchsorted(starts, positions, side="right") - 1
+        inside = np.minimum(positions - starts[run], lengths[run])
+        return before[run] + inside
+
+    def scored(self, starts: Positions, ends: Positions) -> Positions:
+        """Scored tokens in each of the ranges [start, end)."""
+        return ends - starts - (self.ignored_before(ends) - self.ignored_before(starts))
+
+    def origin(self, start: int, length: int, strand: str) -> Origin:
+        """Genome coordinates of positions [start, start + length)."""
+        number = int(np.searchsorted(self.chunk_starts, start, side="right")) - 1
+        chunk = self.chunks[number]
+        first = chunk.start + start - int(self.chunk_starts[number])
+        return Origin(chunk.assembly, chunk.chromosome, first, first + length, strand)
+
+    def _map(self, shard: int) -> NDArray[np.uint8]:
+        if shard not in self._maps:
+            self._maps[shard] = map_tokens(self.directory, self.index.shards[shard])
+        return self._maps[shard]
+
+
+def _adjacent(left: Chunk, right: Chunk) -> bool:
+    same = (left.assembly, left.chromosome) == (right.assembly, right.chromosome)
+    return same and left.end == right.start
+
+
+def _ignored_runs(
+    chunks: list[Chunk], chunk_starts: Positions, ignore: tuple[str, ...]
+) -> tuple[Positions, Positions, Positions]:
+    """Starts, lengths, and ignored positions before each run; an empty run at -1 guards the left end."""
+    runs = [(-1, 0)]
+    for chunk, base in zip(chunks, chunk_starts[:-1].tolist(), strict=True):
+        here: list[tuple[int, int]] = []
+        if "n" in ignore:
+            here += chunk.n_runs
+        if "unknown" in ignore:
+            here += chunk.unknown_runs
+        runs += [(base + start, length) for start, length in sorted(here)]
+    table = np.array(runs, dtype=np.int64)
+    starts, lengths = table[:, 0].copy(), table[:, 1].copy()
+    return starts, lengths, np.concatenate(([0], np.cumsum(lengths)[:-1]))

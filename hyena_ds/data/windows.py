@@ -1,0 +1,107 @@
+"""The windows of one context length on a track, and the order in which an epoch draws them.
+
+    segment --tiled every L bases--> slots --those with nothing to score dropped--> kept slots
+    epoch --> shards permuted --> groups of `shuffle_shards` shards --> the group's slots permuted --> window number i
+
+With `random_offset` every epoch shifts the tiling of every segment by its own offset; the last window of a segment is
+pulled back to end inside it. A slot whose shifted window has nothing to score falls back to its place in the tiling, so
+the number of windows never changes and none is empty.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyena_ds.data.order import hash64, permutation
+from hyena_ds.data.track import Positions, Track
+from hyena_ds.errors import UserError
+
+_SHARDS, _WINDOWS, _OFFSET = range(3)  # what a hash is for
+
+
+class Windows:
+    """Windows of `bases` bases (context length L, plus one for the last target) at every L-th base of `track`."""
+
+    def __init__(self, track: Track, context_length: int, bases: int):
+        self.track = track
+        self.context_length = context_length
+        self.bases = bases
+        room = track.segment_ends - track.segment_starts - bases
+        per_segment = np.where(room >= 0, room // context_length + 1, 0)
+        self._first_slot: Positions = np.concatenate(([0], np.cumsum(per_segment)))
+        self._shard_bounds = self._slots_by_shard()
+        self.kept_per_shard: Positions = np.array([len(self.kept(s)) for s in range(len(self._shard_bounds) - 1)])
+        self.count = int(self.kept_per_shard.sum())
+        if self.count == 0:
+            longest = int((track.segment_ends - track.segment_starts).max())
+            raise UserError(
+                f"{track.directory}: found no window of {bases} bases with something to score in the '{track.split}' split "
+                f"(its longest gap-free run has {longest}); shorten the context or prepare longer regions"
+            )
+
+    def kept(self, shard: int) -> Positions:
+        """Slots that begin in the `shard`-th shard of the track and hold something to score."""
+        slots = np.arange(self._shard_bounds[shard], self._shard_bounds[shard + 1])
+        return slots[self._worth(self.starts(slots))]
+
+    def starts(self, slots: Positions, offsets: Positions | int = 0) -> Positions:
+        """First position of each slot's window, shifted by `offsets` as far as its segment allows."""
+        segment = self.segment(slots)
+        tiled = self.track.segment_starts[segment] + (slots - self._first_slot[segment]) * self.context_length
+        return np.minimum(tiled + offsets, self.track.segment_ends[segment] - self.bases)
+
+    def segment(self, slots: Positions) -> Positions:
+        return np.searchsorted(self._first_slot, slots, side="right") - 1
+
+    def _worth(self, starts: Positions) -> NDArray[np.bool_]:
+        """Whether windows hold a scored target on either strand: looked for where both strands have targets."""
+        return self.track.scored(starts + 1, starts + self.context_length) > 0
+
+    def _slots_by_shard(self) -> Positions:
+        """Bounds of the slots of each shard; slots and chunks are both ordered by position."""
+        shards = np.array([chunk.shard for chunk in self.track.chunks])
+        shard_starts = self.track.chunk_starts[np.flatnonzero(np.diff(shards, prepend=-1))]
+        segment = np.searchsorted(self.track.segment_starts, shard_starts, side="right") - 1
+        into_segment = shard_starts - self.track.segment_starts[segment]
+        slots = self._first_slot[segment] - (-into_segment // self.context_length)
+        return np.append(np.minimum(slots, self._first_slot[segment + 1]), self._first_slot[-1])
+
+
+class EpochOrder:
+    """Window number `i` of epoch `e`, as a pure function of the key."""
+
+    def __init__(self, windows: Windows, shuffle_shards: int, random_offset: bool, key: tuple[int, ...]):
+        self.windows = windows
+        self.key = key
+        self.random_offset = random_offset
+        self.shuffle_shards = shuffle_shards
+        self._epoch_groups = lru_cache(maxsize=2)(self._epoch_groups_uncached)
+        self._group_slots = lru_cache(maxsize=2)(self._group_slots_uncached)
+
+    def start(self, position: int) -> int:
+        """First base of the window that is drawn as number `position` (counted over all epochs)."""
+        epoch, i = divmod(position, self.windows.count)
+        bounds, _ = self._epoch_groups(epoch)
+        group = int(np.searchsorted(bounds, i, side="right")) - 1
+        slot = self._group_slots(epoch, group)[i - int(bounds[group]) : i - int(bounds[group]) + 1]
+        tiled = self.windows.starts(slot)
+        if not self.random_offset:
+            return int(tiled[0])
+        segment = self.windows.segment(slot)
+        offset = hash64(*self.key, _OFFSET, epoch, segment) % np.uint64(self.windows.context_length)
+        shifted = self.windows.starts(slot, offset.astype(np.int64))
+        return int(np.where(self.windows._worth(shifted), shifted, tiled)[0])
+
+    def _epoch_groups_uncached(self, epoch: int) -> tuple[Positions, list[Positions]]:
+        shards = permutation(len(self.windows.kept_per_shard), *self.key, _SHARDS, epoch)
+        groups = [shards[i : i + self.shuffle_shards] for i in range(0, len(shards), self.shuffle_shards)]
+        sizes = [int(self.windows.kept_per_shard[group].sum()) for group in groups]
+        return np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64), groups
+
+    def _group_slots_uncached(self, epoch: int, group: int) -> Positions:
+        shards = self._epoch_groups(epoch)[1][group]
+        slots = np.concatenate([self.windows.kept(int(shard)) for shard in shards])
+        return slots[permutation(len(slots), *self.key, _WINDOWS, epoch, group)]

@@ -1,0 +1,48 @@
+"""Ranks agree before they act: an error that one of them met is raised by all of them.
+
+Without it the others would go on into the next collective and wait for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from hyena_ds.errors import UserError
+
+T = TypeVar("T")
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """Run `work` on every rank; if any raised a UserError or OSError, raise the lowest rank's on all. Collective.
+
+    `work` must not itself run a collective.
+    """
+    result: Any = None
+    problem: str | None = None
+    try:
+        result = work()
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename or 'file system'}: {error.strerror or error}"
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    first = next((text for text in problems if text is not None), None)
+    if first is not None:
+        raise UserError(first)
+    return result
+
+
+def from_rank_zero(work: Callable[[], T]) -> T:
+    """Run `work` on rank 0 only and give its result (picklable) to all; its error is raised by all. Collective."""
+    result = agreed(work if dist.get_rank() == 0 else _nothing)
+    box = [result]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _nothing() -> Any:
+    return None

@@ -1,0 +1,73 @@
+"""A DeepSpeed engine around the objective: ZeRO, AdamW in HyenaDNA's parameter groups, clipping, mixed precision.
+
+DeepSpeed sees one flat data-parallel world and no schedule: the grid, the accumulation boundary, the scale of the loss
+and the learning rate are ours (training/step.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from hyena_ds.config.schema import OptimizerConfig, RunConfig
+from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.training.objective import NextToken
+
+
+def build_engine(
+    config: RunConfig, model: HyenaDNA, ranks: int, optimizer: torch.optim.Optimizer | None = None
+) -> deepspeed.DeepSpeedEngine:
+    """Wrap `model` (with the weights it has now) for training. `optimizer` replaces AdamW, for tests. Collective."""
+    if not config.deepspeed_log:
+        quiet()
+    model.backbone.recompute_blocks = config.activation_checkpointing == "block"
+    engine, *_ = deepspeed.initialize(
+        model=NextToken(model),
+        optimizer=optimizer or adamw(config.optimizer, model),
+        config=deepspeed_config(config, ranks),
+    )
+    return engine
+
+
+def adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.AdamW:
+    """AdamW without weight decay on the implicit filter (its MLP and frequency), with it on everything else.
+
+    Source: the parameter groups that the published recipe really used.
+    """
+    in_filter, others = [], []
+    for name, parameter in model.named_parameters():
+        (in_filter if ".implicit_filter." in name else others).append(parameter)
+    groups = [
+        {"params": others, "weight_decay": config.weight_decay},
+        {"params": in_filter, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas[:2], eps=config.epsilon)  # type: ignore[arg-type]
+
+
+def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
+    """What DeepSpeed is told. Its own batch arithmetic is unused: one sequence a rank, no accumulation."""
+    settings: dict[str, Any] = {
+        "train_batch_size": ranks,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.gradient_clipping,
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+    }
+    if config.precision == "bfloat16":
+        # By default DeepSpeed reduces the gradient of every nn.Linear in bf16, the implicit filter's too.
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return settings
+
+
+def quiet() -> None:
+    """Silence DeepSpeed's log and the deprecation warnings of the torch calls it makes."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\..*")

@@ -1,0 +1,59 @@
+"""One optimizer step.
+
+    loss of a micro step = local sum of token losses x ranks / scored targets of the whole step
+
+The engine averages gradients over all ranks, so the reduced gradient is exactly that of (sum of token losses) / (scored
+targets) over the global batch, whatever the grid, the accumulation, and how unevenly ignored targets fall.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from hyena_ds.data.loader import StepBatch
+from hyena_ds.ops.dropout import DropoutKey
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of the whole global batch; the same on every rank."""
+
+    loss: float
+    """Nats per scored target."""
+    gradient_norm: float
+    """Before clipping."""
+
+
+def train_step(
+    engine: deepspeed.DeepSpeedEngine, batch: StepBatch, layout: Layout, compute: Compute, seed: int, rate: float
+) -> StepResult:
+    """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    loss_sum = torch.zeros((), dtype=torch.float64, device=compute.device)
+    for number, micro_batch in enumerate(batch.micro_batches):
+        micro_batch = micro_batch.to(compute.device)
+        dropout = DropoutKey(seed, batch.step, micro_batch.samples_B)
+        micro_loss, _ = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, layout, dropout)
+        # The engine's own test for the boundary misfires when accumulation changes between stages.
+        engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
+        engine.backward(micro_loss * (compute.ranks / batch.scored), scale_wrt_gas=False)
+        loss_sum += micro_loss.detach()
+        if number == len(batch.micro_batches) - 1:
+            norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
+        engine.step()
+    dist.all_reduce(loss_sum)
+    if norm is None:
+        norm = float(engine.get_global_grad_norm())
+    return StepResult(float(loss_sum) / batch.scored, norm)
+
+
+def _unsharded_norm(engine: deepspeed.DeepSpeedEngine) -> float:
+    """Without ZeRO the engine keeps no norm; the reduced gradients are whole on every rank."""
+    return float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
