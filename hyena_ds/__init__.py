@@ -1,8 +1,8 @@
 """hyena-ds: a distributed trainer for HyenaDNA on DeepSpeed.
 
-    import hyena_ds
-    model = hyena_ds.load_model("weights.safetensors")
-    logits = model(token_ids)
+import hyena_ds
+model = hyena_ds.load_model("weights.safetensors")
+logits = model(token_ids)
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ def gather_state(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, dict[
 
     Collective: every rank must draw every item. Valid after the first optimizer step.
     """
+    _link_optimizer_state(engine)
     for name, parameter in engine.module.model.named_parameters():
         if engine.zero_optimization_stage() == 0:
             state = engine.optimizer.state[parameter]
@@ -66,13 +67,22 @@ def _create_optimizer_state(engine: deepspeed.DeepSpeedEngine, steps: int) -> No
     for tensor in updated:
         zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
         adam.state[tensor] = {"step": torch.tensor(float(steps)), **zeros}
-    if stage in (1, 2):
+    _link_optimizer_state(engine)
+
+
+def _link_optimizer_state(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let ZeRO 1 and 2 find a parameter's moments in the flat state of every parameter group.
+
+    DeepSpeed 0.19.8 links once, after the first group's first update, when the other groups have no state yet.
+    """
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _local_partition(parameter: Tensor, value: Tensor) -> Tensor:
     """This rank's piece of a whole tensor under ZeRO-3, padded as DeepSpeed pads it."""
-    size = parameter.ds_tensor.ds_numel
+    size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
     flat = torch.nn.functional.pad(value.flatten(), (0, size * torch.distributed.get_world_size() - value.numel()))
     return flat.narrow(0, size * torch.distributed.get_rank(), size).clone()
 

@@ -62,8 +62,10 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 def describe(config: RunConfig, ranks: int) -> list[str]:
     """The derived numbers, a line each, as `hyena-ds check` and the start of a run print them."""
-    lines = [f"{config.name}: {config.total_steps} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
-             f"{config.precision}, on {ranks} {'rank' if ranks == 1 else 'ranks'}"]
+    lines = [
+        f"{config.name}: {config.total_steps} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
+        f"{config.precision}, on {ranks} {'rank' if ranks == 1 else 'ranks'}"
+    ]
     for plan in plan_stages(config, ranks):
         stage = plan.config
         sp = stage.sequence_parallel

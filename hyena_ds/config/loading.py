@@ -94,7 +94,7 @@ def _override(root: yaml.Node, override: str) -> None:
         raise UserError(f"override '{override}': wanted key.path=value, for instance stages.0.steps=100")
     value = _compose(text, f"override '{override}'") or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
     for node in _walk(value):
-        node.start_mark = yaml.Mark(f"override '{override}'", 0, -1, 0, None, None)
+        node.start_mark = yaml.Mark(f"override '{override}'", 0, -1, 0, None, 0)
     parent, steps = root, key.split(".")
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
@@ -136,9 +136,7 @@ def _walk(node: yaml.Node) -> list[yaml.Node]:
 
 def _where(node: yaml.Node) -> str:
     mark = node.start_mark
-    return mark.name if mark.line < 0 or mark.column < 0 or mark.name.startswith("override") else (
-        f"{mark.name}:{mark.line + 1}"
-    )
+    return mark.name if mark.name.startswith("override ") else f"{mark.name}:{mark.line + 1}"
 
 
 def _describe(node: yaml.Node) -> str:

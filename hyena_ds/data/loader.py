@@ -79,9 +79,8 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
     With `config.workers` > 0 processes read ahead; one that dies is an error in the training process.
     """
     dataset = _StepDataset(config, seed, plan, part)
-    ahead = {"num_workers": config.workers, "prefetch_factor": 2} if config.workers else {}
     steps = range(from_step, plan.end_step)
-    return iter(DataLoader(dataset, sampler=steps, batch_size=None, **ahead))
+    return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers))
 
 
 class _StepDataset(Dataset):
@@ -99,7 +98,5 @@ class _StepDataset(Dataset):
         micro_batches = []
         for micro_step in range(self.plan.accumulation):
             numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)
-            micro_batches.append(
-                make_micro_batch(self._stream.sources, context_length, numbers, mine, self.part)
-            )
+            micro_batches.append(make_micro_batch(self._stream.sources, context_length, numbers, mine, self.part))
         return StepBatch(step, micro_batches, self._stream.sources.scored(samples, context_length))

@@ -1,6 +1,6 @@
 """Random order as a pure function of integers: the same on any machine, grid and library version.
 
-    hash64(seed, stage, epoch, ...) --> 64 well-mixed bits --argsort--> a permutation
+hash64(seed, stage, epoch, ...) --> 64 well-mixed bits --argsort--> a permutation
 """
 
 from __future__ import annotations

@@ -101,7 +101,9 @@ def read_index(directory: str | Path) -> ShardIndex:
     directory = Path(directory)
     path = directory / INDEX_NAME
     if not path.is_file():
-        raise UserError(f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`")
+        raise UserError(
+            f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.order import hash64, permutation
-from hyena_ds.data.shards import ShardIndex
+from hyena_ds.data.shards import ShardIndex, read_index
 from hyena_ds.data.tokenizer import SEP, reverse_complement
 from hyena_ds.data.track import Origin, Track
 from hyena_ds.data.windows import EpochOrder, Windows
@@ -45,7 +45,7 @@ class Sources:
 
     def __init__(self, config: DataConfig, split: str, indices: list[ShardIndex] | None = None):
         self.config = config
-        opened = indices or [None] * len(config.sources)
+        opened = indices or [read_index(source.shards) for source in config.sources]
         self.tracks = [
             Track(source.shards, split, config.ignore, index)
             for source, index in zip(config.sources, opened, strict=True)

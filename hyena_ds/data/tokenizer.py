@@ -17,7 +17,15 @@ VOCABULARY = 16
 """Rows of the embedding: the 12 ids rounded up to a multiple of 8."""
 
 LETTERS = {"A": A, "C": C, "G": G, "T": T, "N": N}
-SPECIALS = {"[CLS]": CLS, "[SEP]": SEP, "[BOS]": BOS, "[MASK]": MASK, "[PAD]": PAD, "[RESERVED]": RESERVED, "[UNK]": UNKNOWN}
+SPECIALS = {
+    "[CLS]": CLS,
+    "[SEP]": SEP,
+    "[BOS]": BOS,
+    "[MASK]": MASK,
+    "[PAD]": PAD,
+    "[RESERVED]": RESERVED,
+    "[UNK]": UNKNOWN,
+}
 
 _ENCODE = np.full(256, UNKNOWN, dtype=np.uint8)
 for _letter, _id in LETTERS.items():

@@ -83,6 +83,7 @@ def _initialize(model: HyenaDNA, layers: int) -> None:
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
     for block in model.backbone.blocks:
+        assert isinstance(block, Block)
         for output in (block.operator.out_projection, block.mlp.down):
             nn.init.normal_(output.weight, std=_INIT_STD / math.sqrt(2 * layers))
         bound = 1.0 / math.sqrt(block.operator.short_filter.weight.shape[-1])

@@ -17,4 +17,6 @@ def summed_cross_entropy(logits_BlV: Tensor, targets_Bl: Tensor) -> Tensor:
 
     A slice without a scored position gives 0 with a graph, so that its backward runs the same collectives.
     """
-    return F.cross_entropy(logits_BlV.float().flatten(0, 1), targets_Bl.flatten(), ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(
+        logits_BlV.float().flatten(0, 1), targets_Bl.flatten(), ignore_index=IGNORED, reduction="sum"
+    )

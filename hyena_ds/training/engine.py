@@ -39,7 +39,8 @@ def adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.AdamW:
 
     Source: the parameter groups that the published recipe really used.
     """
-    in_filter, others = [], []
+    in_filter: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (in_filter if ".implicit_filter." in name else others).append(parameter)
     groups = [

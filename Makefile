@@ -1,0 +1,36 @@
+# Everything happens in .venv; nothing is installed outside it. `make help` lists the targets.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help train test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
+	@echo "make test    run every test, distributed ones included"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
+
+$(VENV)/installed: setup.cfg constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make train PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+train: $(VENV)/installed
+	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
+	@$(BIN)/hyena-ds train configs/quickstart.yaml
+
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) data .pytest_cache .mypy_cache .ruff_cache *.egg-info

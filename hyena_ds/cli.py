@@ -1,0 +1,72 @@
+"""The `hyena-ds` command. Sub-commands import what they need when they run: `check` and `prep` work without torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from hyena_ds.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command; returns the exit code. A user's mistake is one sentence on stderr and code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except UserError as error:
+        # Ranks agree on errors, so one of them speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hyena-ds: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from data_prep.cli import add_commands
+
+    parser = argparse.ArgumentParser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
+    # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_commands(commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly"))
+    train = commands.add_parser("train", help="train a model from a YAML config")
+    check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
+    for command, run in ((train, _train), (check, _check)):
+        command.add_argument("config", help="YAML file of a whole run")
+        command.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this run")
+        command.set_defaults(run=run)
+    check.add_argument("--ranks", type=int, help="number of processes (default: local_ranks, else the widest stage)")
+    return parser
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from hyena_ds.config.arithmetic import plan_stages
+    from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.schema import RunConfig
+    from hyena_ds.training import local_ranks
+    from hyena_ds.training.run_directory import RunDirectory
+
+    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    if local_ranks.under_launcher():
+        from hyena_ds.training.run import train
+
+        return train(config)
+    ranks = local_ranks.local_ranks(config)
+    plan_stages(config, ranks)
+    RunDirectory(config).check(config)
+    return local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from hyena_ds.config.arithmetic import describe
+    from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.schema import RunConfig
+
+    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    ranks = parsed.ranks or config.local_ranks or config.widest_sequence_parallel
+    print("\n".join(describe(config, ranks)))
+    return 0

@@ -1,0 +1,272 @@
+"""A whole run, on one rank of it.
+
+    check shards --> model (fresh, initialised or resumed) --> engine --> per stage: steps, validation, checkpoints
+    --> last validation, Markov baselines, summary
+
+Rank 0 speaks and writes; every rank runs the same collectives in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from hyena_ds.checkpoints.engine_state import load_moments
+from hyena_ds.checkpoints.store import (
+    WEIGHTS,
+    RunState,
+    check_same_shape,
+    find_weights,
+    latest_checkpoint,
+    load_run_state,
+    load_tensors,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.loader import Slice, stage_steps
+from hyena_ds.data.shards import read_index, verify_shard
+from hyena_ds.data.stream import Sample, Sources, validation_samples
+from hyena_ds.evaluation.markov import bits, markov_losses
+from hyena_ds.evaluation.validation import validate
+from hyena_ds.model.backbone import HyenaDNA, build_model
+from hyena_ds.model.published import read_weights
+from hyena_ds.monitoring.recorder import Recorder
+from hyena_ds.parallel.agreement import agreed
+from hyena_ds.parallel.devices import Compute, start_compute
+from hyena_ds.parallel.layout import Layout
+from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.training.engine import build_engine, quiet
+from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.training.step import StepResult, train_step
+
+BASELINE_ORDERS = (0, 2, 5)
+
+
+def train(config: RunConfig) -> int:
+    """Train `config` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks."""
+    if not config.deepspeed_log:
+        quiet()
+    compute = start_compute()
+    directory = RunDirectory(config)
+    agreed(lambda: directory.check(config))
+    if agreed(directory.is_complete):
+        if compute.rank == 0:
+            print("\n".join(complete_message(directory)))
+        return 0
+    plans = plan_stages(config, compute.ranks)
+    agreed(lambda: _check_shards(config, compute))
+    run = _Run(config, compute, directory, plans)
+    run.to_the_end()
+    return 0
+
+
+def complete_message(directory: RunDirectory) -> list[str]:
+    """What is said when a finished run is started again."""
+    return [
+        f"The run in {directory.path} is complete: {directory.path / 'summary.json'} holds its results.",
+        f"To train on from its weights, give a config another name and initialize_from: {directory.path}",
+        f"To start afresh, remove {directory.path}, or choose another name (name=OTHER on the command line).",
+    ]
+
+
+def _check_shards(config: RunConfig, compute: Compute) -> None:
+    """Every split and window that the run needs is there; every rank checks its share of the checksums."""
+    indices = [read_index(source.shards) for source in config.data.sources]
+    for split in ("train", "valid"):
+        sources = Sources(config.data, split, indices)
+        for stage in config.stages:
+            sources.windows(stage.context_length)
+    if config.data.verify:
+        shards = [
+            (source.shards, shard)
+            for source, index in zip(config.data.sources, indices, strict=True)
+            for shard in index.shards
+        ]
+        for path, shard in shards[compute.rank :: compute.ranks]:
+            verify_shard(path, shard)
+
+
+class _Run:
+    """What one run holds between steps."""
+
+    def __init__(self, config: RunConfig, compute: Compute, directory: RunDirectory, plans: tuple[StagePlan, ...]):
+        self.config = config
+        self.compute = compute
+        self.directory = directory
+        self.plans = plans
+        self.groups = create_groups((s.sequence_parallel for s in config.stages), compute.rank, compute.ranks)
+        self.held_out = Sources(config.data, "valid")
+        self.engine, self.state = self._start()
+        self.last_validation: dict[str, Any] = {}
+
+    def _start(self) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
+        """A fresh engine, or the one of the newest checkpoint."""
+        checkpoint = agreed(lambda: latest_checkpoint(self.directory.checkpoints))
+        model = build_model(self.config.model, self.config.seed)
+        if checkpoint is None:
+            if self.config.initialize_from is not None:
+                agreed(lambda: _initialize(model, self.config))
+            return self._engine(model), RunState(0, 0, 0)
+        agreed(lambda: verify_checkpoint(checkpoint) if self.compute.rank == 0 else None)
+        parameters, moments = agreed(lambda: load_tensors(checkpoint))
+        state = agreed(lambda: load_run_state(checkpoint))
+        model.load_state_dict(parameters)
+        engine = self._engine(model)
+        load_moments(engine, moments, state.step)
+        return engine, state
+
+    def _engine(self, model: HyenaDNA) -> deepspeed.DeepSpeedEngine:
+        return build_engine(self.config, model.to(self.compute.device), self.compute.ranks)
+
+    def to_the_end(self) -> None:
+        self.recorder: Recorder | None = None
+        if self.compute.rank == 0:
+            agreed(lambda: self.directory.create(self.config))
+            self.recorder = Recorder(
+                self.directory.metrics,
+                self.directory.log,
+                self.directory.tensorboard,
+                self.state.step,
+                self.config.total_steps,
+            )
+        else:
+            agreed(lambda: None)
+        self._say(*describe(self.config, self.compute.ranks))
+        if self.state.step:
+            self._say(f"resuming after step {self.state.step}")
+        try:
+            for plan in self.plans:
+                if self.state.step < plan.end_step:
+                    self._stage(plan)
+            self._finish()
+        finally:
+            if self.recorder is not None:
+                self.recorder.close()
+
+    def _stage(self, plan: StagePlan) -> None:
+        config, compute = self.config, self.compute
+        layout, row = self._place(plan)
+        part = Slice(row, layout.offset, layout.local_length)
+        held_out = validation_samples(self.held_out, plan.config.context_length, config.validation.windows)
+        for batch in stage_steps(config.data, config.seed, plan, part, self.state.step):
+            began = time.perf_counter()
+            rate = learning_rate(config.optimizer, batch.step, config.total_steps)
+            result = train_step(self.engine, batch, layout, compute, config.seed, rate)
+            seconds = time.perf_counter() - began
+            tokens = self.state.tokens + plan.config.tokens_per_step
+            self.state = RunState(batch.step + 1, plan.number, tokens)
+            self._record_step(plan, result, rate, seconds)
+            last = self.state.step == plan.end_step
+            if last or self.state.step % config.validation.every_steps == 0:
+                self._validate(plan, layout, row, held_out)
+            if last or self.state.step % config.checkpoint.every_steps == 0:
+                save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
+
+    def _place(self, plan: StagePlan) -> tuple[Layout, int]:
+        """This rank's slice and data-parallel row in the stage's grid."""
+        topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
+        layout = Layout.slice_of(plan.config.context_length, topology, self.compute.rank, self.groups)
+        return layout, topology.row(self.compute.rank)
+
+    def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
+        memory = _peak_memory_gib(self.compute)
+        if self.recorder is None:
+            return
+        row = {
+            "step": self.state.step,
+            "stage": plan.number,
+            "context_length": plan.config.context_length,
+            "loss": result.loss,
+            "perplexity": math.exp(min(result.loss, 700.0)),
+            "learning_rate": rate,
+            "gradient_norm": result.gradient_norm,
+            "tokens": self.state.tokens,
+            "tokens_per_second": plan.config.tokens_per_step / seconds,
+            "peak_memory_gib": memory,
+        }
+        self.recorder.row(row, "train")
+        self.recorder.advance(self.state.step, result.loss)
+
+    def _validate(self, plan: StagePlan, layout: Layout, row: int, samples: list[Sample]) -> None:
+        loss_sum, scored = validate(self.engine, self.held_out, samples, plan, layout, self.compute, row)
+        loss = loss_sum / scored
+        self.last_validation = {
+            "step": self.state.step,
+            "stage": plan.number,
+            "context_length": plan.config.context_length,
+            "validation_loss": loss,
+            "validation_perplexity": math.exp(min(loss, 700.0)),
+        }
+        if self.recorder is not None:
+            self.recorder.row(self.last_validation, "validation")
+            self._say(
+                f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
+                f"(context {plan.config.context_length:,}, {scored:,} bases)"
+            )
+
+    def _finish(self) -> None:
+        plan = self.plans[-1]
+        layout, row = self._place(plan)
+        samples = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
+        if not self.last_validation:  # killed between the last checkpoint and the summary
+            self._validate(plan, layout, row, samples)
+        if self.recorder is not None:
+            self.recorder.end_progress()
+            self._say("counting Markov baselines on the training bases")
+            baselines = markov_losses(
+                Sources(self.config.data, "train"), self.held_out, samples, plan.config.context_length, BASELINE_ORDERS
+            )
+            self.directory.write_summary(
+                {**self.last_validation, "markov_losses": {str(k): v for k, v in baselines.items()}}
+            )
+            self._say(*self._closing_lines(self.last_validation["validation_loss"], baselines))
+        dist.barrier()
+
+    def _closing_lines(self, loss: float, baselines: dict[int, float]) -> list[str]:
+        path = self.directory.path
+        rows = [("HyenaDNA (this run)", loss)]
+        rows += [(f"Markov, order {order}", value) for order, value in baselines.items()]
+        lines = ["", f"held-out windows of {self.plans[-1].config.context_length:,} bases", ""]
+        lines.append(f"  {'model':<22}{'nats a base':>12}{'bits a base':>12}{'perplexity':>12}")
+        lines += [f"  {name:<22}{v:>12.4f}{bits(v):>12.4f}{math.exp(v):>12.4f}" for name, v in rows]
+        beaten = [order for order, value in baselines.items() if loss < value]
+        lines += [
+            "",
+            f"The model predicts better than order {', '.join(map(str, beaten))}."
+            if beaten
+            else "The model does not yet beat a Markov baseline: train it longer.",
+            f"run: {path}   weights: {path / 'checkpoints' / f'step-{self.state.step:08d}' / WEIGHTS}",
+            f"curves: tensorboard --logdir {path / 'tensorboard'}",
+        ]
+        return lines
+
+    def _say(self, *lines: str) -> None:
+        if self.recorder is not None:
+            for line in lines:
+                self.recorder.say(line)
+
+
+def _initialize(model: HyenaDNA, config: RunConfig) -> None:
+    path = find_weights(config.initialize_from or "")
+    found, parameters = read_weights(path, config.model.filter_shift)
+    check_same_shape(path, found, config.model)
+    model.load_state_dict(parameters)
+
+
+def _peak_memory_gib(compute: Compute) -> float:
+    """Largest of all ranks since the start: device memory on a GPU, else resident memory. Collective."""
+    if compute.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(compute.device) / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    largest = torch.tensor(peak, dtype=torch.float64, device=compute.device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return float(largest)
