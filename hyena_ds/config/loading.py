@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from pathlib import Path
@@ -75,7 +76,11 @@ def dump_yaml(value: Any) -> str:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{name}:{line}: found the control character {error.character:#x}, wanted text") from None
     loader.name = name
     try:
         return loader.get_single_node()
@@ -239,7 +244,10 @@ class _Loader:
         try:
             if wanted is bool:
                 return _BOOLEANS[node.value.lower()]
-            return wanted(node.value.replace("_", "") if wanted is int else node.value)
+            number = wanted(node.value.replace("_", "") if wanted is int else node.value)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError
+            return number
         except (ValueError, KeyError):
             raise self._fail(node, path, problem) from None
 

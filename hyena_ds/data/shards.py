@@ -114,6 +114,7 @@ def read_index(directory: str | Path) -> ShardIndex:
             shards=tuple(Shard(**shard) for shard in raw["shards"]),
             chunks=tuple(_chunk(chunk) for chunk in raw["chunks"]),
         )
+        _check_places(index)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable index ({error}); prepare the shards again") from None
     _check_files(directory, index)
@@ -123,6 +124,19 @@ def read_index(directory: str | Path) -> ShardIndex:
 def _chunk(raw: dict[str, Any]) -> Chunk:
     runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
     return Chunk(**{**raw, **runs})
+
+
+def _check_places(index: ShardIndex) -> None:
+    """Raise ValueError unless every chunk lies inside a shard of its split."""
+    for chunk in index.chunks:
+        inside = (
+            0 <= chunk.shard < len(index.shards)
+            and chunk.start < chunk.end
+            and 0 <= chunk.offset <= index.shards[chunk.shard].bytes - chunk.length
+            and chunk.split == index.shards[chunk.shard].split
+        )
+        if not inside:
+            raise ValueError(f"chunk '{chunk.key}' does not lie in its shard")
 
 
 def _check_files(directory: Path, index: ShardIndex) -> None:

@@ -55,6 +55,14 @@ def train(config: RunConfig) -> int:
     if not config.deepspeed_log:
         quiet()
     compute = start_compute()
+    try:
+        return _train(config, compute)
+    finally:
+        # Back ends end their threads here; left to the interpreter's exit, gloo sometimes aborts the process.
+        dist.destroy_process_group()
+
+
+def _train(config: RunConfig, compute: Compute) -> int:
     directory = RunDirectory(config)
     agreed(lambda: directory.check(config))
     if agreed(directory.is_complete):
@@ -63,8 +71,7 @@ def train(config: RunConfig) -> int:
         return 0
     plans = plan_stages(config, compute.ranks)
     agreed(lambda: _check_shards(config, compute))
-    run = _Run(config, compute, directory, plans)
-    run.to_the_end()
+    _Run(config, compute, directory, plans).to_the_end()
     return 0
 
 

@@ -1,0 +1,201 @@
+"""Functions that run in every rank of a pool: the first argument is the rank's Compute.
+
+B batch, l local length, L context length.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from torch import Tensor
+
+import hyena_ds.model.operator as operator_module
+import hyena_ds.training.engine as engine_module
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.model.published import load_model
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.layout import Layout
+from hyena_ds.parallel.topology import create_groups
+from hyena_ds.training.step import train_step
+from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
+
+
+@lru_cache
+def _groups(compute: Compute) -> dict[int, dist.ProcessGroup]:
+    """All groups that a grid of this world can need, made once."""
+    return create_groups([s for s in (2, 4) if compute.ranks % s == 0], compute.rank, compute.ranks)
+
+
+def _layout(compute: Compute, grid: Grid, context: int) -> Layout:
+    return Layout.slice_of(context, grid.topology, compute.rank, _groups(compute))
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def _engine(
+    compute: Compute,
+    config: RunConfig,
+    model: HyenaDNA,
+    optimizer: torch.optim.Optimizer | None,
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> Iterator[deepspeed.DeepSpeedEngine]:
+    """The trainer's own engine; under ZeRO-3 every parameter is sharded, however small."""
+    original = engine_module.deepspeed_config
+
+    def settings(config: RunConfig, ranks: int) -> dict[str, Any]:
+        made = original(config, ranks)
+        if config.zero_stage == 3:
+            made["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        if change is not None:
+            change(made)
+        return made
+
+    with _replaced(engine_module, "deepspeed_config", settings):
+        engine = engine_module.build_engine(config, model, compute.ranks, optimizer)
+    try:
+        yield engine
+    finally:
+        engine.destroy()
+
+
+def _names(engine: deepspeed.DeepSpeedEngine) -> list[tuple[str, torch.nn.Parameter]]:
+    return list(engine.module.model.named_parameters())
+
+
+def _reduced_gradients(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
+    """Collective. Valid between the last backward of a step and the update."""
+    return {name: safe_get_full_grad(parameter).detach().clone() for name, parameter in _names(engine)}
+
+
+def _parameters(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
+    if engine.zero_optimization_stage() < 3:
+        return {name: parameter.detach().clone() for name, parameter in _names(engine)}
+    with deepspeed.zero.GatheredParameters([parameter for _, parameter in _names(engine)]):
+        return {name: parameter.detach().clone() for name, parameter in _names(engine)}
+
+
+def _masters(engine: deepspeed.DeepSpeedEngine, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
+    if engine.zero_optimization_stage() == 0:
+        return {}
+    full = {name: safe_get_full_fp32_param(parameter) for name, parameter in _names(engine)}
+    return {name: tensor.detach().clone().view(shapes[name].shape) for name, tensor in full.items()}
+
+
+def train(
+    compute: Compute,
+    grid: Grid,
+    config: RunConfig,
+    batches: list[GlobalBatch],
+    rate: float,
+    adamw: bool = False,
+    drop_cure: bool = False,
+) -> Trained:
+    """Train the lively model on `batches` through the trainer's engine and step; SGD unless `adamw`."""
+    model = lively_model(config.model)
+    optimizer = None if adamw else torch.optim.SGD(model.parameters(), lr=rate)
+
+    def change(settings: dict[str, Any]) -> None:
+        if drop_cure:
+            del settings["torch_autocast"]["lower_precision_safe_modules"]
+
+    trained = Trained()
+    with _engine(compute, config, model, optimizer, change) as engine:
+        update = engine.step
+
+        def capture_then_update() -> None:
+            if not trained.first_gradients and engine.is_gradient_accumulation_boundary():
+                trained.first_gradients = _reduced_gradients(engine)
+            update()
+
+        with _replaced(engine, "step", capture_then_update):
+            for step, batch in enumerate(batches):
+                part = batch.on_rank(step, grid, compute.rank)
+                layout = _layout(compute, grid, batch.token_ids_BL.shape[1])
+                result = train_step(engine, part, layout, compute, SEED, rate)
+                trained.losses.append(result.loss)
+                trained.norms.append(result.gradient_norm)
+        trained.parameters = _parameters(engine)
+        trained.masters = _masters(engine, trained.parameters)
+    return trained
+
+
+def golden(compute: Compute, weights: str, shift: float, token_ids: Tensor, zero_stage: int = 1) -> dict[str, Any]:
+    """This rank's logits, and loss and reduced gradients of the published weights, through the engine."""
+    model = load_model(weights, shift=shift)
+    grid = Grid(1, compute.ranks)
+    L = token_ids.shape[1] - 1
+    layout = _layout(compute, grid, L)
+    here = slice(layout.offset, layout.offset + layout.local_length)
+    inputs, targets = token_ids[:, :-1][:, here].contiguous(), token_ids[:, 1:][:, here].contiguous()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    seen: dict[str, Any] = {}
+    with _engine(compute, run_config(grid, zero_stage=zero_stage), model, optimizer) as engine:
+        engine.module.model.register_forward_hook(lambda *args: seen.update(logits=args[2].detach().clone()))
+        # Not train_step: its dropout key would drop, and the recorded tensors are without dropout.
+        loss_sum, _ = engine(inputs, targets, layout)
+        engine.set_gradient_accumulation_boundary(True)
+        engine.backward(loss_sum * (compute.ranks / (token_ids.shape[0] * L)), scale_wrt_gas=False)
+        seen["gradients"] = _reduced_gradients(engine)
+        engine.step()
+        seen["loss_sum"] = float(loss_sum.detach())
+    return seen
+
+
+@torch.no_grad()
+def logits(compute: Compute, config: RunConfig, grid: Grid, token_ids_BL: Tensor, plant: bool = False) -> Tensor:
+    """This rank's logits (B, l, V). `plant` moves the long convolution's output one token into the past."""
+    layout = _layout(compute, grid, token_ids_BL.shape[1])
+    convolution = operator_module.causal_convolution
+
+    def looks_ahead(u_BdL: Tensor, k_dL: Tensor) -> Tensor:
+        return torch.roll(convolution(u_BdL, k_dL), -1, dims=-1)
+
+    with _replaced(operator_module, "causal_convolution", looks_ahead if plant else convolution):
+        here = slice(layout.offset, layout.offset + layout.local_length)
+        return lively_model(config.model)(token_ids_BL[:, here].contiguous(), layout)
+
+
+def group_sum(compute: Compute) -> int:
+    """Sum of the ranks' numbers, through the process group."""
+    total = torch.tensor(compute.rank)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def raise_on(compute: Compute, rank: int) -> None:
+    """One rank raises while the others wait for it."""
+    if compute.rank == rank:
+        raise ValueError(f"planted on rank {rank}")
+    dist.barrier()
+
+
+def hang_on(compute: Compute, rank: int) -> None:
+    """One rank never comes back."""
+    if compute.rank == rank:
+        time.sleep(3600)
+
+
+def die_on(compute: Compute, rank: int) -> None:
+    """One rank's process ends while the others wait for it."""
+    if compute.rank == rank:
+        os._exit(1)
+    dist.barrier()

@@ -1,0 +1,96 @@
+"""Imports go down only, from floor to floor; the lowest floors and the command line do without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+PACKAGE = "hyena_ds"
+FLOORS = (
+    ("cli",),
+    ("training", "evaluation", "planning", "bench"),
+    ("checkpoints", "monitoring"),
+    ("data",),
+    ("model",),
+    ("parallel",),
+    ("ops",),
+    ("config", "errors"),
+)
+LEVEL = {name: len(FLOORS) - level for level, names in enumerate(FLOORS) for name in names}
+LEAVES = {"hyena_ds.data.tokenizer"}
+"""Modules that import nothing of the package, and may be imported from anywhere."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+
+
+def imported(path: Path) -> list[str]:
+    """Modules of the package that a file imports, at any depth of its code."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names]
+        else:
+            continue
+        found += [name for name in names if name.split(".")[0] == PACKAGE]
+    return found
+
+
+def level(module: str) -> int:
+    return LEVEL[module.split(".")[1]]
+
+
+def test_every_module_has_a_floor() -> None:
+    homeless = [
+        name for name in MODULES if name not in (PACKAGE, "hyena_ds.__main__") and name.split(".")[1] not in LEVEL
+    ]
+    assert not homeless
+
+
+def test_imports_go_down_only() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if name not in (PACKAGE, "hyena_ds.__main__")
+        for other in imported(path)
+        if other not in LEAVES and (other == PACKAGE or level(other) > level(name))
+    ]
+    assert not upward
+
+
+def test_leaves_import_nothing_of_the_package() -> None:
+    assert all(not imported(MODULES[leaf]) for leaf in LEAVES)
+
+
+def test_the_trainer_does_not_import_the_prep() -> None:
+    for name, path in MODULES.items():
+        if name in ("hyena_ds.cli", "hyena_ds.__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(module.split(".")[0] == "data_prep" for module in modules), name
+
+
+@pytest.mark.parametrize("module", ["hyena_ds.config.arithmetic", "hyena_ds.errors", "hyena_ds.cli", "hyena_ds"])
+def test_it_imports_without_torch(module: str) -> None:
+    if module not in MODULES:
+        pytest.skip(f"{module} is not written yet")
+    code = f"import sys, {module}; assert not {{'torch', 'deepspeed'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
