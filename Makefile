@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help train test lint clean
 .DEFAULT_GOAL := help
@@ -16,9 +17,13 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
+		echo "make: using the torch that $(PYTHON) already has"; \
+		$(PYTHON) -m venv --system-site-packages $(VENV) && $(PIP) -e ".[dev]"; \
+	else \
+		echo "make: installing into $(VENV)"; \
+		$(PYTHON) -m venv $(VENV) && $(PIP) -c constraints.txt torch numpy && $(PIP) -c constraints.txt -e ".[dev]"; \
+	fi
 	@touch $@
 
 train: $(VENV)/installed

@@ -94,3 +94,11 @@ def test_it_imports_without_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'deepspeed'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_check_prints_the_batch_arithmetic_where_there_is_no_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None; from hyena_ds.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "check", "configs/quickstart.yaml"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "grid dp 1 x sp 2 | batch 2 = 1 rows x 1 sequences x 2 micro steps" in result.stdout

@@ -174,6 +174,11 @@ class OptimizerConfig:
         for name in ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping"):
             _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", f"found {self.warmup_fraction}, wanted 0 to below 1")
+        _require(
+            self.minimum_learning_rate <= self.learning_rate,
+            "minimum_learning_rate",
+            f"found {self.minimum_learning_rate}, wanted at most learning_rate {self.learning_rate}",
+        )
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         _require(valid, "betas", f"found {list(self.betas)}, wanted two numbers from 0 to below 1")
 

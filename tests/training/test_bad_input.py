@@ -75,6 +75,7 @@ def test_a_directory_that_holds_another_run_is_left_alone(shards: Path, tmp_path
         ("local_ranks=3", "found 2 with 3 ranks"),
         ("stages.0.stepz=3", "did you mean 'steps'?"),
         ("optimizer.learning_rate=fast", "found 'fast', wanted a number"),
+        ("optimizer.minimum_learning_rate=1", "wanted at most learning_rate"),
         ("model.width=17", "which does not divide model.width 17"),
     ],
 )
