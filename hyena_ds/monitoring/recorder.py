@@ -19,7 +19,7 @@ class Recorder:
     """Open for a run that continues after `step`: later rows of metrics.jsonl, of a run cut short, are dropped."""
 
     def __init__(self, metrics: Path, log: Path, tensorboard: Path, step: int, total_steps: int):
-        _drop_rows_after(metrics, step)
+        self._last_row = _drop_rows_after(metrics, step)
         self._metrics = metrics.open("a", encoding="utf-8")
         self._log = log.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
@@ -53,9 +53,16 @@ class Recorder:
         """Append a row to metrics.jsonl and its numbers to TensorBoard under `prefix/`."""
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
+        self._last_row = row
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._events.add_scalar(f"{prefix}/{name}", value, row["step"])
+
+    def row_once(self, row: dict[str, Any], prefix: str) -> None:
+        """Like `row`, unless metrics.jsonl ends with it: a run killed between its last checkpoint and its summary
+        validates once more."""
+        if self._last_row != row:
+            self.row(row, prefix)
 
     def advance(self, step: int, loss: float) -> None:
         """Show that `step` steps are done."""
@@ -70,16 +77,19 @@ class Recorder:
         self._bar.close()
 
 
-def _drop_rows_after(metrics: Path, step: int) -> None:
+def _drop_rows_after(metrics: Path, step: int) -> dict[str, Any] | None:
+    """Rewrite metrics.jsonl without rows after `step`; the last row that stays."""
     if not metrics.is_file():
-        return
-    kept = []
+        return None
+    rows = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            row = json.loads(line)
         except ValueError:
             break  # the last line of a killed run may be half-written
+        if row["step"] <= step:
+            rows.append(row)
     partial = metrics.with_name(f".{metrics.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     partial.replace(metrics)
+    return rows[-1] if rows else None

@@ -213,7 +213,7 @@ class _Run:
             "validation_perplexity": math.exp(min(loss, 700.0)),
         }
         if self.recorder is not None:
-            self.recorder.row(self.last_validation, "validation")
+            self.recorder.row_once(self.last_validation, "validation")
             self._say(
                 f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
                 f"(context {plan.config.context_length:,}, {scored:,} bases)"

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hyena_ds.config.loading import dump_yaml, to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
@@ -39,8 +41,6 @@ class RunDirectory:
             if any(self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return
-        import yaml
-
         before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
         now = _flatten(yaml.safe_load(dump_yaml(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -38,6 +38,10 @@ def test_killed_in_mid_accumulation_of_the_second_stage_the_rest_is_equal_bit_fo
     assert ours.keys() == theirs.keys()
     assert all((ours[key] == theirs[key]).all() for key in ours)
     hyena_ds.load_model(tmp_path / "runs" / "run" / final)
+    # Killed after the last checkpoint, before the summary: the rest is made once more, and nothing is written twice.
+    (tmp_path / "runs" / "run" / "summary.json").unlink()
+    assert train(config).returncode == 0
+    assert rows(tmp_path / "runs" / "run") == rows(tmp_path / "runs" / "whole")
     again = train(config)
     assert again.returncode == 0
     assert "is complete" in again.stdout
