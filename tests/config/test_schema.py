@@ -125,6 +125,6 @@ def test_the_shortest_runs_have_a_finite_positive_learning_rate(total: int) -> N
 
 def test_the_resolved_config_is_read_back_as_it_was() -> None:
     config = parse(
-        "optimizer.learning_rate=3e-5", "data.ignore=[]", "initialize_from=weights.safetensors", "zero_stage=3"
+        "optimizer.learning_rate=3e-4", "data.ignore=[]", "initialize_from=weights.safetensors", "zero_stage=3"
     )
     assert parse_yaml(dump_yaml(config), "dump", RunConfig) == config
