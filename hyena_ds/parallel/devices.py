@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
     compute = Compute(device, backend, rank, ranks, local_rank)
     _join(compute, timeout)
     return compute
+
+
+def peak_memory_gib(compute: Compute) -> float:
+    """Largest of all ranks since the start: device memory on a GPU, else resident memory. Collective."""
+    if compute.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(compute.device) / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    largest = torch.tensor(peak, dtype=torch.float64, device=compute.device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return float(largest)
 
 
 def _join(compute: Compute, timeout: timedelta) -> None:

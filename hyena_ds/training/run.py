@@ -9,12 +9,10 @@ Rank 0 speaks and writes; every rank runs the same collectives in the same order
 from __future__ import annotations
 
 import math
-import resource
 import time
 from typing import Any
 
 import deepspeed
-import torch
 import torch.distributed as dist
 
 from hyena_ds.checkpoints.engine_state import load_moments
@@ -40,7 +38,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.parallel.agreement import agreed
-from hyena_ds.parallel.devices import Compute, start_compute
+from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.training.engine import build_engine, quiet
@@ -184,7 +182,7 @@ class _Run:
         return layout, topology.row(self.compute.rank)
 
     def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
-        memory = _peak_memory_gib(self.compute)
+        memory = peak_memory_gib(self.compute)
         if self.recorder is None:
             return
         row = {
@@ -266,14 +264,3 @@ def _initialize(model: HyenaDNA, config: RunConfig) -> None:
     found, parameters = read_weights(path, config.model.filter_shift)
     check_same_shape(path, found, config.model)
     model.load_state_dict(parameters)
-
-
-def _peak_memory_gib(compute: Compute) -> float:
-    """Largest of all ranks since the start: device memory on a GPU, else resident memory. Collective."""
-    if compute.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(compute.device) / 2**30
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    largest = torch.tensor(peak, dtype=torch.float64, device=compute.device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return float(largest)
