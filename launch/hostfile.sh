@@ -4,17 +4,24 @@
 # The repository, its environment, the shards and the run directory must be at the same path on every host.
 # MASTER_ADDR    address of the first host (default: its name in the hostfile)
 # MASTER_PORT    port of the rendezvous (default 29500)
-# FORWARD        names of variables that every node must see; the launcher itself forwards only PYTHON* and NCCL*
+# FORWARD        names of further variables that every node must see; the launcher itself forwards only PYTHON* and NCCL*
+# DS_ACCELERATOR cpu or cuda: what the hosts compute on (default: cpu where this machine has no GPU). On a CPU the hosts
+#                get launch/cpu.sh's settings, for as many cores as this machine has
 set -euo pipefail
 hostfile=${1:?usage: bash launch/hostfile.sh HOSTFILE CONFIG [key.path=value ...]}
 shift
 port=${MASTER_PORT:-29500}
-forward=${FORWARD:-OMP_NUM_THREADS GLOO_SOCKET_IFNAME DS_ACCELERATOR}
-# DeepSpeed reads what to forward from .deepspeed_env in the directory that DS_ENV_FILE names.
+accelerator=${DS_ACCELERATOR:-$(command -v nvidia-smi >/dev/null && echo cuda || echo cpu)}
+if [ "$accelerator" = cpu ]; then
+    slots=$(sed -n '/^[^#]*slots=/{s/.*slots=\([0-9]*\).*/\1/p;q;}' "$hostfile")
+    # shellcheck source=launch/cpu.sh
+    . "$(dirname "${BASH_SOURCE[0]}")/cpu.sh" "${slots:-1}"
+fi
+# DeepSpeed reads what to forward from the file that DS_ENV_FILE names.
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
 trap 'rm -f "$DS_ENV_FILE"' EXIT
-for name in $forward; do
+for name in OMP_NUM_THREADS GLIBC_TUNABLES HYENA_BIND_CORES GLOO_SOCKET_IFNAME DS_ACCELERATOR ${FORWARD:-}; do
     [ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}" >> "$DS_ENV_FILE"
 done
 deepspeed --hostfile "$hostfile" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} --master_port "$port" \

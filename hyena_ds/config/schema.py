@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyena_ds.config.loading import Invalid
+from hyena_ds.config.policy import PolicyName
 
 
 def _require(holds: bool, name: str, problem: str) -> None:
@@ -229,8 +230,9 @@ class RunConfig:
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of projections and MLP; filter, FFT, norms and loss are always float32."""
-    activation_checkpointing: Literal["none", "block"] = "none"
-    """What is recomputed in backward (gradient checkpointing)."""
+    activation_policy: PolicyName = "balanced"
+    """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
+    lean or leanest; see config/policy.py."""
     initialize_from: str | None = None
     """A weights.safetensors (ours or in the published layout) or a run's checkpoint to start from."""
     resume: Literal["latest", "never"] = "latest"

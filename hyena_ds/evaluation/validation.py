@@ -7,6 +7,7 @@ Nothing of the stream, the optimizer or a generator is touched.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import deepspeed
 import torch
@@ -15,8 +16,9 @@ import torch.distributed as dist
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.data.loader import MicroBatch, Slice, make_micro_batch
 from hyena_ds.data.stream import Sample, Sources, row_samples
+from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.parallel.layout import Layout
 
 
 @torch.no_grad()
@@ -25,24 +27,27 @@ def validate(
     sources: Sources,
     samples: list[Sample],
     plan: StagePlan,
-    layout: Layout,
+    run: ForwardPass,
     compute: Compute,
     row: int,
 ) -> tuple[float, int]:
     """(sum of token losses in nats, scored targets) over `samples`; the same on every rank. Collective."""
     total = torch.zeros(2, dtype=torch.float64, device=compute.device)
-    part = Slice(row, layout.offset, layout.local_length)
-    for micro_batch in _micro_batches(sources, samples, plan, part):
+    part = Slice(row, run.layout.offset, run.layout.local_length)
+    forwards = -(-len(samples) // (plan.config.micro_batch_size * plan.data_parallel))
+    run = replace(run, dropout=None, filters=FilterCache(forwards))  # the parameters stand still: one evaluation serves all
+    for micro_batch in _micro_batches(sources, samples, plan, part, forwards):
         micro_batch = micro_batch.to(compute.device)
-        loss_sum, scored = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, layout)
+        loss_sum, scored = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, run)
         total += torch.stack((loss_sum.double(), scored.double()))
     dist.all_reduce(total)
     return float(total[0]), int(total[1])
 
 
-def _micro_batches(sources: Sources, samples: list[Sample], plan: StagePlan, part: Slice) -> Iterator[MicroBatch]:
+def _micro_batches(
+    sources: Sources, samples: list[Sample], plan: StagePlan, part: Slice, forwards: int
+) -> Iterator[MicroBatch]:
     per_forward = plan.config.micro_batch_size * plan.data_parallel
-    forwards = -(-len(samples) // per_forward)
     padded: list[Sample | None] = [*samples, *[None] * (forwards * per_forward - len(samples))]
     for number in range(forwards):
         numbers, mine = row_samples(padded, plan, part.row, number)

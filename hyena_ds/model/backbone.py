@@ -14,12 +14,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hyena_ds.config.schema import ModelConfig
 from hyena_ds.data.tokenizer import VOCABULARY
-from hyena_ds.model.block import NORM_EPSILON, Block
-from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
+from hyena_ds.model.block import Block
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.ops.dropout import keyed_dropout
+from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.parallel.layout import Layout
 
 _INIT_STD = 0.02
@@ -31,25 +32,22 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embedding_dropout = config.embedding_dropout
-        self.recompute_blocks = False
         self.embedding = nn.Embedding(VOCABULARY, config.width)
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
-    def forward(self, token_ids_Bl: Tensor, layout: Layout | None = None, dropout: DropoutKey | None = None) -> Tensor:
-        """(B, l) -> (B, l, D). Without a layout the whole sequence is here; without a dropout key nothing is dropped."""
-        layout = layout or Layout.whole(token_ids_Bl.shape[1])
+    def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
+        """(B, l) -> (B, l, D). By default the whole sequence is here and nothing is dropped."""
+        return self.final_norm(self.residual(token_ids_Bl, run))
+
+    def residual(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
+        """The residual before the final norm, (B, l) -> (B, l, D) float32."""
+        run = run or ForwardPass(Layout.whole(token_ids_Bl.shape[1]))
         embedded_BlD = self.embedding(token_ids_Bl)
-        residual_BlD = keyed_dropout(embedded_BlD, self.embedding_dropout, dropout, 0, layout.offset)
+        residual_BlD = keyed_dropout(embedded_BlD, self.embedding_dropout, run.dropout, 0, run.layout.offset)
         for block in self.blocks:
-            if self.recompute_blocks and torch.is_grad_enabled():
-                # Nothing in a block draws from a generator, so there is no state to preserve.
-                residual_BlD = checkpoint(
-                    block, residual_BlD, layout, dropout, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                residual_BlD = block(residual_BlD, layout, dropout)
-        return self.final_norm(residual_BlD)
+            residual_BlD = block(residual_BlD, run)
+        return residual_BlD
 
 
 class HyenaDNA(nn.Module):
@@ -60,9 +58,9 @@ class HyenaDNA(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
 
-    def forward(self, token_ids_Bl: Tensor, layout: Layout | None = None, dropout: DropoutKey | None = None) -> Tensor:
+    def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
         """(B, l) -> logits (B, l, 16)."""
-        return F.linear(self.backbone(token_ids_Bl, layout, dropout), self.backbone.embedding.weight)
+        return F.linear(self.backbone(token_ids_Bl, run), self.backbone.embedding.weight)
 
 
 def build_model(config: ModelConfig, seed: int) -> HyenaDNA:

@@ -1,34 +1,30 @@
-"""One block: pre-norm half-blocks with a float32 residual.
+"""One block: two pre-norm half-blocks on a float32 residual, joined into one autograd function.
 
-    r <- r + operator(norm(r));  r <- r + mlp(norm(r))
+    r_in --operator half-block--> r_middle --MLP half-block--> r_out
+
+The function saves r_in and what the policy keeps, and recomputes the rest. It is applied inside Block.forward, the module
+whose children own the parameters: ZeRO-3 gathers and releases them by that.
 
 B batch, l local length, D width.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from hyena_ds.config.policy import Policy
 from hyena_ds.config.schema import ModelConfig
-from hyena_ds.model.filter import ImplicitFilter
-from hyena_ds.model.operator import HyenaOperator
-from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
-from hyena_ds.parallel.layout import Layout
+from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
+from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
+from hyena_ds.ops.layer_norm import NORM_EPSILON
 
-NORM_EPSILON = 1e-5
-
-
-class MLP(nn.Module):
-    """Two projections with a tanh-approximated GELU between them."""
-
-    def __init__(self, width: int, inner_width: int):
-        super().__init__()
-        self.up = nn.Linear(width, inner_width)
-        self.down = nn.Linear(inner_width, width)
-
-    def forward(self, x_BlD: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BlD), approximate="tanh"))
+_NOTHING_KEPT = Policy(False, False, False, False, False, False)
 
 
 class Block(nn.Module):
@@ -38,24 +34,126 @@ class Block(nn.Module):
         super().__init__()
         self.number = number
         self.dropout = config.residual_dropout
-        implicit_filter = ImplicitFilter(
-            config.width,
-            config.maximum_context,
-            config.filter_features,
-            config.filter_width,
-            config.filter_frequency,
-            config.filter_shift,
-        )
+        shape = FilterShape(config.width, config.maximum_context, config.filter_features, config.filter_shift)
+        implicit_filter = ImplicitFilter(shape, config.filter_width, config.filter_frequency)
         self.operator_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
         self.operator = HyenaOperator(config.width, implicit_filter)
         self.mlp_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
         self.mlp = MLP(config.width, config.mlp_width)
 
-    def forward(self, residual_BlD: Tensor, layout: Layout, dropout: DropoutKey | None) -> Tensor:
-        mixed_BlD = self.operator(self.operator_norm(residual_BlD), layout)
-        residual_BlD = residual_BlD + self._drop(mixed_BlD, dropout, 2 * self.number + 1, layout)
-        inner_BlD = self.mlp(self.mlp_norm(residual_BlD))
-        return residual_BlD + self._drop(inner_BlD, dropout, 2 * self.number + 2, layout)
+    def forward(self, residual_BlD: Tensor, run: ForwardPass) -> Tensor:
+        weights = (*self._operator_weights(), *self.operator.implicit_filter.weights(), *self._mlp_weights())
+        rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
+        # Inside the function autograd is always off, so whether there will be a backward is found out here.
+        policy = run.policy if torch.is_grad_enabled() else _NOTHING_KEPT
+        return _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)
 
-    def _drop(self, x_BlD: Tensor, key: DropoutKey | None, layer: int, layout: Layout) -> Tensor:
-        return keyed_dropout(x_BlD, self.dropout, key, layer, layout.offset)
+    def _operator_weights(self) -> OperatorWeights:
+        operator = self.operator
+        return OperatorWeights(
+            self.operator_norm.weight,
+            self.operator_norm.bias,
+            operator.in_projection.weight,
+            operator.in_projection.bias,
+            operator.short_filter.weight,
+            operator.short_filter.bias,
+            operator.skip,
+            operator.out_projection.weight,
+            operator.out_projection.bias,
+        )
+
+    def _mlp_weights(self) -> MLPWeights:
+        mlp, norm = self.mlp, self.mlp_norm
+        return MLPWeights(norm.weight, norm.bias, mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias)
+
+
+class _Spec:
+    """What one call of a block computes with, besides tensors of activations."""
+
+    def __init__(self, run: ForwardPass, number: int, dropout: float, shape: FilterShape, weights: tuple[Tensor, ...]):
+        self.run, self.number, self.dropout, self.shape = run, number, dropout, shape
+        operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
+        self.operator = OperatorWeights(*weights[:operator])
+        self.filter = FilterWeights(*weights[operator : operator + implicit])
+        self.mlp = MLPWeights(*weights[operator + implicit :])
+
+    def k_dL(self, keep: bool) -> Tensor:
+        """This step's filter, in channel layout."""
+        layout = self.run.layout
+
+        def evaluate() -> Tensor:
+            k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length)
+            return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
+
+        cache = self.run.filters
+        return cache.slot(self.number).get(evaluate, keep or cache.micro_steps > 1)
+
+    def filter_gradients(self) -> FilterWeights:
+        """In the step's last micro step, of all its micro steps; before it, zeros.
+
+        Zeros and not nothing: ZeRO-3 adds a gradient that first arrives in a later micro step to the step before.
+        """
+        if not self.run.filters.last:
+            return FilterWeights(*(torch.zeros_like(weight) for weight in self.filter))
+        layout = self.run.layout
+        dk_dL = self.run.filters.slot(self.number).take_gradient()
+        dk_Dl = layout.exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
+        return filter_gradients(self.shape, self.filter, layout.offset, dk_Dl)
+
+    def operator_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Kept]:
+        k_dL = self.k_dL(policy.keep_filter)
+        return operator_forward(r_BlD, self.operator, k_dL, self.run, 2 * self.number + 1, self.dropout, policy)
+
+    def mlp_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Tensor | None]:
+        return mlp_forward(r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, policy)
+
+    def operator_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Kept) -> tuple[Tensor, OperatorWeights]:
+        slot = self.run.filters.slot(self.number)
+        policy = self.run.policy
+        k_dL = self.k_dL(policy.keep_filter)
+        return operator_backward(
+            dr_BlD, r_BlD, self.operator, k_dL, slot, self.run, 2 * self.number + 1, self.dropout, policy, kept
+        )
+
+    def mlp_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Tensor | None) -> tuple[Tensor, MLPWeights]:
+        return mlp_backward(dr_BlD, r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, kept)
+
+
+class _BlockFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        r_BlD: Tensor,
+        policy: Policy,
+        run: ForwardPass,
+        number: int,
+        dropout: float,
+        shape: FilterShape,
+        *weights: Tensor,
+    ) -> Tensor:
+        spec = _Spec(run, number, dropout, shape, weights)
+        with torch.autocast(r_BlD.device.type, enabled=False):
+            middle_BlD, kept = spec.operator_forward(r_BlD, policy)
+            out_BlD, inner_BlI = spec.mlp_forward(middle_BlD, policy)
+        ctx.rest = (run, number, dropout, shape)
+        ctx.weights = len(weights)
+        middle = middle_BlD if policy.keep_middle else None
+        ctx.save_for_backward(*weights, r_BlD, middle, inner_BlI, kept.projected_BCm, kept.y_BDl, *kept.u_BgL)
+        return out_BlD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BlD: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        weights = saved[: ctx.weights]
+        r_BlD, middle_BlD, inner_BlI, projected_BCm, y_BDl, *u_BgL = saved[ctx.weights :]
+        run, number, dropout, shape = ctx.rest
+        spec = _Spec(run, number, dropout, shape, weights)
+        with torch.autocast(dout_BlD.device.type, enabled=False):
+            if middle_BlD is None:
+                middle_BlD, _ = spec.operator_forward(r_BlD, _NOTHING_KEPT)
+            dmiddle_BlD, mlp = spec.mlp_backward(dout_BlD, middle_BlD, inner_BlI)
+            kept = Kept(projected_BCm, y_BDl, tuple(u_BgL))
+            dr_BlD, operator = spec.operator_backward(dmiddle_BlD, r_BlD, kept)
+            implicit = spec.filter_gradients()
+        return dr_BlD, None, None, None, None, None, *operator, *implicit, *mlp

@@ -4,65 +4,187 @@
 
 A filter is a function of `maximum_context`, never of the input's length: shorter inputs use its prefix. A rank evaluates
 it on its own tokens. Everything here is float32 under any precision: a bf16 time axis has 1,781 distinct values of a
-million. Source: Hyena (arXiv 2302.10866) section 3.3, and the published HyenaFilter.
+million. Tokens go through in chunks, positions made on the fly, and backward evaluates again, so nothing of the MLP is
+ever kept. Source: Hyena (arXiv 2302.10866) section 3.3, and the published HyenaFilter.
 
-l local length, D width, E positional features, F width of the filter's MLP.
+l local length, c tokens of a chunk, D width, E positional features, F width of the filter's MLP.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
+_CHUNK_ELEMENTS = 1 << 18
+_DEVICE_CHUNK_ELEMENTS = 1 << 26
+_FEWEST_TOKENS = 64
+
+
+class FilterWeights(NamedTuple):
+    """Parameters of one filter."""
+
+    input_weight: Tensor
+    input_bias: Tensor
+    hidden1_weight: Tensor
+    hidden1_bias: Tensor
+    hidden2_weight: Tensor
+    hidden2_bias: Tensor
+    output_weight: Tensor
+    frequency: Tensor
+
+
+@dataclass(frozen=True)
+class FilterShape:
+    """What a filter is besides its parameters."""
+
+    width: int
+    maximum_context: int
+    features: int
+    shift: float
+    time_scale: float = 1.0
+    """Time of position n is n / (maximum_context - 1) x time_scale: 1, but for a filter that was extrapolated."""
 
 
 class ImplicitFilter(nn.Module):
-    """k_lD for positions offset .. offset + l of a filter that is defined over `maximum_context` positions."""
+    """k_Dl for positions offset .. offset + l of a filter that is defined over `maximum_context` positions."""
 
-    def __init__(
-        self, width: int, maximum_context: int, features: int, filter_width: int, frequency: float, shift: float
-    ):
+    def __init__(self, shape: FilterShape, filter_width: int, frequency: float):
         super().__init__()
-        self.width = width
-        self.maximum_context = maximum_context
-        self.features = features
-        self.shift = shift
-        self.input = nn.Linear(features, filter_width)
+        self.shape = shape
+        self.input = nn.Linear(shape.features, filter_width)
         self.hidden1 = nn.Linear(filter_width, filter_width)
         self.hidden2 = nn.Linear(filter_width, filter_width)
-        self.output = nn.Linear(filter_width, width, bias=False)
+        self.output = nn.Linear(filter_width, shape.width, bias=False)
         self.frequency = nn.Parameter(torch.full((1, filter_width), frequency))
 
     def forward(self, offset: int, length: int) -> Tensor:
-        """(length, D), float32. Raises ValueError beyond `maximum_context`."""
-        if offset + length > self.maximum_context:
-            raise ValueError(
-                f"positions up to {offset + length} were asked of a filter defined over {self.maximum_context}; "
-                "a longer context needs a model with a larger maximum_context"
-            )
-        with torch.autocast(self.frequency.device.type, enabled=False):
-            t_l1, z_lE = self.positions(offset, length)
-            h_lF = torch.sin(self.frequency * self.input(z_lE))
-            h_lF = torch.sin(self.frequency * self.hidden1(h_lF))
-            h_lF = torch.sin(self.frequency * self.hidden2(h_lF))
-            return self.output(h_lF) * (torch.exp(-t_l1 * self.decay_rates()) + self.shift)
+        """(D, length), float32, differentiable. Raises ValueError beyond `maximum_context`."""
+        return _Evaluate.apply(self.shape, offset, length, *self.weights())
 
-    def positions(self, offset: int, length: int) -> tuple[Tensor, Tensor]:
-        """Time t (length, 1) in 0..1 and features z (length, E), made in float64 and rounded once to float32."""
-        device = self.frequency.device
-        n_l1 = torch.arange(offset, offset + length, device=device, dtype=torch.float64).unsqueeze(1)
-        t_l1 = n_l1 / (self.maximum_context - 1)
-        bands = (self.features - 1) // 2
-        f_b = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=torch.float64)
-        angles_lb = f_b * (2.0 * math.pi * n_l1 / self.maximum_context)
-        z_lE = torch.cat((t_l1, torch.cos(angles_lb), -torch.sin(angles_lb)), dim=1)
-        return t_l1.float(), z_lE.float()
+    def weights(self) -> FilterWeights:
+        return FilterWeights(
+            self.input.weight,
+            self.input.bias,
+            self.hidden1.weight,
+            self.hidden1.bias,
+            self.hidden2.weight,
+            self.hidden2.bias,
+            self.output.weight,
+            self.frequency,
+        )
 
-    def decay_rates(self) -> Tensor:
-        """|delta| (D,): from slow to fast decay over the channels."""
-        slow, fast = math.log(_DECAY_TARGET) / _SLOW_DECAY, math.log(_DECAY_TARGET) / _FAST_DECAY
-        device = self.frequency.device
-        return torch.linspace(slow, fast, self.width, device=device, dtype=torch.float64).abs().float()
+
+class _Evaluate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shape: FilterShape, offset: int, length: int, *weights: Tensor) -> Tensor:
+        ctx.shape, ctx.offset = shape, offset
+        ctx.save_for_backward(*weights)
+        return evaluate_filter(shape, FilterWeights(*weights), offset, length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dk_Dl: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, *filter_gradients(ctx.shape, FilterWeights(*ctx.saved_tensors), ctx.offset, dk_Dl)
+
+
+def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:
+    """k (D, length), float32, without a graph. Raises ValueError beyond the maximum context."""
+    if offset + length > shape.maximum_context:
+        raise ValueError(
+            f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
+            "a longer context needs a model with a larger maximum_context"
+        )
+    k_Dl = torch.empty((shape.width, length), device=weights.frequency.device)
+    with torch.autocast(k_Dl.device.type, enabled=False):
+        for chunk in _chunks(shape, weights, offset, length):
+            h_Fc = chunk.z_Ec
+            for weight, bias in _sine_layers(weights):
+                h_Fc = torch.addmm(bias.unsqueeze(1), weight, h_Fc).mul_(weights.frequency.view(-1, 1)).sin_()
+            torch.mul(torch.mm(weights.output_weight, h_Fc), chunk.window_Dc, out=k_Dl[:, chunk.here])
+    return k_Dl
+
+
+def filter_gradients(shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor) -> FilterWeights:
+    """Gradients of the parameters for the gradient `dk_Dl` of the filter at positions offset .. offset + l."""
+    gradients = FilterWeights(*(torch.zeros_like(weight) for weight in weights))
+    frequency_F1 = weights.frequency.view(-1, 1)
+    dfrequency_F = gradients.frequency.view(-1)
+    sine_gradients = list(_sine_layers(gradients))
+    with torch.autocast(dk_Dl.device.type, enabled=False):
+        for chunk in _chunks(shape, weights, offset, dk_Dl.shape[1]):
+            inputs, sums = [chunk.z_Ec], []
+            for weight, bias in _sine_layers(weights):
+                sums.append(torch.addmm(bias.unsqueeze(1), weight, inputs[-1]))
+                inputs.append(torch.mul(sums[-1], frequency_F1).sin_())
+            dh_Dc = dk_Dl[:, chunk.here] * chunk.window_Dc
+            gradients.output_weight.addmm_(dh_Dc, inputs[-1].t())
+            dh_Fc = torch.mm(weights.output_weight.t(), dh_Dc)
+            for layer in (2, 1, 0):
+                # sin(f a), a = W h + b: with s = dh cos(f a), df = sum of s a and da = f s
+                s_Fc = dh_Fc.mul_(torch.mul(sums[layer], frequency_F1).cos_())
+                dfrequency_F += torch.mul(s_Fc, sums[layer]).sum(1)
+                da_Fc = s_Fc.mul_(frequency_F1)
+                dweight, dbias = sine_gradients[layer]
+                dweight.addmm_(da_Fc, inputs[layer].t())
+                dbias += da_Fc.sum(1)
+                if layer:
+                    dh_Fc = torch.mm(list(_sine_layers(weights))[layer][0].t(), da_Fc)
+    return gradients
+
+
+def positional_features(shape: FilterShape, first: int, length: int, device: torch.device) -> Tensor:
+    """z (E, length): time, then cosines and minus sines of the bands, made in float64 and rounded once to float32."""
+    n_l = torch.arange(first, first + length, device=device, dtype=torch.float64)
+    bands = (shape.features - 1) // 2
+    f_b1 = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=torch.float64).unsqueeze(1)
+    angles_bl = f_b1 * (n_l * (2.0 * math.pi * shape.time_scale / shape.maximum_context))
+    t_1l = (n_l * (shape.time_scale / (shape.maximum_context - 1))).unsqueeze(0)
+    return torch.cat((t_1l, angles_bl.cos(), angles_bl.sin_().neg_())).float()
+
+
+def decay_rates(width: int, device: torch.device) -> Tensor:
+    """|delta| (D,), float64: from slow to fast decay over the channels."""
+    slow, fast = math.log(_DECAY_TARGET) / _SLOW_DECAY, math.log(_DECAY_TARGET) / _FAST_DECAY
+    return torch.linspace(slow, fast, width, device=device, dtype=torch.float64).abs()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    here: slice
+    """Of the tokens that were asked for."""
+    z_Ec: Tensor
+    window_Dc: Tensor
+
+
+def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Iterator[_Chunk]:
+    """Features and window of a few thousand tokens at a time.
+
+    exp(-(t0 + t) delta) = exp(-t0 delta) exp(-t delta): the second factor is the same in every chunk.
+    """
+    device = weights.frequency.device
+    elements = _CHUNK_ELEMENTS if device.type == "cpu" else _DEVICE_CHUNK_ELEMENTS
+    size = min(length, max(_FEWEST_TOKENS, elements // max(shape.width, weights.input_bias.numel())))
+    decay_D1 = decay_rates(shape.width, device).unsqueeze(1) * (shape.time_scale / (shape.maximum_context - 1))
+    within_Dc = torch.exp(-decay_D1 * torch.arange(size, device=device, dtype=torch.float64)).float()
+    for start in range(0, length, size):
+        c = min(size, length - start)
+        before_D1 = torch.exp(-decay_D1 * (offset + start)).float()
+        window_Dc = torch.mul(within_Dc[:, :c], before_D1)
+        if shape.shift:
+            window_Dc += shape.shift
+        yield _Chunk(slice(start, start + c), positional_features(shape, offset + start, c, device), window_Dc)
+
+
+def _sine_layers(weights: FilterWeights) -> tuple[tuple[Tensor, Tensor], ...]:
+    return (
+        (weights.input_weight, weights.input_bias),
+        (weights.hidden1_weight, weights.hidden1_bias),
+        (weights.hidden2_weight, weights.hidden2_bias),
+    )

@@ -1,38 +1,66 @@
-"""The Hyena operator of order 2: the only part of the model that looks along the sequence.
+"""The Hyena operator's half-block: the only part of the model that looks along the sequence.
 
-    u --projection--> p --short filter--> x0, x1, v;  v x1 --long convolution--> y;  out projection(y x0)
+    r --norm--> x --projection--> p --short filter--> x0, x1, v
+    u = v x1;  y = long convolution(u, k) + skip u;  r <- r + dropout(out projection(y x0))
 
 Its two looks to the left are the halo of the short filter and the long convolution; both go through `Layout.exchange`.
-Gates and the skip term stay on the token shard. Source: reference operator of the published HyenaDNA, order [x0, x1, v].
+Projections and gates run in tiles of tokens that stay in cache and write channel-major rows, so nothing is transposed;
+the convolution runs in groups of channels, whose exchange overlaps the transforms. Forward and backward are plain
+functions, which Block (block.py) joins into one autograd function. Source: the published HyenaOperator of order 2, order
+[x0, x1, v].
 
-B batch, l local length, L context length, D width, d = D / sequence-parallel size.
+B batch, l local length, L context length, D width, C = 3 D, g some channels, n tokens of a tile, m = n + 2.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import ImplicitFilter
-from hyena_ds.ops.fft_convolution import causal_convolution
-from hyena_ds.ops.short_convolution import HALO, short_convolution
-from hyena_ds.parallel.layout import Layout
+from hyena_ds.model.filter_cache import FilterSlot
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
+from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
+from hyena_ds.ops.products import add_product, to_channels, to_tokens
+from hyena_ds.ops.short_convolution import (
+    HALO,
+    short_convolution,
+    short_convolution_to_input,
+    short_convolution_to_weight,
+)
+from hyena_ds.ops.tiles import Tile, tiles
+
+
+class OperatorWeights(NamedTuple):
+    """Parameters of the half-block but for the implicit filter's."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    in_weight: Tensor
+    in_bias: Tensor
+    short_weight: Tensor
+    short_bias: Tensor
+    skip: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
 
 
 class ShortFilter(nn.Module):
-    """Depth-wise 3-tap causal convolution; parameters as in a grouped Conv1d."""
+    """Parameters of the depth-wise 3-tap causal convolution, as in a grouped Conv1d."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, HALO + 1))
         self.bias = nn.Parameter(torch.empty(channels))
 
-    def forward(self, halo_B2C: Tensor, x_BlC: Tensor) -> Tensor:
-        return short_convolution(halo_B2C, x_BlC, self.weight, self.bias)
-
 
 class HyenaOperator(nn.Module):
-    """(B, l, D) -> (B, l, D), causal over the whole sequence of the layout."""
+    """Parameters of the operator."""
 
     def __init__(self, width: int, implicit_filter: ImplicitFilter):
         super().__init__()
@@ -42,18 +70,222 @@ class HyenaOperator(nn.Module):
         self.skip = nn.Parameter(torch.empty(width))
         self.out_projection = nn.Linear(width, width)
 
-    def forward(self, u_BlD: Tensor, layout: Layout) -> Tensor:
-        exchange = layout.exchange
-        halo_B2D = exchange.halo(u_BlD, HALO)
-        p = self.in_projection(torch.cat((halo_B2D, u_BlD), dim=1))
-        halo_B2C, p_BlC = p.split((HALO, u_BlD.shape[1]), dim=1)
-        # Before the first token the short filter sees zeros, not projected zeros. Multiplied rather than replaced:
-        # every rank keeps the halo in its graph, so that all of them run its backward.
-        halo_B2C = halo_B2C * float(layout.offset > 0)
-        x0_BlD, x1_BlD, v_BlD = self.short_filter(halo_B2C, p_BlC).chunk(3, dim=-1)
-        v_BlD = v_BlD * x1_BlD
-        k_1lD = self.implicit_filter(layout.offset, layout.local_length).unsqueeze(0)
-        k_dL = exchange.to_channels(k_1lD).squeeze(0)
-        y_BdL = causal_convolution(exchange.to_channels(v_BlD), k_dL)
-        y_BlD = exchange.to_tokens(y_BdL) + self.skip * v_BlD
-        return self.out_projection(y_BlD * x0_BlD)
+
+class Kept(NamedTuple):
+    """What of a forward pass lives until backward, as the policy says."""
+
+    projected_BCm: Tensor | None = None
+    y_BDl: Tensor | None = None
+    u_BgL: tuple[Tensor, ...] = ()
+    """The convolution's input in channel layout, a tensor a group of channels."""
+
+
+def operator_forward(
+    r_BlD: Tensor, weights: OperatorWeights, k_dL: Tensor, run: ForwardPass, layer: int, dropout: float, policy: Policy
+) -> tuple[Tensor, Kept]:
+    """(the residual after the half-block, what `policy` keeps). Collective over the sequence-parallel group."""
+    B, l, D = r_BlD.shape
+    project = _Projection(r_BlD, weights, run)
+    projected_BCm = _projections_like(r_BlD) if policy.keep_projections else None
+    x0_BDl, u_BDl = r_BlD.new_empty((B, D, l)), r_BlD.new_empty((B, D, l))
+    for tile in project.tiles_with_the_first_last():
+        p_BCm = project(tile)
+        if projected_BCm is not None:
+            projected_BCm[_columns(tile, HALO)] = p_BCm
+        x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+        x0_BDl[_columns(tile)] = x0
+        torch.mul(x1, v, out=u_BDl[_columns(tile)])
+    y_BDl = torch.empty_like(u_BDl) if policy.keep_convolution else u_BDl
+    u_groups: list[Tensor] = []
+    skip_d1 = weights.skip[run.layout.exchange.own_channels(D)].unsqueeze(1)
+
+    def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
+        if policy.keep_convolution:
+            u_groups.append(u_BgL)
+        return (causal_convolution(u_BgL, k_dL[channels]).addcmul_(u_BgL, skip_d1[channels]),)
+
+    run.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, run))
+    out_BlD = torch.empty_like(r_BlD)
+    out_weight = weights.out_weight.to(run.compute_dtype)
+    for tile in project.tiles():
+        z_BDn = torch.mul(y_BDl[_columns(tile)], x0_BDl[_columns(tile)])
+        mixed_BnD = to_tokens(z_BDn.to(run.compute_dtype), out_weight.t()).add_(weights.out_bias)
+        torch.add(r_BlD[_rows(tile)], run.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[_rows(tile)])
+    return out_BlD, Kept(projected_BCm, y_BDl if policy.keep_convolution else None, tuple(u_groups))
+
+
+def operator_backward(
+    dout_BlD: Tensor,
+    r_BlD: Tensor,
+    weights: OperatorWeights,
+    k_dL: Tensor,
+    slot: FilterSlot,
+    run: ForwardPass,
+    layer: int,
+    dropout: float,
+    policy: Policy,
+    kept: Kept,
+) -> tuple[Tensor, OperatorWeights]:
+    """(gradient of r, gradients of the parameters); the filter's is added to `slot`. Collective, as forward."""
+    B, l, D = r_BlD.shape
+    gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
+    project = _Projection(r_BlD, weights, run)
+    projected_BCm = kept.projected_BCm
+    hold = projected_BCm is None and policy.hold_projections
+    if hold:
+        projected_BCm = _projections_like(r_BlD)
+    u_BDl = None if kept.u_BgL else r_BlD.new_empty((B, D, l))
+    dy_BDl = r_BlD.new_empty((B, D, l))
+    out_weight = weights.out_weight.to(run.compute_dtype)
+
+    def output_gradient(tile: Tile) -> tuple[Tensor, Tensor]:
+        """Of the out projection's output (B, n, D) and input (B, D, n)."""
+        dmixed_BnD = run.drop(dout_BlD[_rows(tile)], tile, layer, dropout).to(run.compute_dtype)
+        return dmixed_BnD, to_channels(out_weight.t(), dmixed_BnD)
+
+    for tile in project.tiles_with_the_first_last():
+        if hold or projected_BCm is None:
+            p_BCm = project(tile)
+            if projected_BCm is not None:
+                projected_BCm[_columns(tile, HALO)] = p_BCm
+        else:
+            p_BCm = projected_BCm[_columns(tile, HALO)]
+        if u_BDl is not None:
+            x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+            torch.mul(x1, v, out=u_BDl[_columns(tile)])
+        else:
+            x0 = short_convolution(p_BCm[:, :D], weights.short_weight[:D], weights.short_bias[:D])
+        torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[_columns(tile)])
+
+    y_BDl, du_BDl = _convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, run, kept)
+
+    dr_BlD = torch.empty_like(r_BlD)
+    in_weight = weights.in_weight.to(run.compute_dtype)
+    right_BC2 = None
+    before_BC2 = None
+    for tile in project.tiles():
+        p_BCm = project(tile) if projected_BCm is None else projected_BCm[_columns(tile, HALO)]
+        x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+        dmixed_BnD, dz_BDn = output_gradient(tile)
+        y, du = y_BDl[_columns(tile)], du_BDl[_columns(tile)]
+        z_BDn = torch.mul(y, x0).to(run.compute_dtype)
+        add_product(gradients.out_weight, dmixed_BnD.mT, z_BDn.mT)
+        gradients.out_bias.add_(dmixed_BnD.sum((0, 1), dtype=torch.float32))
+        dq_BCn = torch.cat((dz_BDn.mul_(y), torch.mul(du, v), torch.mul(du, x1)), dim=1)
+        dweight, dbias = short_convolution_to_weight(dq_BCn, p_BCm)
+        gradients.short_weight.add_(dweight)
+        gradients.short_bias.add_(dbias)
+        # A token's projection is used by itself and the two after it: tiles hand their last two on.
+        if tile.first == 0:
+            head_BC2 = dq_BCn[..., :HALO] if l >= HALO else F.pad(dq_BCn, (0, HALO - l))
+            right_BC2 = run.layout.exchange.from_right(head_BC2)
+            dq_BCm, begin = dq_BCn, 0
+        else:
+            dq_BCm, begin = torch.cat((before_BC2, dq_BCn), dim=-1), tile.first - HALO  # type: ignore[arg-type]
+        before_BC2 = dq_BCn[..., -HALO:]
+        if tile.last == l:
+            assert right_BC2 is not None
+            dq_BCm = torch.cat((dq_BCm, right_BC2.wait()), dim=-1)
+        complete = Tile(tile.rows, begin, begin + dq_BCm.shape[-1] - HALO)
+        dp_BCn = short_convolution_to_input(dq_BCm, weights.short_weight)
+        gradients.in_bias.add_(dp_BCn.sum((0, 2)))
+        dp_BCn = dp_BCn.to(run.compute_dtype)
+        normed = layer_norm(r_BlD[_rows(complete)], weights.norm_weight, weights.norm_bias)
+        add_product(gradients.in_weight, dp_BCn, normed.x.to(run.compute_dtype))
+        dx_BnD = to_tokens(dp_BCn, in_weight)
+        dr, dweight, dbias = layer_norm_backward(
+            dx_BnD, r_BlD[_rows(complete)], normed, weights.norm_weight, weights.norm_bias
+        )
+        gradients.norm_weight.add_(dweight)
+        gradients.norm_bias.add_(dbias)
+        torch.add(dout_BlD[_rows(complete)], dr, out=dr_BlD[_rows(complete)])
+    return dr_BlD, gradients
+
+
+def _convolution_backward(
+    dy_BDl: Tensor,
+    u_BDl: Tensor | None,
+    k_dL: Tensor,
+    skip_D: Tensor,
+    dskip_D: Tensor,
+    slot: FilterSlot,
+    run: ForwardPass,
+    kept: Kept,
+) -> tuple[Tensor, Tensor]:
+    """(y, du); du overwrites dy, and y, where it was not kept, u."""
+    own = run.layout.exchange.own_channels(skip_D.shape[0])
+    skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
+    at_once = _at_once(dy_BDl, run)
+    slot.begin_gradient(k_dL)
+
+    def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
+        again = u_BgL is not None
+        u_BgL = kept.u_BgL[channels.start // at_once] if u_BgL is None else u_BgL
+        du_BgL, dk_gL, y_BgL = causal_convolution_backward(dy_BgL, u_BgL, k_dL[channels], again)
+        slot.add_gradient(channels, dk_gL)
+        dskip_d[channels] = torch.linalg.vecdot(dy_BgL, u_BgL).sum(0)
+        du_BgL.addcmul_(dy_BgL, skip_d1[channels])
+        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL.addcmul_(u_BgL, skip_d1[channels]))
+
+    buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
+    run.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
+    y_BDl = kept.y_BDl if u_BDl is None else u_BDl
+    assert y_BDl is not None
+    return y_BDl, dy_BDl
+
+
+class _Projection:
+    """p of a tile and its two predecessors; those before the first tile come from the left neighbour.
+
+    They are asked for at once, and waited for by the tile that needs them.
+    """
+
+    def __init__(self, r_BlD: Tensor, weights: OperatorWeights, run: ForwardPass):
+        B, l, D = r_BlD.shape
+        self._r_BlD, self._weights, self._run = r_BlD, weights, run
+        self._in_weight = weights.in_weight.to(run.compute_dtype)
+        tail_B2D = r_BlD.new_zeros((B, HALO, D))
+        tail_B2D[:, -l:] = r_BlD[:, -HALO:]
+        self._halo = run.layout.exchange.from_left(tail_B2D)
+
+    def tiles(self) -> list[Tile]:
+        B, l, D = self._r_BlD.shape
+        return list(tiles(B, l, 4 * D, self._r_BlD.device))
+
+    def tiles_with_the_first_last(self) -> list[Tile]:
+        """The tiles that need the neighbour's tokens are done when these have had time to arrive."""
+        return sorted(self.tiles(), key=lambda tile: tile.first == 0)
+
+    def __call__(self, tile: Tile) -> Tensor:
+        """(B, C, n + 2), float32."""
+        if tile.first:
+            r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
+        else:
+            r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[_rows(tile)]), dim=1)
+        x_BmD = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias).x
+        p_BCm = to_channels(self._in_weight, x_BmD.to(self._run.compute_dtype))
+        p_BCm.add_(self._weights.in_bias.unsqueeze(1))
+        if tile.first == 0 and self._run.layout.offset == 0:
+            # Before the first token the short filter sees zeros, not projected zeros.
+            p_BCm[..., :HALO] = 0.0
+        return p_BCm
+
+
+def _at_once(x_BDl: Tensor, run: ForwardPass) -> int:
+    B, D, _ = x_BDl.shape
+    return channels_at_once(B, D // run.layout.exchange.size, run.layout.context_length, x_BDl.device)
+
+
+def _projections_like(r_BlD: Tensor) -> Tensor:
+    B, l, D = r_BlD.shape
+    return r_BlD.new_empty((B, 3 * D, l + HALO))
+
+
+def _rows(tile: Tile) -> tuple[slice, slice]:
+    """A tile of a token-major tensor."""
+    return tile.rows, slice(tile.first, tile.last)
+
+
+def _columns(tile: Tile, more: int = 0) -> tuple[slice, slice, slice]:
+    """A tile of a channel-major tensor, with `more` columns when the tensor has as many in front."""
+    return tile.rows, slice(None), slice(tile.first, tile.last + more)

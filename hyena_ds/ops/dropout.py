@@ -25,6 +25,10 @@ class DropoutKey:
     samples_B: Tensor
     """Number of each sequence within the step's global batch (int64, on the activations' device)."""
 
+    def of(self, rows: slice) -> DropoutKey:
+        """The key of some of the sequences."""
+        return DropoutKey(self.seed, self.step, self.samples_B[rows])
+
 
 def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, layer: int, offset: int) -> Tensor:
     """Zero elements with `probability` and scale the rest by 1 / (1 - probability).

@@ -1,25 +1,29 @@
-"""Causal long convolution by FFT, with a backward written by hand.
+"""Causal long convolution by real FFTs, forward and backward, on as many channels as the caller gives.
 
-    y[t] = sum over s <= t of k[s] u[t - s]          u_BdL, k_dL -> y_BdL
+    y[t] = sum over s <= t of k[s] u[t - s]          u_BgL, k_gL -> y_BgL
 
-Autograd's backward of rfft runs a complex FFT of twice the length; here every transform is real. Only the inputs are
-kept for backward. Channels go through in groups, so that the spectra in flight stay small.
+Autograd's backward of rfft runs a complex FFT of twice the length; here every transform is real. Nothing is kept: what
+backward needs is transformed again, which costs no more than what autograd does with everything kept.
 
-B batch, d channels, L context length.
+B batch, g channels, L context length, n FFT length.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-_GROUP_ELEMENTS = 1 << 22
-"""Elements of the padded signal that one group of channels may hold."""
+_GROUP_ELEMENTS = 1 << 23
+"""Elements of the padded signal that one group of channels should hold on a CPU (32 MiB)."""
+_DEVICE_GROUP_ELEMENTS = 1 << 26
+_FEWEST_TRANSFORMS = 8
+"""On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
+_MOST_CHANNELS = 64
 
 
+@lru_cache
 def good_fft_length(minimum: int) -> int:
     """The smallest 2^a 3^b 5^c that is at least `minimum`: other lengths cost an FFT 6 to 8 times as much."""
     best = 1
@@ -38,46 +42,39 @@ def good_fft_length(minimum: int) -> int:
     return best
 
 
-def causal_convolution(u_BdL: Tensor, k_dL: Tensor) -> Tensor:
-    """Linear causal convolution of every channel with its own filter, in float32 whatever the autocast state.
+def fft_length(context_length: int) -> int:
+    """Points of the transforms: at least 2L - 1, so that nothing wraps into the first L."""
+    return good_fft_length(2 * context_length - 1)
 
-    u_BdL and k_dL are float32; the result has the shape of u_BdL. The FFT has at least 2L - 1 points, so nothing wraps
-    into the first L.
+
+def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device) -> int:
+    """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
+    elements = _GROUP_ELEMENTS if device.type == "cpu" else _DEVICE_GROUP_ELEMENTS
+    transforms = max(_FEWEST_TRANSFORMS, elements // fft_length(context_length))
+    return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
+
+
+def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
+    """y of the shape of u; all float32. The result may be a view of a longer tensor."""
+    L = u_BgL.shape[-1]
+    n = fft_length(L)
+    spectrum = torch.fft.rfft(u_BgL, n=n).mul_(torch.fft.rfft(k_gL, n=n))
+    return torch.fft.irfft(spectrum, n=n)[..., :L]
+
+
+def causal_convolution_backward(
+    dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three.
+
+    Backward of a convolution is a correlation: the conjugate spectrum.
     """
-    return _CausalConvolution.apply(u_BdL.float(), k_dL.float())
-
-
-class _CausalConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u_BdL: Tensor, k_dL: Tensor) -> Tensor:
-        ctx.save_for_backward(u_BdL, k_dL)
-        L = u_BdL.shape[-1]
-        n = good_fft_length(2 * L - 1)
-        y_BdL = torch.empty_like(u_BdL, memory_format=torch.contiguous_format)
-        for c in _channel_groups(u_BdL, n):
-            spectrum = torch.fft.rfft(u_BdL[:, c], n=n).mul_(torch.fft.rfft(k_dL[c], n=n))
-            y_BdL[:, c] = torch.fft.irfft(spectrum, n=n)[..., :L]
-        return y_BdL
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy_BdL: Tensor) -> tuple[Tensor, Tensor]:
-        u_BdL, k_dL = ctx.saved_tensors
-        L = u_BdL.shape[-1]
-        n = good_fft_length(2 * L - 1)
-        du_BdL = torch.empty_like(u_BdL, memory_format=torch.contiguous_format)
-        dk_dL = torch.empty_like(k_dL, memory_format=torch.contiguous_format)
-        for c in _channel_groups(u_BdL, n):
-            # Backward of a convolution is a correlation: the conjugate spectrum.
-            dY = torch.fft.rfft(dy_BdL[:, c], n=n)
-            U = torch.fft.rfft(u_BdL[:, c], n=n)
-            dk_dL[c] = torch.fft.irfft(U.conj_physical_().mul_(dY).sum(0), n=n)[..., :L]
-            K = torch.fft.rfft(k_dL[c], n=n)
-            du_BdL[:, c] = torch.fft.irfft(dY.mul_(K.conj_physical_()), n=n)[..., :L]
-        return du_BdL, dk_dL
-
-
-def _channel_groups(u_BdL: Tensor, n: int) -> list[slice]:
-    B, d, _ = u_BdL.shape
-    size = max(1, _GROUP_ELEMENTS // (B * n))
-    return [slice(start, min(start + size, d)) for start in range(0, d, size)]
+    L = u_BgL.shape[-1]
+    n = fft_length(L)
+    U, K = torch.fft.rfft(u_BgL, n=n), torch.fft.rfft(k_gL, n=n)
+    y_BgL = torch.fft.irfft(U * K, n=n)[..., :L] if again else None
+    dY = torch.fft.rfft(dy_BgL, n=n)
+    dk_gL = torch.fft.irfft(U.conj_physical_().mul_(dY).sum(0), n=n)[..., :L]
+    del U
+    du_BgL = torch.fft.irfft(dY.mul_(K.conj_physical_()), n=n)[..., :L]
+    return du_BgL, dk_gL, y_BgL

@@ -1,10 +1,10 @@
-"""The 3-tap causal depth-wise convolution, on token-major activations.
+"""The 3-tap causal depth-wise convolution of a tile, channel-major, and its backward.
 
-    y[t] = w[0] x[t-2] + w[1] x[t-1] + w[2] x[t] + b        x_BlC with its two predecessors (halo_B2C) -> y_BlC
+    q[t] = w[0] p[t-2] + w[1] p[t-1] + w[2] p[t] + b        p_BCm with its two predecessors (m = n + 2) -> q_BCn
 
-Three multiply-adds over shifted views are faster than a general convolution and need no transpose.
+Three multiply-adds over shifted views are faster than a general convolution.
 
-B batch, l local length, C channels.
+B batch, C channels, n tokens of the tile.
 """
 
 from __future__ import annotations
@@ -16,11 +16,25 @@ HALO = 2
 """Tokens of the left neighbour that a token needs: taps - 1."""
 
 
-def short_convolution(halo_B2C: Tensor, x_BlC: Tensor, weight_C13: Tensor, bias_C: Tensor) -> Tensor:
-    """Weights as in the published `short_filter`: (C, 1, 3), the last tap for the token itself."""
-    length = x_BlC.shape[1]
-    x = torch.cat((halo_B2C, x_BlC), dim=1)
-    w0, w1, w2 = weight_C13[:, 0].unbind(-1)
-    y_BlC = torch.addcmul(bias_C, x[:, 2:], w2)
-    y_BlC = torch.addcmul(y_BlC, x[:, 1 : length + 1], w1)
-    return torch.addcmul(y_BlC, x[:, :length], w0)
+def short_convolution(p_BCm: Tensor, weight_C13: Tensor, bias_C: Tensor) -> Tensor:
+    """(B, C, n + 2) -> (B, C, n). Weights as in the published `short_filter`, the last tap for the token itself."""
+    w0, w1, w2 = weight_C13.unbind(-1)
+    n = p_BCm.shape[-1] - HALO
+    q_BCn = torch.mul(p_BCm[..., 2:], w2)
+    q_BCn.addcmul_(p_BCm[..., 1 : n + 1], w1).addcmul_(p_BCm[..., :n], w0)
+    return q_BCn.add_(bias_C.unsqueeze(-1))
+
+
+def short_convolution_to_input(dq_BCm: Tensor, weight_C13: Tensor) -> Tensor:
+    """Gradient of the inputs: dp[t] = w[2] dq[t] + w[1] dq[t+1] + w[0] dq[t+2]; (B, C, n + 2) -> (B, C, n)."""
+    w0, w1, w2 = weight_C13.unbind(-1)
+    n = dq_BCm.shape[-1] - HALO
+    dp_BCn = torch.mul(dq_BCm[..., :n], w2)
+    return dp_BCn.addcmul_(dq_BCm[..., 1 : n + 1], w1).addcmul_(dq_BCm[..., 2:], w0)
+
+
+def short_convolution_to_weight(dq_BCn: Tensor, p_BCm: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight (C, 1, 3) and bias (C): dw[j] = sum over t of dq[t] p[t-2+j]."""
+    n = dq_BCn.shape[-1]
+    taps = [torch.mul(dq_BCn, p_BCm[..., j : j + n]).sum((0, 2)) for j in range(HALO + 1)]
+    return torch.stack(taps, dim=-1).unsqueeze(1), dq_BCn.sum((0, 2))

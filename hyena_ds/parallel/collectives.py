@@ -1,15 +1,17 @@
-"""All-to-all between token layout and channel layout, and the halo, as differentiable collectives.
+"""Asynchronous exchanges of a sequence-parallel group: started now, waited for when the result is needed.
 
-    x_BlD --tokens_to_channels--> x_BdL        every rank gives all channels of its tokens, and gets its channels of
-    y_BdL --channels_to_tokens--> y_BlD        all tokens; each is the other's backward
+    start_all_to_all     every rank sends piece q to rank q
+    start_shift          every rank's rows go to a neighbour
 
-Buffers are contiguous: gloo fills a non-contiguous output wrongly, without an error.
+Buffers are contiguous: gloo fills a non-contiguous output wrongly, without an error. Every exchange is issued by the
+calling thread, so all ranks issue them in the same order.
 
-B batch, D width, L context length, P sequence-parallel size, l = L / P, d = D / P.
+P sequence-parallel size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,84 +19,50 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def tokens_to_channels(x_BlD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """(B, l, D) on each rank -> (B, d, L). Collective over `group`, in forward and in backward."""
-    return _TokensToChannels.apply(x_BlD, group)
+@dataclass
+class Traffic:
+    """What a rank has sent to others; a benchmark hands one in and reads it."""
+
+    bytes_sent: int = 0
 
 
-def channels_to_tokens(y_BdL: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """(B, d, L) on each rank -> (B, l, D). Collective over `group`, in forward and in backward."""
-    return _ChannelsToTokens.apply(y_BdL, group)
+@dataclass
+class Pending:
+    """A tensor on its way. The sent buffer is held until it has arrived."""
+
+    _received: Tensor
+    _sent: Tensor | None = None
+    _work: Any = None
+
+    def wait(self) -> Tensor:
+        """The tensor, once it is here."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = self._sent = None
+        return self._received
 
 
-def shift_right(tail_BhD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Every rank's tail goes to its right neighbour; the first rank receives zeros. Collective; backward shifts left."""
-    return _ShiftRight.apply(tail_BhD, group)
+def start_all_to_all(pieces_P: Tensor, group: dist.ProcessGroup) -> Pending:
+    """Piece q of the first dim goes to rank q of `group`; piece q of the result came from rank q. Collective."""
+    sent = pieces_P.contiguous()
+    received = torch.empty_like(sent, memory_format=torch.contiguous_format)
+    return Pending(received, sent, dist.all_to_all_single(received, sent, group=group, async_op=True))
 
 
-class _TokensToChannels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BlD: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _to_channels(x_BlD, group)
-
-    @staticmethod
-    def backward(ctx: Any, dx_BdL: Tensor) -> tuple[Tensor, None]:
-        return _to_tokens(dx_BdL, ctx.group), None
-
-
-class _ChannelsToTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y_BdL: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _to_tokens(y_BdL, group)
-
-    @staticmethod
-    def backward(ctx: Any, dy_BlD: Tensor) -> tuple[Tensor, None]:
-        return _to_channels(dy_BlD, ctx.group), None
-
-
-class _ShiftRight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tail_BhD: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _shift(tail_BhD, group, 1)
-
-    @staticmethod
-    def backward(ctx: Any, dhalo_BhD: Tensor) -> tuple[Tensor, None]:
-        return _shift(dhalo_BhD, ctx.group, -1), None
-
-
-def _to_channels(x_BlD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    B, l, D = x_BlD.shape
-    P = dist.get_world_size(group)
-    send_PBdl = x_BlD.reshape(B, l, P, D // P).permute(2, 0, 3, 1).contiguous()
-    receive_PBdl = torch.empty_like(send_PBdl)
-    dist.all_to_all_single(receive_PBdl, send_PBdl, group=group)
-    return receive_PBdl.permute(1, 2, 0, 3).reshape(B, D // P, P * l)
-
-
-def _to_tokens(y_BdL: Tensor, group: dist.ProcessGroup) -> Tensor:
-    B, d, L = y_BdL.shape
-    P = dist.get_world_size(group)
-    send_PBdl = y_BdL.reshape(B, d, P, L // P).permute(2, 0, 1, 3).contiguous()
-    receive_PBdl = torch.empty_like(send_PBdl)
-    dist.all_to_all_single(receive_PBdl, send_PBdl, group=group)
-    return receive_PBdl.permute(1, 3, 0, 2).reshape(B, L // P, P * d)
-
-
-def _shift(rows_BhD: Tensor, group: dist.ProcessGroup, step: int) -> Tensor:
-    """Send to the rank `step` places to the right (left if negative); what has no sender is zero."""
+def start_shift(rows_B: Tensor, group: dist.ProcessGroup, step: int) -> Pending:
+    """Rows go to the rank `step` places to the right (left if negative); what has no sender is zero. Collective."""
     P, index = dist.get_world_size(group), dist.get_rank(group)
     to, source = index + step, index - step
-    batch = rows_BhD.shape[0]
-    send = rows_BhD.contiguous() if 0 <= to < P else rows_BhD.new_empty((0, *rows_BhD.shape[1:]))
-    receive = rows_BhD.new_empty((batch if 0 <= source < P else 0, *rows_BhD.shape[1:]))
-    dist.all_to_all_single(
-        receive,
-        send,
+    batch = rows_B.shape[0]
+    sends, receives = 0 <= to < P, 0 <= source < P
+    sent = rows_B.contiguous() if sends else rows_B.new_empty((0, *rows_B.shape[1:]))
+    received = torch.zeros_like(rows_B, memory_format=torch.contiguous_format)
+    work = dist.all_to_all_single(
+        received if receives else received[:0],
+        sent,
         output_split_sizes=[batch if rank == source else 0 for rank in range(P)],
         input_split_sizes=[batch if rank == to else 0 for rank in range(P)],
         group=group,
+        async_op=True,
     )
-    return receive if receive.shape[0] else torch.zeros_like(rows_BhD)
+    return Pending(received, sent, work)

@@ -2,38 +2,124 @@
 
 A `Layout` is passed to every forward; no module stores it, so one engine serves every context stage.
 
-B batch, D width, L context length, P sequence-parallel size, l = L / P, d = D / P.
+    x_BDl --all-to-all, some channels at a time--> x_BgL --work--> y_BgL --all-to-all--> y_BDl
+            (the next channels are on their way while these are worked on)
+
+B batch, D width, L context length, P sequence-parallel size, l = L / P, d = D / P, g some of a rank's own d channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor
 
-from hyena_ds.parallel.collectives import channels_to_tokens, shift_right, tokens_to_channels
+from hyena_ds.parallel.collectives import Pending, Traffic, start_all_to_all, start_shift
 from hyena_ds.parallel.topology import Topology
+
+ChannelWork = Callable[..., Sequence[Tensor]]
+"""work(channels, *inputs_BgL) -> outputs_BgL; `channels` is a slice of the rank's own d."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """How activations move between token layout and channel layout. Without a group it only transposes."""
+    """How activations move between token layout and channel layout. Without a group everything is here already."""
 
     group: dist.ProcessGroup | None = None
+    traffic: Traffic | None = None
+    """Where all-to-alls are counted, if they are."""
 
-    def to_channels(self, x_BlD: Tensor) -> Tensor:
-        """(B, l, D) -> (B, d, L)."""
-        return x_BlD.transpose(1, 2) if self.group is None else tokens_to_channels(x_BlD, self.group)
+    @property
+    def size(self) -> int:
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    @property
+    def index(self) -> int:
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    def own_channels(self, width: int) -> slice:
+        """The channels that this rank holds in channel layout."""
+        d = width // self.size
+        return slice(self.index * d, (self.index + 1) * d)
+
+    def from_left(self, rows_B: Tensor) -> Pending:
+        """Start to send `rows_B` to the right neighbour; the result is the left neighbour's, zeros on the first rank."""
+        return self._shift(rows_B, 1)
+
+    def from_right(self, rows_B: Tensor) -> Pending:
+        """Start to send `rows_B` to the left neighbour; the result is the right neighbour's, zeros on the last rank."""
+        return self._shift(rows_B, -1)
+
+    def through_channels(
+        self, inputs_BDl: Sequence[Tensor], outputs_BDl: Sequence[Tensor], work: ChannelWork, at_once: int
+    ) -> None:
+        """Run `work` on all tokens of `at_once` channels at a time; each output lands in its buffer.
+
+        An output may be the same buffer as an input. Collective: the exchanges of the next channels and of the last
+        ones are under way while these are worked on.
+        """
+        d = inputs_BDl[0].shape[1] // self.size
+        groups = [slice(start, min(start + at_once, d)) for start in range(0, d, at_once)]
+        if self.group is None:
+            for channels in groups:
+                results = work(channels, *(x[:, channels] for x in inputs_BDl))
+                for y_BDl, y_BgL in zip(outputs_BDl, results, strict=True):
+                    y_BDl[:, channels] = y_BgL
+            return
+        arriving = [self._start_to_channels(x, groups[0], d) for x in inputs_BDl]
+        leaving: list[Pending] = []
+        for number, channels in enumerate(groups):
+            here = [_whole_sequence(pending.wait()) for pending in arriving]
+            if number + 1 < len(groups):
+                arriving = [self._start_to_channels(x, groups[number + 1], d) for x in inputs_BDl]
+            results = work(channels, *here)
+            sent = [self._start(_token_slices(y, self.size)) for y in results]
+            if number:
+                self._land(leaving, outputs_BDl, groups[number - 1], d)
+            leaving = sent
+        self._land(leaving, outputs_BDl, groups[-1], d)
+
+    def to_channels(self, x_BDl: Tensor) -> Tensor:
+        """(B, D, l) -> (B, d, L), in one exchange. Collective."""
+        if self.group is None:
+            return x_BDl
+        d = x_BDl.shape[1] // self.size
+        return _whole_sequence(self._start_to_channels(x_BDl, slice(0, d), d).wait())
 
     def to_tokens(self, y_BdL: Tensor) -> Tensor:
-        """(B, d, L) -> (B, l, D)."""
-        return y_BdL.transpose(1, 2) if self.group is None else channels_to_tokens(y_BdL, self.group)
+        """(B, d, L) -> (B, D, l), in one exchange. Collective."""
+        if self.group is None:
+            return y_BdL
+        received_PBdl = self._start(_token_slices(y_BdL, self.size)).wait()
+        return received_PBdl.transpose(0, 1).flatten(1, 2)
 
-    def halo(self, x_BlD: Tensor, rows: int) -> Tensor:
-        """The left neighbour's last `rows` tokens (B, rows, D); zeros before the first token of the sequence."""
-        tail_BhD = x_BlD[:, -rows:]
-        return tail_BhD.new_zeros(tail_BhD.shape) if self.group is None else shift_right(tail_BhD, self.group)
+    def _shift(self, rows_B: Tensor, step: int) -> Pending:
+        if self.group is None:
+            return Pending(rows_B.new_zeros(rows_B.shape))
+        return start_shift(rows_B, self.group, step)
+
+    def _start_to_channels(self, x_BDl: Tensor, channels: slice, d: int) -> Pending:
+        return self._start(x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1))
+
+    def _start(self, pieces_P: Tensor) -> Pending:
+        assert self.group is not None
+        if self.traffic is not None:
+            self.traffic.bytes_sent += pieces_P.nbytes // self.size * (self.size - 1)
+        return start_all_to_all(pieces_P, self.group)
+
+    def _land(self, leaving: list[Pending], outputs_BDl: Sequence[Tensor], channels: slice, d: int) -> None:
+        for pending, y_BDl in zip(leaving, outputs_BDl, strict=True):
+            y_BDl.unflatten(1, (self.size, d))[:, :, channels] = pending.wait().transpose(0, 1)
+
+
+def _whole_sequence(received_PBgl: Tensor) -> Tensor:
+    return received_PBgl.permute(1, 2, 0, 3).flatten(2)
+
+
+def _token_slices(y_BgL: Tensor, size: int) -> Tensor:
+    return y_BgL.unflatten(2, (size, -1)).permute(2, 0, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -52,9 +138,14 @@ class Layout:
 
     @classmethod
     def slice_of(
-        cls, context_length: int, topology: Topology, rank: int, groups: dict[int, dist.ProcessGroup]
+        cls,
+        context_length: int,
+        topology: Topology,
+        rank: int,
+        groups: dict[int, dist.ProcessGroup],
+        traffic: Traffic | None = None,
     ) -> Layout:
         """The slice of `rank` in a grid; `groups` from `topology.create_groups`."""
         local_length = context_length // topology.sequence_parallel
-        exchange = Exchange(groups.get(topology.sequence_parallel))
+        exchange = Exchange(groups.get(topology.sequence_parallel), traffic)
         return cls(context_length, topology.index(rank) * local_length, local_length, exchange)

@@ -1,7 +1,8 @@
-"""A DeepSpeed engine around the objective: ZeRO, AdamW in HyenaDNA's parameter groups, clipping, mixed precision.
+"""A DeepSpeed engine around the objective: ZeRO, AdamW in HyenaDNA's parameter groups, clipping.
 
 DeepSpeed sees one flat data-parallel world and no schedule: the grid, the accumulation boundary, the scale of the loss
-and the learning rate are ours (training/step.py).
+and the learning rate are ours (training/step.py). So is the precision: parameters and gradients are float32 for the
+engine, and the blocks round what they multiply (model/forward_pass.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ def build_engine(
     """Wrap `model` (with the weights it has now) for training. `optimizer` replaces AdamW, for tests. Collective."""
     if not config.deepspeed_log:
         quiet()
-    model.backbone.recompute_blocks = config.activation_checkpointing == "block"
     engine, *_ = deepspeed.initialize(
         model=NextToken(model),
         optimizer=optimizer or adamw(config.optimizer, model),
@@ -52,7 +52,7 @@ def adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.AdamW:
 
 def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
     """What DeepSpeed is told. Its own batch arithmetic is unused: one sequence a rank, no accumulation."""
-    settings: dict[str, Any] = {
+    return {
         "train_batch_size": ranks,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -61,10 +61,6 @@ def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }
-    if config.precision == "bfloat16":
-        # By default DeepSpeed reduces the gradient of every nn.Linear in bf16, the implicit filter's too.
-        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return settings
 
 
 def quiet() -> None:

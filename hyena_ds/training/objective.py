@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
-from hyena_ds.ops.dropout import DropoutKey
-from hyena_ds.parallel.layout import Layout
 
 
 class NextToken(nn.Module):
@@ -20,9 +19,10 @@ class NextToken(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, token_ids_Bl: Tensor, targets_Bl: Tensor, layout: Layout, dropout: DropoutKey | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, token_ids_Bl: Tensor, targets_Bl: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, scored count) of this rank's slice, both scalars; only the first carries a gradient."""
-        logits_BlV = self.model(token_ids_Bl, layout, dropout)
-        return summed_cross_entropy(logits_BlV, targets_Bl), (targets_Bl != IGNORED).sum()
+        backbone = self.model.backbone
+        residual_BlD = backbone.residual(token_ids_Bl, run)
+        norm = backbone.final_norm
+        loss = summed_cross_entropy(residual_BlD, norm.weight, norm.bias, backbone.embedding.weight, targets_Bl)
+        return loss, (targets_Bl != IGNORED).sum()

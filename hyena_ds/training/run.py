@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import deepspeed
+import torch
 import torch.distributed as dist
 
 from hyena_ds.checkpoints.engine_state import load_moments
@@ -28,6 +29,7 @@ from hyena_ds.checkpoints.store import (
     verify_checkpoint,
 )
 from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
+from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, stage_steps
 from hyena_ds.data.shards import read_index, verify_shard
@@ -35,6 +37,7 @@ from hyena_ds.data.stream import Sample, Sources, validation_samples
 from hyena_ds.evaluation.markov import bits, markov_losses
 from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.backbone import HyenaDNA, build_model
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.parallel.agreement import agreed
@@ -42,6 +45,7 @@ from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.training.engine import build_engine, quiet
+from hyena_ds.training.local_ranks import bind_cores
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult, train_step
 
@@ -52,6 +56,7 @@ def train(config: RunConfig) -> int:
     """Train `config` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks."""
     if not config.deepspeed_log:
         quiet()
+    bind_cores()
     compute = start_compute()
     try:
         return _train(config, compute)
@@ -158,28 +163,29 @@ class _Run:
 
     def _stage(self, plan: StagePlan) -> None:
         config, compute = self.config, self.compute
-        layout, row = self._place(plan)
-        part = Slice(row, layout.offset, layout.local_length)
+        run, row = self._place(plan)
+        part = Slice(row, run.layout.offset, run.layout.local_length)
         held_out = validation_samples(self.held_out, plan.config.context_length, config.validation.windows)
         for batch in stage_steps(config.data, config.seed, plan, part, self.state.step):
             began = time.perf_counter()
             rate = learning_rate(config.optimizer, batch.step, config.total_steps)
-            result = train_step(self.engine, batch, layout, compute, config.seed, rate)
+            result = train_step(self.engine, batch, run, compute, config.seed, rate)
             seconds = time.perf_counter() - began
             tokens = self.state.tokens + plan.config.tokens_per_step
             self.state = RunState(batch.step + 1, plan.number, tokens)
             self._record_step(plan, result, rate, seconds)
             last = self.state.step == plan.end_step
             if last or self.state.step % config.validation.every_steps == 0:
-                self._validate(plan, layout, row, held_out)
+                self._validate(plan, run, row, held_out)
             if last or self.state.step % config.checkpoint.every_steps == 0:
                 save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
 
-    def _place(self, plan: StagePlan) -> tuple[Layout, int]:
-        """This rank's slice and data-parallel row in the stage's grid."""
+    def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
+        """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
         topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
         layout = Layout.slice_of(plan.config.context_length, topology, self.compute.rank, self.groups)
-        return layout, topology.row(self.compute.rank)
+        policy, dtype = POLICIES[self.config.activation_policy], getattr(torch, self.config.precision)
+        return ForwardPass(layout, policy=policy, compute_dtype=dtype), topology.row(self.compute.rank)
 
     def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
         memory = peak_memory_gib(self.compute)
@@ -200,8 +206,8 @@ class _Run:
         self.recorder.row(row, "train")
         self.recorder.advance(self.state.step, result.loss)
 
-    def _validate(self, plan: StagePlan, layout: Layout, row: int, samples: list[Sample]) -> None:
-        loss_sum, scored = validate(self.engine, self.held_out, samples, plan, layout, self.compute, row)
+    def _validate(self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample]) -> None:
+        loss_sum, scored = validate(self.engine, self.held_out, samples, plan, run, self.compute, row)
         loss = loss_sum / scored
         self.last_validation = {
             "step": self.state.step,
@@ -219,10 +225,10 @@ class _Run:
 
     def _finish(self) -> None:
         plan = self.plans[-1]
-        layout, row = self._place(plan)
+        run, row = self._place(plan)
         samples = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
         if not self.last_validation:  # killed between the last checkpoint and the summary
-            self._validate(plan, layout, row, samples)
+            self._validate(plan, run, row, samples)
         if self.recorder is not None:
             self.recorder.end_progress()
             self._say("counting Markov baselines on the training bases")

@@ -8,16 +8,17 @@ targets) over the global batch, whatever the grid, the accumulation, and how une
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 from hyena_ds.data.loader import StepBatch
+from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.parallel.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,28 @@ class StepResult:
 
 
 def train_step(
-    engine: deepspeed.DeepSpeedEngine, batch: StepBatch, layout: Layout, compute: Compute, seed: int, rate: float
+    engine: deepspeed.DeepSpeedEngine, batch: StepBatch, run: ForwardPass, compute: Compute, seed: int, rate: float
 ) -> StepResult:
-    """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective."""
+    """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective.
+
+    `run` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
+    before the parameters change.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     loss_sum = torch.zeros((), dtype=torch.float64, device=compute.device)
+    filters = FilterCache(len(batch.micro_batches))
     for number, micro_batch in enumerate(batch.micro_batches):
         micro_batch = micro_batch.to(compute.device)
-        dropout = DropoutKey(seed, batch.step, micro_batch.samples_B)
-        micro_loss, _ = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, layout, dropout)
+        filters.begin(number)
+        this = replace(run, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
+        micro_loss, _ = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, this)
         # The engine's own test for the boundary misfires when accumulation changes between stages.
-        engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
+        engine.set_gradient_accumulation_boundary(filters.last)
         engine.backward(micro_loss * (compute.ranks / batch.scored), scale_wrt_gas=False)
         loss_sum += micro_loss.detach()
-        if number == len(batch.micro_batches) - 1:
+        if filters.last:
+            filters.close()
             norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
         engine.step()
     dist.all_reduce(loss_sum)

@@ -20,14 +20,17 @@ from torch import Tensor
 
 import hyena_ds.model.operator as operator_module
 import hyena_ds.training.engine as engine_module
+from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import load_model
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
 from hyena_ds.training.step import train_step
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
+from tests.pieces import small_pieces
 
 
 @lru_cache
@@ -38,6 +41,12 @@ def _groups(compute: Compute) -> dict[int, dist.ProcessGroup]:
 
 def _layout(compute: Compute, grid: Grid, context: int) -> Layout:
     return Layout.slice_of(context, grid.topology, compute.rank, _groups(compute))
+
+
+def _run(compute: Compute, grid: Grid, context: int, config: RunConfig) -> ForwardPass:
+    """As the trainer makes it."""
+    policy, dtype = POLICIES[config.activation_policy], getattr(torch, config.precision)
+    return ForwardPass(_layout(compute, grid, context), policy=policy, compute_dtype=dtype)
 
 
 @contextmanager
@@ -107,15 +116,15 @@ def train(
     batches: list[GlobalBatch],
     rate: float,
     adamw: bool = False,
-    drop_cure: bool = False,
+    autocast: bool = False,
 ) -> Trained:
     """Train the lively model on `batches` through the trainer's engine and step; SGD unless `adamw`."""
     model = lively_model(config.model)
     optimizer = None if adamw else torch.optim.SGD(model.parameters(), lr=rate)
 
     def change(settings: dict[str, Any]) -> None:
-        if drop_cure:
-            del settings["torch_autocast"]["lower_precision_safe_modules"]
+        if autocast:
+            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
     trained = Trained()
     with _engine(compute, config, model, optimizer, change) as engine:
@@ -126,11 +135,12 @@ def train(
                 trained.first_gradients = _reduced_gradients(engine)
             update()
 
-        with _replaced(engine, "step", capture_then_update):
+        # Tiles of 5 tokens and groups of 3 transforms, so that these few tokens go through many, with remainders.
+        with _replaced(engine, "step", capture_then_update), small_pieces():
             for step, batch in enumerate(batches):
                 part = batch.on_rank(step, grid, compute.rank)
-                layout = _layout(compute, grid, batch.token_ids_BL.shape[1])
-                result = train_step(engine, part, layout, compute, SEED, rate)
+                run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
+                result = train_step(engine, part, run, compute, SEED, rate)
                 trained.losses.append(result.loss)
                 trained.norms.append(result.gradient_norm)
         trained.parameters = _parameters(engine)
@@ -138,7 +148,9 @@ def train(
     return trained
 
 
-def golden(compute: Compute, weights: str, shift: float, token_ids: Tensor, zero_stage: int = 1) -> dict[str, Any]:
+def golden(
+    compute: Compute, weights: str, shift: float, token_ids: Tensor, policy: PolicyName, zero_stage: int = 1
+) -> dict[str, Any]:
     """This rank's logits, and loss and reduced gradients of the published weights, through the engine."""
     model = load_model(weights, shift=shift)
     grid = Grid(1, compute.ranks)
@@ -148,10 +160,12 @@ def golden(compute: Compute, weights: str, shift: float, token_ids: Tensor, zero
     inputs, targets = token_ids[:, :-1][:, here].contiguous(), token_ids[:, 1:][:, here].contiguous()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     seen: dict[str, Any] = {}
-    with _engine(compute, run_config(grid, zero_stage=zero_stage), model, optimizer) as engine:
-        engine.module.model.register_forward_hook(lambda *args: seen.update(logits=args[2].detach().clone()))
+    config = run_config(grid, zero_stage=zero_stage, activation_policy=policy)
+    with _engine(compute, config, model, optimizer) as engine, small_pieces(17, 3):
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([p for _, p in _names(engine)], enabled=zero_stage == 3):
+            seen["logits"] = engine.module.model(inputs, _run(compute, grid, L, config))
         # Not train_step: its dropout key would drop, and the recorded tensors are without dropout.
-        loss_sum, _ = engine(inputs, targets, layout)
+        loss_sum, _ = engine(inputs, targets, _run(compute, grid, L, config))
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(loss_sum * (compute.ranks / (token_ids.shape[0] * L)), scale_wrt_gas=False)
         seen["gradients"] = _reduced_gradients(engine)
@@ -169,9 +183,10 @@ def logits(compute: Compute, config: RunConfig, grid: Grid, token_ids_BL: Tensor
     def looks_ahead(u_BdL: Tensor, k_dL: Tensor) -> Tensor:
         return torch.roll(convolution(u_BdL, k_dL), -1, dims=-1)
 
-    with _replaced(operator_module, "causal_convolution", looks_ahead if plant else convolution):
+    with _replaced(operator_module, "causal_convolution", looks_ahead if plant else convolution), small_pieces(99, 24):
         here = slice(layout.offset, layout.offset + layout.local_length)
-        return lively_model(config.model)(token_ids_BL[:, here].contiguous(), layout)
+        run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+        return lively_model(config.model)(token_ids_BL[:, here].contiguous(), run)
 
 
 def group_sum(compute: Compute) -> int:

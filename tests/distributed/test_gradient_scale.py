@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.ops.cross_entropy import IGNORED
 from tests.distributed import cases
 from tests.distributed.pool import Pool
@@ -47,8 +48,11 @@ def _assert_equal(everyone: list[Trained], wanted: Trained) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_sgd_gradients_losses_and_parameters_equal_one_process(ranks: Ranks, grid: Grid, stage: int) -> None:
-    config = run_config(grid, zero_stage=stage)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_sgd_gradients_losses_and_parameters_equal_one_process(
+    ranks: Ranks, policy: PolicyName, grid: Grid, stage: int
+) -> None:
+    config = run_config(grid, zero_stage=stage, activation_policy=policy)
     batches = uneven_batches(5, grid)
     everyone = ranks(grid.ranks).run(cases.train, grid=grid, config=config, batches=batches, rate=RATE)
     wanted = reference(config, batches, RATE)

@@ -1,4 +1,4 @@
-"""Under bfloat16 the implicit filter's gradients are reduced in float32; without the cure they are not."""
+"""Under bfloat16 the implicit filter's gradients are reduced in float32; DeepSpeed's own autocast would round them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.distributed.work import Grid, run_config, uneven_batches
 Ranks = Callable[[int], Pool]
 
 
-def _filter_gradients(ranks: Ranks, grid: Grid, stage: int, drop_cure: bool) -> dict[str, Tensor]:
+def _filter_gradients(ranks: Ranks, grid: Grid, stage: int, autocast: bool) -> dict[str, Tensor]:
     config = run_config(grid, zero_stage=stage, precision="bfloat16")
     # No accumulation: ZeRO 2 and 3 reduce every micro step, and the float32 sum of two rounded ones is not rounded.
     batches = uneven_batches(1, grid, accumulation=1)
-    everyone = ranks(2).run(cases.train, grid=grid, config=config, batches=batches, rate=0.05, drop_cure=drop_cure)
+    everyone = ranks(2).run(cases.train, grid=grid, config=config, batches=batches, rate=0.05, autocast=autocast)
     chosen = {name: g for name, g in everyone[0].first_gradients.items() if ".implicit_filter." in name}
     assert len(chosen) == 16
     assert all(bool(g.any()) for g in chosen.values())
@@ -33,11 +33,11 @@ def _rounded(gradient: Tensor) -> bool:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("grid", [Grid(2, 1), Grid(1, 2)], ids=str)
 def test_reduced_filter_gradients_are_not_rounded_to_bfloat16(ranks: Ranks, grid: Grid, stage: int) -> None:
-    gradients = _filter_gradients(ranks, grid, stage, drop_cure=False)
+    gradients = _filter_gradients(ranks, grid, stage, autocast=False)
     assert [name for name, g in gradients.items() if _rounded(g)] == []
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_without_safe_modules_emptied_the_linear_filter_gradients_are_rounded(ranks: Ranks, stage: int) -> None:
-    gradients = _filter_gradients(ranks, Grid(1, 2), stage, drop_cure=True)
+def test_deepspeeds_autocast_rounds_the_linear_filter_gradients_and_the_check_sees_it(ranks: Ranks, stage: int) -> None:
+    gradients = _filter_gradients(ranks, Grid(1, 2), stage, autocast=True)
     assert all(_rounded(g) for name, g in gradients.items() if not name.endswith("frequency"))

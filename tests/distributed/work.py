@@ -16,8 +16,8 @@ from hyena_ds.config.schema import DataConfig, ModelConfig, OptimizerConfig, Run
 from hyena_ds.data.loader import MicroBatch, StepBatch
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.ops.cross_entropy import IGNORED
-from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology
+from tests.model.plain import plain_logits
 
 TOLERANCE = 1e-5
 """Largest error allowed, relative to the largest element (max norm)."""
@@ -146,8 +146,9 @@ class Trained:
 def reference(
     config: RunConfig, batches: list[GlobalBatch], rate: float, adamw: bool = False, clip: float = 0.0
 ) -> Trained:
-    """One process, no engine, no micro steps: the mean loss over scored targets of each whole global batch."""
-    model = lively_model(config.model)
+    """One process, no engine, no micro steps, the plain model in float64: the mean loss over scored targets of each whole
+    global batch."""
+    model = lively_model(config.model).double()
     optimizer: torch.optim.Optimizer
     if adamw:
         decayed = [p for name, p in model.named_parameters() if "implicit_filter" not in name]
@@ -158,7 +159,7 @@ def reference(
         optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     trained = Trained()
     for batch in batches:
-        logits_BLV = model(batch.token_ids_BL, Layout.whole(batch.token_ids_BL.shape[1]))
+        logits_BLV = plain_logits(dict(model.named_parameters()), config.model, batch.token_ids_BL)
         targets = batch.targets_BL.flatten()
         loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum") / batch.scored
         optimizer.zero_grad()

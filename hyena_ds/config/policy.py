@@ -1,0 +1,41 @@
+"""What a block keeps of its forward pass for backward, and what it recomputes: activation checkpointing by name.
+
+    fastest ---- balanced ---- lean ---- leanest
+    memory                                  time
+
+Units below are one activation tensor, B x l x D float32, a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PolicyName = Literal["fastest", "balanced", "lean", "leanest"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which intermediate results of a block live from forward to backward. Residuals at block inputs always do."""
+
+    keep_middle: bool
+    """The residual between the two half-blocks (1 unit); without it the operator's forward runs again."""
+    keep_convolution: bool
+    """Input and output of the long convolution (2 units); without them backward exchanges two tensors in and two out
+    instead of one, and transforms once more."""
+    keep_projections: bool
+    """What the operator's projection gives (3 units); without it the projection runs again."""
+    keep_inner: bool
+    """The MLP before its GELU (inner width / width units); without it that projection runs again."""
+    hold_projections: bool
+    """Whether backward holds recomputed projections of the layer it is in (3 units in all) or projects twice."""
+    keep_filter: bool
+    """The filter between forward and backward when a step has one micro step (l x D a layer, whatever B)."""
+
+
+POLICIES: dict[PolicyName, Policy] = {
+    "fastest": Policy(True, True, True, True, True, True),
+    "balanced": Policy(True, True, False, False, True, True),
+    "lean": Policy(True, False, False, False, True, True),
+    "leanest": Policy(False, False, False, False, False, False),
+}

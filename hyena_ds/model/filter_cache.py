@@ -1,0 +1,85 @@
+"""The filters of one optimizer step: evaluated by its first micro step, their gradients accumulated until its last.
+
+    step opens --> micro step: filter k (first: evaluated; later: as it was), dk added up
+               --> last micro step: dk goes through the filter's MLP, once
+    step closes, and using it raises
+
+A filter depends on parameters only, so this is exact however many micro steps follow.
+
+d channels of this rank, L context length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class FilterCache:
+    """One slot a block. Open it before the first micro step and close it before the parameters change."""
+
+    def __init__(self, micro_steps: int = 1):
+        self.micro_steps = micro_steps
+        self.micro_step = 0
+        self._slots: dict[int, FilterSlot] = {}
+        self._closed = False
+
+    def begin(self, micro_step: int) -> None:
+        """Say which micro step the next forward and backward belong to."""
+        self.micro_step = micro_step
+
+    @property
+    def last(self) -> bool:
+        """Whether this micro step's backward finishes the filters' gradients."""
+        return self.micro_step == self.micro_steps - 1
+
+    def slot(self, block: int) -> FilterSlot:
+        """Raises RuntimeError when the step is over: its filters belong to parameters that have changed since."""
+        if self._closed:
+            raise RuntimeError(
+                "a filter was asked of an optimizer step that is over; open a FilterCache for every step"
+            )
+        return self._slots.setdefault(block, FilterSlot())
+
+    def close(self) -> None:
+        """End the step; frees what is held."""
+        self._slots.clear()
+        self._closed = True
+
+
+class FilterSlot:
+    """One block's filter k_dL in channel layout, and what has come of its gradient."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._fresh = True
+
+    def get(self, evaluate: Callable[[], Tensor], keep: bool) -> Tensor:
+        """The filter; evaluated when it is not held, and held when `keep`."""
+        value = evaluate() if self.value is None else self.value
+        self.value = value if keep else None
+        return value
+
+    def begin_gradient(self, k_dL: Tensor) -> None:
+        """A backward pass is about to add its part for every channel."""
+        self._fresh = self._gradient is None
+        if self._gradient is None:
+            self._gradient = torch.empty_like(k_dL)
+
+    def add_gradient(self, channels: slice, dk_gL: Tensor) -> None:
+        """Add one pass's gradient of some channels."""
+        assert self._gradient is not None
+        if self._fresh:
+            self._gradient[channels] = dk_gL
+        else:
+            self._gradient[channels] += dk_gL
+
+    def take_gradient(self) -> Tensor:
+        """The sum over all passes; the slot is empty afterwards."""
+        gradient = self._gradient
+        assert gradient is not None
+        self.value = self._gradient = None
+        return gradient

@@ -1,0 +1,38 @@
+"""How one forward and backward pass runs: everything that is neither token ids nor parameters.
+
+It is passed to every forward; no module stores it, so one engine serves every context stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hyena_ds.config.policy import POLICIES, Policy
+from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
+from hyena_ds.ops.tiles import Tile
+from hyena_ds.parallel.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """One micro step on one rank."""
+
+    layout: Layout
+    """Which tokens are here, and how to reach the others."""
+    dropout: DropoutKey | None = None
+    """What the dropout masks depend on; None drops nothing."""
+    filters: FilterCache = field(default_factory=FilterCache)
+    """Where the filters of the optimizer step are kept; by default of this pass alone."""
+    policy: Policy = POLICIES["balanced"]
+    """What is kept for backward."""
+    compute_dtype: torch.dtype = torch.float32
+    """Of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
+
+    def drop(self, x_BnD: Tensor, tile: Tile, layer: int, probability: float) -> Tensor:
+        """Dropout of a tile's activations; `layer` tells the calls of one forward apart."""
+        key = None if self.dropout is None else self.dropout.of(tile.rows)
+        return keyed_dropout(x_BnD, probability, key, layer, self.layout.offset + tile.first)

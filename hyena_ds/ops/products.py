@@ -1,0 +1,34 @@
+"""Matrix products of a tile: token-major to channel-major and back without a transpose, in a chosen precision.
+
+A weight and its operand have one dtype, the compute dtype; results and sums are float32.
+
+B batch, n tokens of the tile, C and D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_channels(weight_CD: Tensor, x_BnD: Tensor) -> Tensor:
+    """(B, n, D) -> (B, C, n), contiguous: every row is one output channel."""
+    if x_BnD.shape[0] == 1:
+        return torch.mm(weight_CD, x_BnD[0].t()).unsqueeze(0).float()
+    return torch.bmm(weight_CD.expand(x_BnD.shape[0], -1, -1), x_BnD.mT).float()
+
+
+def to_tokens(x_BCn: Tensor, weight_CD: Tensor) -> Tensor:
+    """(B, C, n) -> (B, n, D), contiguous."""
+    if x_BCn.shape[0] == 1:
+        return torch.mm(x_BCn[0].t(), weight_CD).unsqueeze(0).float()
+    return torch.bmm(x_BCn.mT, weight_CD.expand(x_BCn.shape[0], -1, -1)).float()
+
+
+def add_product(total_CD: Tensor, a_BCn: Tensor, b_BnD: Tensor) -> None:
+    """total += the sum over the batch of a b. `total` is float32 whatever the operands are."""
+    for a_Cn, b_nD in zip(a_BCn, b_BnD, strict=True):
+        if a_Cn.dtype == total_CD.dtype:
+            total_CD.addmm_(a_Cn, b_nD)
+        else:
+            total_CD.add_(torch.mm(a_Cn, b_nD))

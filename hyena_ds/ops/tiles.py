@@ -1,0 +1,36 @@
+"""Cutting token-wise work into tiles whose intermediate results stay in a core's cache.
+
+B batch, l local length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+_CACHED_ELEMENTS = 1 << 18
+"""Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
+_FEWEST_TOKENS = 64
+_DEVICE_ELEMENTS = 1 << 27
+"""On an accelerator a tile only bounds memory."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tokens first .. last of the sequences of `rows`; whole sequences when there are several."""
+
+    rows: slice
+    first: int
+    last: int
+
+
+def tiles(batch: int, length: int, widest: int, device: torch.device) -> Iterator[Tile]:
+    """Cover (batch, length) from left to right; `widest` is the largest number of channels of a token in the work."""
+    elements = _CACHED_ELEMENTS if device.type == "cpu" else _DEVICE_ELEMENTS
+    tokens = max(_FEWEST_TOKENS, elements // widest)
+    rows = max(1, tokens // length)
+    for row in range(0, batch, rows):
+        for first in range(0, length, tokens):
+            yield Tile(slice(row, min(row + rows, batch)), first, min(first + tokens, length))

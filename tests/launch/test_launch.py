@@ -1,0 +1,107 @@
+"""What launchers hand to their ranks: the deepspeed launcher of this machine, `launch/cpu.sh`, `launch/hostfile.sh`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyena_ds.training.local_ranks import cpu_settings, start_local_ranks, usable_cores
+from tests.paths import ROOT
+
+NAMES = ("OMP_NUM_THREADS", "GLIBC_TUNABLES")
+OTHER = "glibc.malloc.arena_max=2"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="settings of Linux")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*NAMES, "HYENA_BIND_CORES", "DS_ACCELERATOR", "FORWARD"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_launched_ranks_have_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyena_ds.parallel.devices.device_count", lambda: 0)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HYENA_BIND_CORES", "1")
+    settings = cpu_settings(2)
+    assert start_local_ranks([str(tmp_path)], 2, module="tests.launch.rank_settings") == 0
+    ranks: list[dict[str, Any]] = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for rank in ranks:
+        assert {name: rank[name] for name in settings} == settings
+        assert (rank["mapped"] == 0) == ("GLIBC_TUNABLES" in settings)
+    cores = usable_cores()
+    if len(cores) == os.cpu_count() and len(cores) > 1:
+        assert not set(ranks[0]["cores"]) & set(ranks[1]["cores"])
+
+
+@pytest.mark.parametrize("processes", [1, 64])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"OMP_NUM_THREADS": "3", "GLIBC_TUNABLES": ""},
+        {"GLIBC_TUNABLES": OTHER},
+        {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold=1:{OTHER}:glibc.malloc.hugetlb=0"},
+        {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1:glibc.malloc.mmap_threshold=2:glibc.malloc.hugetlb=0"},
+    ],
+)
+def test_the_shell_snippet_agrees_with_the_function(processes: int, own: dict[str, str]) -> None:
+    assert _sourced(f"source launch/cpu.sh {processes}", own) == {**own, **cpu_settings(processes, own)}
+
+
+def test_the_shell_snippet_counts_the_cores_it_may_use() -> None:
+    core = usable_cores()[0]
+    assert _sourced(f"taskset -cp {core} $$ >/dev/null; source launch/cpu.sh 1", {})["OMP_NUM_THREADS"] == "1"
+
+
+def _sourced(command: str, own: dict[str, str]) -> dict[str, str]:
+    """The settings that a child of bash sees after `command`."""
+    show = f'"{sys.executable}" -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    result = subprocess.run(
+        ["bash", "-euc", f"{command}; {show}"], cwd=ROOT, env={"PATH": os.environ["PATH"], **own}, capture_output=True
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    seen = json.loads(result.stdout)
+    return {name: seen[name] for name in NAMES if name in seen}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "own", "on_gpu"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"DS_ACCELERATOR": "cpu"}, False),
+        (False, {"DS_ACCELERATOR": "cuda"}, True),
+    ],
+)
+def test_hosts_get_the_settings_unless_they_have_gpus(
+    gpu: bool, own: dict[str, str], on_gpu: bool, tmp_path: Path
+) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("# slots=7\nfirst slots=2\nsecond slots=2\n")
+    forwarded = _forwarded(hostfile, tmp_path / "bin", gpu, {"FORWARD": "MINE", "MINE": "a=b", **own})
+    settings = {} if on_gpu else cpu_settings(2, {})
+    assert forwarded == {**settings, **own, "MINE": "a=b"}
+
+
+def _forwarded(hostfile: Path, programs: Path, gpu: bool, own: dict[str, str]) -> dict[str, str]:
+    """What `launch/hostfile.sh` writes for the launcher, with a launcher that only prints it."""
+    programs.mkdir()
+    for name in ("bash", "cat", "dirname", "getconf", "mktemp", "nproc", "rm", "sed"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    scripts = {"deepspeed": 'cat "$DS_ENV_FILE"'} | ({"nvidia-smi": ""} if gpu else {})
+    for name, body in scripts.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    command = ["bash", "launch/hostfile.sh", str(hostfile), "config.yaml"]
+    environment = {"PATH": str(programs), **own}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in result.stdout.splitlines())
