@@ -66,6 +66,11 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
         f"{config.name}: {config.total_steps} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
         f"{config.precision}, on {ranks} {'rank' if ranks == 1 else 'ranks'}"
     ]
+    if config.model.extension is not None:
+        lines.append(
+            f"model: maximum context {config.model.maximum_context:,}, extended from {config.model.extended_from:,} by "
+            f"{config.model.extension}"
+        )
     for plan in plan_stages(config, ranks):
         stage = plan.config
         sp = stage.sequence_parallel

@@ -23,6 +23,9 @@ class Policy:
     keep_convolution: bool
     """Input and output of the long convolution (2 units); without them backward exchanges two tensors in and two out
     instead of one, and transforms once more."""
+    keep_spectra: bool
+    """The transforms of the convolution's input and of the filter (4 units) in place of its input; without them backward
+    transforms both again."""
     keep_projections: bool
     """What the operator's projection gives (3 units); without it the projection runs again."""
     keep_inner: bool
@@ -34,8 +37,8 @@ class Policy:
 
 
 POLICIES: dict[PolicyName, Policy] = {
-    "fastest": Policy(True, True, True, True, True, True),
-    "balanced": Policy(True, True, False, False, True, True),
-    "lean": Policy(True, False, False, False, True, True),
-    "leanest": Policy(False, False, False, False, False, False),
+    "fastest": Policy(True, True, True, True, True, True, True),
+    "balanced": Policy(True, True, False, False, False, True, True),
+    "lean": Policy(True, False, False, False, False, True, True),
+    "leanest": Policy(False, False, False, False, False, False, False),
 }

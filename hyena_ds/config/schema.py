@@ -7,10 +7,12 @@ and those that depend on the number of ranks are in `arithmetic`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.policy import PolicyName
+
+Extension = Literal["rescale", "extrapolate"]
 
 
 def _require(holds: bool, name: str, problem: str) -> None:
@@ -38,6 +40,16 @@ class ModelConfig:
     """Initial frequency of the filter's sines."""
     filter_shift: float = 0.0
     """Constant added to the filter's decay: 0.0 in the published training code, 0.05 in the published inference code."""
+    extended_from: int | None = None
+    """Maximum context of the trained model that `initialize_from` names, when this one extends it to `maximum_context`.
+    Of a model that was extrapolated before: the context that it was extrapolated from."""
+    extension: Extension | None = None
+    """How the trained filter fills the larger `maximum_context`.
+    extrapolate: below `extended_from` the filter stays as it is; beyond it time runs on, and the filter fades as fast as
+    before (its slowest channel to 1 % at 1.5 times `extended_from`). Inputs of the old lengths give exactly what they gave.
+    Choose it to keep what the model knows, or to feed it longer sequences; its reach in a layer hardly grows.
+    rescale: the filter is stretched over `maximum_context`, as if the model had been made for it. It reaches all the way,
+    but the distances it has learnt are stretched too. Choose it for long-range reach, and train on: at first it is worse."""
     embedding_dropout: float = 0.1
     """Probability that an element of the embedding is dropped."""
     residual_dropout: float = 0.0
@@ -48,6 +60,15 @@ class ModelConfig:
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
         _require(self.maximum_context >= 2, "maximum_context", f"found {self.maximum_context}, wanted at least 2")
         _require(self.inner_width >= 0, "inner_width", f"found {self.inner_width}, wanted a width or 0")
+        together = (self.extended_from is None) == (self.extension is None)
+        _require(together, "extension", "wanted extension and extended_from together, or neither")
+        known = self.extension is None or self.extension in get_args(Extension)
+        _require(known, "extension", f"found '{self.extension}', wanted {' or '.join(get_args(Extension))}")
+        _require(
+            self.extended_from is None or 2 <= self.extended_from < self.maximum_context,
+            "extended_from",
+            f"found {self.extended_from}, wanted 2 to below maximum_context {self.maximum_context}",
+        )
         odd = self.filter_features >= 3 and self.filter_features % 2 == 1
         _require(odd, "filter_features", f"found {self.filter_features}, wanted an odd number from 3 on")
         for name in ("embedding_dropout", "residual_dropout"):
@@ -57,6 +78,14 @@ class ModelConfig:
     @property
     def mlp_width(self) -> int:
         return self.inner_width or 4 * self.width
+
+    @property
+    def time_context(self) -> int:
+        """Tokens over which the filter's time runs from 0 to 1: fewer than `maximum_context` where it was extrapolated."""
+        if self.extension == "extrapolate":
+            assert self.extended_from is not None
+            return self.extended_from
+        return self.maximum_context
 
 
 @dataclass(frozen=True)
@@ -233,8 +262,12 @@ class RunConfig:
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
     lean or leanest; see config/policy.py."""
+    convolution: Literal["auto", "fft", "cudnn"] = "auto"
+    """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
+    agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""
     initialize_from: str | None = None
-    """A weights.safetensors (ours or in the published layout) or a run's checkpoint to start from."""
+    """A weights.safetensors (ours or in the published layout), a checkpoint or a run to start from. Its maximum context
+    must be the model's, unless `model.extension` says how it is extended."""
     resume: Literal["latest", "never"] = "latest"
     """Whether a run directory with checkpoints is continued."""
     local_ranks: int | None = None
@@ -248,6 +281,12 @@ class RunConfig:
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
         _require(len(self.stages) > 0, "stages", "found an empty list, wanted at least one stage")
         _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
+        _require(
+            self.model.extension is None or self.initialize_from is not None,
+            "initialize_from",
+            f"found none, wanted weights of maximum_context {self.model.extended_from}, which model.extension extends; "
+            "name them, or leave model.extension and model.extended_from out",
+        )
         for number, stage in enumerate(self.stages):
             _require(
                 stage.context_length <= self.model.maximum_context,

@@ -10,17 +10,19 @@ B batch, l local length, D width, V vocabulary (16).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hyena_ds.config.schema import ModelConfig
 from hyena_ds.data.tokenizer import VOCABULARY
 from hyena_ds.model.block import Block
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.ops.dropout import keyed_dropout
 from hyena_ds.ops.layer_norm import NORM_EPSILON
+from hyena_ds.ops.tiles import tiles
 from hyena_ds.parallel.layout import Layout
 
 _INIT_STD = 0.02
@@ -44,7 +46,7 @@ class Backbone(nn.Module):
         """The residual before the final norm, (B, l) -> (B, l, D) float32."""
         run = run or ForwardPass(Layout.whole(token_ids_Bl.shape[1]))
         embedded_BlD = self.embedding(token_ids_Bl)
-        residual_BlD = keyed_dropout(embedded_BlD, self.embedding_dropout, run.dropout, 0, run.layout.offset)
+        residual_BlD = _EmbeddingDropout.apply(embedded_BlD, self.embedding_dropout, run)
         for block in self.blocks:
             residual_BlD = block(residual_BlD, run)
         return residual_BlD
@@ -61,6 +63,31 @@ class HyenaDNA(nn.Module):
     def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
         """(B, l) -> logits (B, l, 16)."""
         return F.linear(self.backbone(token_ids_Bl, run), self.backbone.embedding.weight)
+
+
+class _EmbeddingDropout(torch.autograd.Function):
+    """In tiles, and the mask drawn again in backward: a mask's 64-bit words are several times the residual."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BlD: Tensor, probability: float, run: ForwardPass) -> Tensor:
+        ctx.probability, ctx.run = probability, run
+        return _drop_in_tiles(x_BlD, probability, run)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx_BlD: Tensor) -> tuple[Tensor, None, None]:
+        return _drop_in_tiles(dx_BlD, ctx.probability, ctx.run), None, None
+
+
+def _drop_in_tiles(x_BlD: Tensor, probability: float, run: ForwardPass) -> Tensor:
+    if run.dropout is None or probability == 0.0:
+        return x_BlD
+    B, l, D = x_BlD.shape
+    out_BlD = torch.empty_like(x_BlD)
+    for tile in tiles(B, l, 2 * D, x_BlD.device):
+        here = (tile.rows, slice(tile.first, tile.last))
+        out_BlD[here] = run.drop(x_BlD[here], tile, 0, probability)
+    return out_BlD
 
 
 def build_model(config: ModelConfig, seed: int) -> HyenaDNA:

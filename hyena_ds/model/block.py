@@ -10,6 +10,7 @@ B batch, l local length, D width.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 
-_NOTHING_KEPT = Policy(False, False, False, False, False, False)
+_NOTHING_KEPT = Policy(False, False, False, False, False, False, False)
 
 
 class Block(nn.Module):
@@ -34,7 +35,9 @@ class Block(nn.Module):
         super().__init__()
         self.number = number
         self.dropout = config.residual_dropout
-        shape = FilterShape(config.width, config.maximum_context, config.filter_features, config.filter_shift)
+        shape = FilterShape(
+            config.width, config.maximum_context, config.time_context, config.filter_features, config.filter_shift
+        )
         implicit_filter = ImplicitFilter(shape, config.filter_width, config.filter_frequency)
         self.operator_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
         self.operator = HyenaOperator(config.width, implicit_filter)
@@ -72,13 +75,16 @@ class _Spec:
 
     def __init__(self, run: ForwardPass, number: int, dropout: float, shape: FilterShape, weights: tuple[Tensor, ...]):
         self.run, self.number, self.dropout, self.shape = run, number, dropout, shape
+        self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
         self.filter = FilterWeights(*weights[operator : operator + implicit])
         self.mlp = MLPWeights(*weights[operator + implicit :])
 
     def k_dL(self, keep: bool) -> Tensor:
-        """This step's filter, in channel layout."""
+        """This step's filter, in channel layout. One call of a block evaluates it at most once."""
+        if self._k_dL is not None:
+            return self._k_dL
         layout = self.run.layout
 
         def evaluate() -> Tensor:
@@ -86,7 +92,8 @@ class _Spec:
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         cache = self.run.filters
-        return cache.slot(self.number).get(evaluate, keep or cache.micro_steps > 1)
+        self._k_dL = cache.slot(self.number).get(evaluate, keep or cache.micro_steps > 1)
+        return self._k_dL
 
     def filter_gradients(self) -> FilterWeights:
         """In the step's last micro step, of all its micro steps; before it, zeros.
@@ -136,9 +143,9 @@ class _BlockFunction(torch.autograd.Function):
             middle_BlD, kept = spec.operator_forward(r_BlD, policy)
             out_BlD, inner_BlI = spec.mlp_forward(middle_BlD, policy)
         ctx.rest = (run, number, dropout, shape)
-        ctx.weights = len(weights)
+        ctx.weights, ctx.a_group = len(weights), len(kept.groups[0]) if kept.groups else 1
         middle = middle_BlD if policy.keep_middle else None
-        ctx.save_for_backward(*weights, r_BlD, middle, inner_BlI, kept.projected_BCm, kept.y_BDl, *kept.u_BgL)
+        ctx.save_for_backward(*weights, r_BlD, middle, inner_BlI, kept.projected_BCm, kept.y_BDl, *chain(*kept.groups))
         return out_BlD
 
     @staticmethod
@@ -146,14 +153,19 @@ class _BlockFunction(torch.autograd.Function):
     def backward(ctx: Any, dout_BlD: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         weights = saved[: ctx.weights]
-        r_BlD, middle_BlD, inner_BlI, projected_BCm, y_BDl, *u_BgL = saved[ctx.weights :]
+        r_BlD, middle_BlD, inner_BlI, projected_BCm, y_BDl, *in_groups = saved[ctx.weights :]
+        # What a half-block has used is freed before the next begins.
+        ctx.maybe_clear_saved_tensors()
+        del saved
         run, number, dropout, shape = ctx.rest
         spec = _Spec(run, number, dropout, shape, weights)
         with torch.autocast(dout_BlD.device.type, enabled=False):
             if middle_BlD is None:
                 middle_BlD, _ = spec.operator_forward(r_BlD, _NOTHING_KEPT)
             dmiddle_BlD, mlp = spec.mlp_backward(dout_BlD, middle_BlD, inner_BlI)
-            kept = Kept(projected_BCm, y_BDl, tuple(u_BgL))
+            del middle_BlD, inner_BlI
+            of_groups = (in_groups[first : first + ctx.a_group] for first in range(0, len(in_groups), ctx.a_group))
+            kept = Kept(projected_BCm, y_BDl, tuple(tuple(of_group) for of_group in of_groups))
             dr_BlD, operator = spec.operator_backward(dmiddle_BlD, r_BlD, kept)
             implicit = spec.filter_gradients()
         return dr_BlD, None, None, None, None, None, *operator, *implicit, *mlp

@@ -2,10 +2,11 @@
 
     t, w --> z = [t, cos(f w), -sin(f w)] --Linear, sin(freq x)--> ... --Linear--> h --x (exp(-t |delta|) + shift)--> k
 
-A filter is a function of `maximum_context`, never of the input's length: shorter inputs use its prefix. A rank evaluates
-it on its own tokens. Everything here is float32 under any precision: a bf16 time axis has 1,781 distinct values of a
-million. Tokens go through in chunks, positions made on the fly, and backward evaluates again, so nothing of the MLP is
-ever kept. Source: Hyena (arXiv 2302.10866) section 3.3, and the published HyenaFilter.
+A filter is a function of the model, never of the input's length: shorter inputs use its prefix. Time runs from 0 to 1 over
+`time_context` tokens: all of `maximum_context`, but for a filter that was extrapolated. A rank evaluates it on its own
+tokens. Everything here is float32 under any precision: a bf16 time axis has 1,781 distinct values of a million. Tokens go
+through in chunks, positions made on the fly, and backward evaluates again, so nothing of the MLP is ever kept. Source:
+Hyena (arXiv 2302.10866) section 3.3, and the published HyenaFilter.
 
 l local length, c tokens of a chunk, D width, E positional features, F width of the filter's MLP.
 """
@@ -46,10 +47,11 @@ class FilterShape:
 
     width: int
     maximum_context: int
+    """Positions over which it is defined."""
+    time_context: int
+    """Position n has the time n / (time_context - 1), and the angles of n / time_context turns: as published."""
     features: int
     shift: float
-    time_scale: float = 1.0
-    """Time of position n is n / (maximum_context - 1) x time_scale: 1, but for a filter that was extrapolated."""
 
 
 class ImplicitFilter(nn.Module):
@@ -144,8 +146,8 @@ def positional_features(shape: FilterShape, first: int, length: int, device: tor
     n_l = torch.arange(first, first + length, device=device, dtype=torch.float64)
     bands = (shape.features - 1) // 2
     f_b1 = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=torch.float64).unsqueeze(1)
-    angles_bl = f_b1 * (n_l * (2.0 * math.pi * shape.time_scale / shape.maximum_context))
-    t_1l = (n_l * (shape.time_scale / (shape.maximum_context - 1))).unsqueeze(0)
+    angles_bl = f_b1 * (n_l * (2.0 * math.pi / shape.time_context))
+    t_1l = (n_l / (shape.time_context - 1)).unsqueeze(0)
     return torch.cat((t_1l, angles_bl.cos(), angles_bl.sin_().neg_())).float()
 
 
@@ -171,7 +173,7 @@ def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int
     device = weights.frequency.device
     elements = _CHUNK_ELEMENTS if device.type == "cpu" else _DEVICE_CHUNK_ELEMENTS
     size = min(length, max(_FEWEST_TOKENS, elements // max(shape.width, weights.input_bias.numel())))
-    decay_D1 = decay_rates(shape.width, device).unsqueeze(1) * (shape.time_scale / (shape.maximum_context - 1))
+    decay_D1 = decay_rates(shape.width, device).unsqueeze(1) / (shape.time_context - 1)
     within_Dc = torch.exp(-decay_D1 * torch.arange(size, device=device, dtype=torch.float64)).float()
     for start in range(0, length, size):
         c = min(size, length - start)

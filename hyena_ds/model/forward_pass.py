@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hyena_ds.config.policy import POLICIES, Policy
 from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.tiles import Tile
 from hyena_ds.parallel.layout import Layout
@@ -31,6 +32,8 @@ class ForwardPass:
     """What is kept for backward."""
     compute_dtype: torch.dtype = torch.float32
     """Of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
+    convolution: Convolution = FFT
+    """The long convolution's back end; the same on every rank."""
 
     def drop(self, x_BnD: Tensor, tile: Tile, layer: int, probability: float) -> Tensor:
         """Dropout of a tile's activations; `layer` tells the calls of one forward apart."""

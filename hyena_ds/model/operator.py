@@ -24,7 +24,7 @@ from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
+from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.products import add_product, to_channels, to_tokens
 from hyena_ds.ops.short_convolution import (
@@ -76,8 +76,8 @@ class Kept(NamedTuple):
 
     projected_BCm: Tensor | None = None
     y_BDl: Tensor | None = None
-    u_BgL: tuple[Tensor, ...] = ()
-    """The convolution's input in channel layout, a tensor a group of channels."""
+    groups: tuple[tuple[Tensor, ...], ...] = ()
+    """Of each group of channels the convolution's input in channel layout, or the spectra of input and filter."""
 
 
 def operator_forward(
@@ -85,24 +85,26 @@ def operator_forward(
 ) -> tuple[Tensor, Kept]:
     """(the residual after the half-block, what `policy` keeps). Collective over the sequence-parallel group."""
     B, l, D = r_BlD.shape
-    project = _Projection(r_BlD, weights, run)
-    projected_BCm = _projections_like(r_BlD) if policy.keep_projections else None
+    project = _Projection(r_BlD, weights, run, policy.keep_projections)
     x0_BDl, u_BDl = r_BlD.new_empty((B, D, l)), r_BlD.new_empty((B, D, l))
     for tile in project.tiles_with_the_first_last():
         p_BCm = project(tile)
-        if projected_BCm is not None:
-            projected_BCm[_columns(tile, HALO)] = p_BCm
         x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
         x0_BDl[_columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[_columns(tile)])
     y_BDl = torch.empty_like(u_BDl) if policy.keep_convolution else u_BDl
-    u_groups: list[Tensor] = []
+    groups: list[tuple[Tensor, ...]] = []
     skip_d1 = weights.skip[run.layout.exchange.own_channels(D)].unsqueeze(1)
 
     def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
-        if policy.keep_convolution:
-            u_groups.append(u_BgL)
-        return (causal_convolution(u_BgL, k_dL[channels]).addcmul_(u_BgL, skip_d1[channels]),)
+        if policy.keep_spectra and run.convolution.forward_with_spectra is not None:
+            y_BgL, *spectra = run.convolution.forward_with_spectra(u_BgL, k_dL[channels])
+            groups.append(tuple(spectra))
+        else:
+            y_BgL = run.convolution.forward(u_BgL, k_dL[channels])
+            if policy.keep_convolution:
+                groups.append((u_BgL,))
+        return (y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
 
     run.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, run))
     out_BlD = torch.empty_like(r_BlD)
@@ -111,7 +113,7 @@ def operator_forward(
         z_BDn = torch.mul(y_BDl[_columns(tile)], x0_BDl[_columns(tile)])
         mixed_BnD = to_tokens(z_BDn.to(run.compute_dtype), out_weight.t()).add_(weights.out_bias)
         torch.add(r_BlD[_rows(tile)], run.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[_rows(tile)])
-    return out_BlD, Kept(projected_BCm, y_BDl if policy.keep_convolution else None, tuple(u_groups))
+    return out_BlD, Kept(project.held_BCm, y_BDl if policy.keep_convolution else None, tuple(groups))
 
 
 def operator_backward(
@@ -126,15 +128,14 @@ def operator_backward(
     policy: Policy,
     kept: Kept,
 ) -> tuple[Tensor, OperatorWeights]:
-    """(gradient of r, gradients of the parameters); the filter's is added to `slot`. Collective, as forward."""
+    """(gradient of r, gradients of the parameters); the filter's is added to `slot`. Collective, as forward.
+
+    The gradient of r overwrites `dout`.
+    """
     B, l, D = r_BlD.shape
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
-    project = _Projection(r_BlD, weights, run)
-    projected_BCm = kept.projected_BCm
-    hold = projected_BCm is None and policy.hold_projections
-    if hold:
-        projected_BCm = _projections_like(r_BlD)
-    u_BDl = None if kept.u_BgL else r_BlD.new_empty((B, D, l))
+    project = _Projection(r_BlD, weights, run, policy.hold_projections, kept.projected_BCm)
+    u_BDl = None if kept.groups else r_BlD.new_empty((B, D, l))
     dy_BDl = r_BlD.new_empty((B, D, l))
     out_weight = weights.out_weight.to(run.compute_dtype)
 
@@ -144,12 +145,7 @@ def operator_backward(
         return dmixed_BnD, to_channels(out_weight.t(), dmixed_BnD)
 
     for tile in project.tiles_with_the_first_last():
-        if hold or projected_BCm is None:
-            p_BCm = project(tile)
-            if projected_BCm is not None:
-                projected_BCm[_columns(tile, HALO)] = p_BCm
-        else:
-            p_BCm = projected_BCm[_columns(tile, HALO)]
+        p_BCm = project(tile)
         if u_BDl is not None:
             x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
             torch.mul(x1, v, out=u_BDl[_columns(tile)])
@@ -159,12 +155,11 @@ def operator_backward(
 
     y_BDl, du_BDl = _convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, run, kept)
 
-    dr_BlD = torch.empty_like(r_BlD)
     in_weight = weights.in_weight.to(run.compute_dtype)
     right_BC2 = None
     before_BC2 = None
     for tile in project.tiles():
-        p_BCm = project(tile) if projected_BCm is None else projected_BCm[_columns(tile, HALO)]
+        p_BCm = project(tile)
         x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
         dmixed_BnD, dz_BDn = output_gradient(tile)
         y, du = y_BDl[_columns(tile)], du_BDl[_columns(tile)]
@@ -198,8 +193,8 @@ def operator_backward(
         )
         gradients.norm_weight.add_(dweight)
         gradients.norm_bias.add_(dbias)
-        torch.add(dout_BlD[_rows(complete)], dr, out=dr_BlD[_rows(complete)])
-    return dr_BlD, gradients
+        dout_BlD[_rows(complete)] += dr
+    return dout_BlD, gradients
 
 
 def _convolution_backward(
@@ -219,13 +214,16 @@ def _convolution_backward(
     slot.begin_gradient(k_dL)
 
     def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
-        again = u_BgL is not None
-        u_BgL = kept.u_BgL[channels.start // at_once] if u_BgL is None else u_BgL
-        du_BgL, dk_gL, y_BgL = causal_convolution_backward(dy_BgL, u_BgL, k_dL[channels], again)
+        of_group = kept.groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
+        if len(of_group) == 2 and run.convolution.backward_from_spectra is not None:
+            du_BgL, dk_gL = run.convolution.backward_from_spectra(dy_BgL, *of_group)
+            y_BgL = None
+        else:
+            du_BgL, dk_gL, y_BgL = run.convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
         slot.add_gradient(channels, dk_gL)
-        dskip_d[channels] = torch.linalg.vecdot(dy_BgL, u_BgL).sum(0)
+        dskip_d[channels] = dk_gL[:, 0]  # the skip is a filter of lag zero
         du_BgL.addcmul_(dy_BgL, skip_d1[channels])
-        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL.addcmul_(u_BgL, skip_d1[channels]))
+        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL.addcmul_(of_group[0], skip_d1[channels]))
 
     buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
     run.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
@@ -237,11 +235,16 @@ def _convolution_backward(
 class _Projection:
     """p of a tile and its two predecessors; those before the first tile come from the left neighbour.
 
-    They are asked for at once, and waited for by the tile that needs them.
+    They are asked for at once, and waited for by the tile that needs them. With `hold` what is computed once is held for
+    the next time; `held_BCm` are all projections as another pass held them.
     """
 
-    def __init__(self, r_BlD: Tensor, weights: OperatorWeights, run: ForwardPass):
+    def __init__(
+        self, r_BlD: Tensor, weights: OperatorWeights, run: ForwardPass, hold: bool, held_BCm: Tensor | None = None
+    ):
         B, l, D = r_BlD.shape
+        self.held_BCm = r_BlD.new_empty((B, 3 * D, l + HALO)) if hold and held_BCm is None else held_BCm
+        self._missing = set() if held_BCm is not None else {_place(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._run = r_BlD, weights, run
         self._in_weight = weights.in_weight.to(run.compute_dtype)
         tail_B2D = r_BlD.new_zeros((B, HALO, D))
@@ -258,12 +261,16 @@ class _Projection:
 
     def __call__(self, tile: Tile) -> Tensor:
         """(B, C, n + 2), float32."""
+        held_BCm = None if self.held_BCm is None else self.held_BCm[_columns(tile, HALO)]
+        if held_BCm is not None and _place(tile) not in self._missing:
+            return held_BCm
+        self._missing.discard(_place(tile))
         if tile.first:
             r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
         else:
             r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[_rows(tile)]), dim=1)
         x_BmD = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias).x
-        p_BCm = to_channels(self._in_weight, x_BmD.to(self._run.compute_dtype))
+        p_BCm = to_channels(self._in_weight, x_BmD.to(self._run.compute_dtype), held_BCm)
         p_BCm.add_(self._weights.in_bias.unsqueeze(1))
         if tile.first == 0 and self._run.layout.offset == 0:
             # Before the first token the short filter sees zeros, not projected zeros.
@@ -276,9 +283,8 @@ def _at_once(x_BDl: Tensor, run: ForwardPass) -> int:
     return channels_at_once(B, D // run.layout.exchange.size, run.layout.context_length, x_BDl.device)
 
 
-def _projections_like(r_BlD: Tensor) -> Tensor:
-    B, l, D = r_BlD.shape
-    return r_BlD.new_empty((B, 3 * D, l + HALO))
+def _place(tile: Tile) -> tuple[int, int]:
+    return tile.rows.start, tile.first
 
 
 def _rows(tile: Tile) -> tuple[slice, slice]:

@@ -3,19 +3,22 @@
     ours: backbone.blocks.3.operator.in_projection.weight  <->  published: backbone.layers.3.mixer.in_proj.weight
 
 The published files alias the filter's frequency three times and carry derived buffers (positions, decay rates); here it
-is one parameter, and buffers are computed. A file's header holds the model's shape.
+is one parameter, and buffers are computed. A file's header holds the model's shape; `extension` and `extended_from` are
+there where a trained model's context was extended, and other readers do not know them: to those a rescaled model is right,
+an extrapolated one is not.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.schema import Extension, ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA
 
@@ -121,6 +124,7 @@ def _skeleton(config: ModelConfig) -> HyenaDNA:
 
 
 def _header(config: ModelConfig) -> dict[str, str]:
+    extended = {"extension": str(config.extension), "extended_from": str(config.extended_from)}
     return {
         "d_model": str(config.width),
         "n_layer": str(config.layers),
@@ -130,6 +134,7 @@ def _header(config: ModelConfig) -> dict[str, str]:
         "filter_order": str(config.filter_width),
         "w": str(config.filter_frequency),
         "shift": str(config.filter_shift),
+        **(extended if config.extension else {}),
     }
 
 
@@ -144,6 +149,8 @@ def _config_from(path: Path, header: dict[str, str], shift: float | None) -> Mod
             filter_width=int(header.get("filter_order", 64)),
             filter_frequency=float(header.get("w", 10)),
             filter_shift=shift if shift is not None else float(header.get("shift", PUBLISHED_INFERENCE_SHIFT)),
+            extended_from=int(header["extended_from"]) if "extended_from" in header else None,
+            extension=cast(Extension | None, header.get("extension")),  # checked by ModelConfig
         )
     except (KeyError, ValueError) as error:
         raise UserError(

@@ -69,11 +69,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 dr_BlD[here] = dr
                 dscale += dweight
                 dshift += dbias
-        if gradients is not None:
-            ctx.save_for_backward(*gradients)
+        ctx.gradients = gradients
         return loss.float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient.mul(dloss) for gradient in ctx.saved_tensors), None, None
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the loss was back-propagated already; its gradient was made in the forward pass, once")
+        return *(gradient.mul_(dloss) for gradient in gradients), None, None

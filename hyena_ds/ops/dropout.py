@@ -42,7 +42,9 @@ def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, lay
     base = _mix(_mix(_mix(torch.tensor(key.seed & _MASK32, device=device)) + key.step & _MASK32) + layer & _MASK32)
     samples_B11 = _mix(base + key.samples_B.view(-1, 1, 1) & _MASK32)
     positions_l1 = torch.arange(offset, offset + l, device=device).view(-1, 1)
-    rows_Bl1 = _mix(samples_B11 ^ _mix(positions_l1))
+    # Past 2^32 the upper word is mixed in apart (twice, or it would stand for a lower one); the mix of 0 is 0.
+    words_l1 = _mix(positions_l1 & _MASK32) ^ _mix(_mix(positions_l1 >> 32))
+    rows_Bl1 = _mix(samples_B11 ^ words_l1)
     bits_BlD = _mix(rows_Bl1 + _mix(torch.arange(D, device=device)) & _MASK32)
     keep_BlD = bits_BlD >= int(probability * (1 << 32))
     return x_BlD * keep_BlD / (1.0 - probability)

@@ -15,8 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_GROUP_ELEMENTS = 1 << 23
-"""Elements of the padded signal that one group of channels should hold on a CPU (32 MiB)."""
+_GROUP_ELEMENTS = 1 << 22
+"""Elements of the padded signal that one group of channels should hold on a CPU (16 MiB)."""
 _DEVICE_GROUP_ELEMENTS = 1 << 26
 _FEWEST_TRANSFORMS = 8
 """On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
@@ -56,25 +56,36 @@ def channels_at_once(batch: int, channels: int, context_length: int, device: tor
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
     """y of the shape of u; all float32. The result may be a view of a longer tensor."""
-    L = u_BgL.shape[-1]
-    n = fft_length(L)
-    spectrum = torch.fft.rfft(u_BgL, n=n).mul_(torch.fft.rfft(k_gL, n=n))
-    return torch.fft.irfft(spectrum, n=n)[..., :L]
+    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    return _signal(U.mul_(K), u_BgL.shape[-1])
+
+
+def causal_convolution_with_spectra(u_BgL: Tensor, k_gL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, U, K): the output and what `causal_convolution_backward_from_spectra` needs."""
+    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    return _signal(U * K, u_BgL.shape[-1]), U, K
 
 
 def causal_convolution_backward(
     dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three.
+    """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three."""
+    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    y_BgL = _signal(U * K, u_BgL.shape[-1]) if again else None
+    return *causal_convolution_backward_from_spectra(dy_BgL, U, K), y_BgL
 
-    Backward of a convolution is a correlation: the conjugate spectrum.
-    """
-    L = u_BgL.shape[-1]
-    n = fft_length(L)
-    U, K = torch.fft.rfft(u_BgL, n=n), torch.fft.rfft(k_gL, n=n)
-    y_BgL = torch.fft.irfft(U * K, n=n)[..., :L] if again else None
-    dY = torch.fft.rfft(dy_BgL, n=n)
-    dk_gL = torch.fft.irfft(U.conj_physical_().mul_(dY).sum(0), n=n)[..., :L]
-    del U
-    du_BgL = torch.fft.irfft(dY.mul_(K.conj_physical_()), n=n)[..., :L]
-    return du_BgL, dk_gL, y_BgL
+
+def causal_convolution_backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """(du, dk). Backward of a convolution is a correlation: the conjugate spectrum."""
+    L = dy_BgL.shape[-1]
+    dY = _spectrum(dy_BgL)
+    dk_gL = _signal(torch.conj_physical(U).mul_(dY).sum(0), L)
+    return _signal(dY.mul_(torch.conj_physical(K)), L), dk_gL
+
+
+def _spectrum(x_L: Tensor) -> Tensor:
+    return torch.fft.rfft(x_L, n=fft_length(x_L.shape[-1]))
+
+
+def _signal(spectrum: Tensor, L: int) -> Tensor:
+    return torch.fft.irfft(spectrum, n=fft_length(L))[..., :L]

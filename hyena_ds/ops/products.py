@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 
-def to_channels(weight_CD: Tensor, x_BnD: Tensor) -> Tensor:
-    """(B, n, D) -> (B, C, n), contiguous: every row is one output channel."""
+def to_channels(weight_CD: Tensor, x_BnD: Tensor, out_BCn: Tensor | None = None) -> Tensor:
+    """(B, n, D) -> (B, C, n), every row one output channel; into a float32 `out` if there is one."""
     if x_BnD.shape[0] == 1:
-        return torch.mm(weight_CD, x_BnD[0].t()).unsqueeze(0).float()
-    return torch.bmm(weight_CD.expand(x_BnD.shape[0], -1, -1), x_BnD.mT).float()
+        if out_BCn is not None and weight_CD.dtype == out_BCn.dtype:
+            torch.mm(weight_CD, x_BnD[0].t(), out=out_BCn[0])
+            return out_BCn
+        product = torch.mm(weight_CD, x_BnD[0].t()).unsqueeze(0)
+    else:
+        product = torch.bmm(weight_CD.expand(x_BnD.shape[0], -1, -1), x_BnD.mT)
+    return product.float() if out_BCn is None else out_BCn.copy_(product)
 
 
 def to_tokens(x_BCn: Tensor, weight_CD: Tensor) -> Tensor:

@@ -28,12 +28,17 @@ def agreed(work: Callable[[], T]) -> T:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename or 'file system'}: {error.strerror or error}"
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    first = next((text for text in problems if text is not None), None)
+    first = next((text for text in from_every_rank(problem) if text is not None), None)
     if first is not None:
         raise UserError(first)
     return result
+
+
+def from_every_rank(value: T) -> list[T]:
+    """The (picklable) values of all ranks, in their order, on every rank. Collective."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def from_rank_zero(work: Callable[[], T]) -> T:

@@ -19,6 +19,8 @@ from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.training.objective import NextToken
 
+_BUCKET_ELEMENTS = 1 << 24
+
 
 def build_engine(
     config: RunConfig, model: HyenaDNA, ranks: int, optimizer: torch.optim.Optimizer | None = None
@@ -57,7 +59,13 @@ def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.gradient_clipping,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            # The default buckets take 2 GiB a rank for a model of a few million parameters.
+            "reduce_bucket_size": _BUCKET_ELEMENTS,
+            "allgather_bucket_size": _BUCKET_ELEMENTS,
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }

@@ -40,7 +40,8 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
-from hyena_ds.parallel.agreement import agreed
+from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
+from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
@@ -73,8 +74,9 @@ def _train(config: RunConfig, compute: Compute) -> int:
             print("\n".join(complete_message(directory)))
         return 0
     plans = plan_stages(config, compute.ranks)
+    choice = common_convolution(config, compute)
     agreed(lambda: _check_shards(config, compute))
-    _Run(config, compute, directory, plans).to_the_end()
+    _Run(config, compute, directory, plans, choice).to_the_end()
     return 0
 
 
@@ -85,6 +87,16 @@ def complete_message(directory: RunDirectory) -> list[str]:
         f"To train on from its weights, give a config another name and initialize_from: {directory.path}",
         f"To start afresh, remove {directory.path}, or choose another name (name=OTHER on the command line).",
     ]
+
+
+def common_convolution(config: RunConfig, compute: Compute) -> Choice:
+    """The long convolution's back end, the same on every rank: cuDNN's only where none is without it. Collective."""
+    lengths = [stage.context_length for stage in config.stages]
+    own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths))
+    for rank, without in enumerate(from_every_rank(own.why if own.convolution is FFT else None)):
+        if without is not None:
+            return Choice(FFT, f"rank {rank}: {without}" if rank else without)
+    return own
 
 
 def _check_shards(config: RunConfig, compute: Compute) -> None:
@@ -107,11 +119,19 @@ def _check_shards(config: RunConfig, compute: Compute) -> None:
 class _Run:
     """What one run holds between steps."""
 
-    def __init__(self, config: RunConfig, compute: Compute, directory: RunDirectory, plans: tuple[StagePlan, ...]):
+    def __init__(
+        self,
+        config: RunConfig,
+        compute: Compute,
+        directory: RunDirectory,
+        plans: tuple[StagePlan, ...],
+        choice: Choice,
+    ):
         self.config = config
         self.compute = compute
         self.directory = directory
         self.plans = plans
+        self.choice = choice
         self.groups = create_groups((s.sequence_parallel for s in config.stages), compute.rank, compute.ranks)
         self.held_out = Sources(config.data, "valid")
         self.engine, self.state = self._start()
@@ -150,6 +170,7 @@ class _Run:
         else:
             agreed(lambda: None)
         self._say(*describe(self.config, self.compute.ranks))
+        self._say(f"convolution: {self.choice.convolution.name} ({self.choice.why})")
         if self.state.step:
             self._say(f"resuming after step {self.state.step}")
         try:
@@ -185,7 +206,8 @@ class _Run:
         topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
         layout = Layout.slice_of(plan.config.context_length, topology, self.compute.rank, self.groups)
         policy, dtype = POLICIES[self.config.activation_policy], getattr(torch, self.config.precision)
-        return ForwardPass(layout, policy=policy, compute_dtype=dtype), topology.row(self.compute.rank)
+        run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=self.choice.convolution)
+        return run, topology.row(self.compute.rank)
 
     def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
         memory = peak_memory_gib(self.compute)

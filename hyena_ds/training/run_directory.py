@@ -44,7 +44,7 @@ class RunDirectory:
         before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
         now = _flatten(yaml.safe_load(dump_yaml(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in ("resume", "local_ranks", "deepspeed_log")]
+        changed = [key for key in changed if key not in ("resume", "local_ranks", "deepspeed_log", "convolution")]
         if changed:
             shown = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed[:3])
             raise UserError(

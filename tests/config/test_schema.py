@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hyena_ds.config.arithmetic import learning_rate, plan_stages
+from hyena_ds.config.arithmetic import describe, learning_rate, plan_stages
 from hyena_ds.config.loading import dump_yaml, parse_yaml
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.errors import UserError
@@ -60,6 +60,21 @@ def problem(*overrides: str) -> str:
         ("model.maximum_context=1", "model.maximum_context: found 1, wanted at least 2"),
         ("model.inner_width=-1", "model.inner_width: found -1, wanted a width or 0"),
         ("model.filter_features=4", "model.filter_features: found 4, wanted an odd number from 3 on"),
+        ("model.extension=rescale", "model.extension: wanted extension and extended_from together, or neither"),
+        ("model.extended_from=32", "model.extension: wanted extension and extended_from together, or neither"),
+        (
+            "model={width: 12, layers: 1, maximum_context: 64, extension: rescale, extended_from: 64}",
+            "model.extended_from: found 64, wanted 2 to below maximum_context 64",
+        ),
+        (
+            "model={width: 12, layers: 1, maximum_context: 64, extension: extrapolate, extended_from: 1}",
+            "model.extended_from: found 1, wanted 2 to below maximum_context 64",
+        ),
+        ("model.extension=stretch", "model.extension: found 'stretch', wanted rescale or extrapolate"),
+        (
+            "model={width: 12, layers: 1, maximum_context: 64, extension: rescale, extended_from: 16}",
+            "initialize_from: found none, wanted weights of maximum_context 16, which model.extension extends",
+        ),
         ("model.embedding_dropout=1", "model.embedding_dropout: found 1.0, wanted a probability from 0 to below 1"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate: found 0.0, wanted a positive number"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay: found -1.0, wanted 0 or more"),
@@ -123,8 +138,22 @@ def test_the_shortest_runs_have_a_finite_positive_learning_rate(total: int) -> N
     assert all(0 < learning_rate(config, step, total) <= 6e-4 for step in range(total))
 
 
+EXTENDED = ("model.extended_from=16", "model.extension=extrapolate", "initialize_from=runs/short")
+
+
+def test_an_extended_model_keeps_its_limit_and_says_so_in_the_plan() -> None:
+    model = parse(*EXTENDED).model
+    assert (model.maximum_context, model.time_context) == (64, 16)
+    assert parse("model.extended_from=16", "model.extension=rescale", EXTENDED[2]).model.time_context == 64
+    assert parse().model.time_context == 64
+    lines = describe(parse(*EXTENDED), 2)
+    assert "model: maximum context 64, extended from 16 by extrapolate" in lines
+    assert not any(line.startswith("model:") for line in describe(parse(), 2))
+
+
 def test_the_resolved_config_is_read_back_as_it_was() -> None:
     config = parse(
         "optimizer.learning_rate=3e-4", "data.ignore=[]", "initialize_from=weights.safetensors", "zero_stage=3"
     )
     assert parse_yaml(dump_yaml(config), "dump", RunConfig) == config
+    assert parse_yaml(dump_yaml(parse(*EXTENDED)), "dump", RunConfig) == parse(*EXTENDED)

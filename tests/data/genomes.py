@@ -36,14 +36,16 @@ GENOME = {
 }
 
 
-def write_shards(directory: Path, records: dict[str, str], valid: tuple[str, ...] = ("chrV",)) -> Path:
-    """Shards of 3 chunks of 64 bases in DIRECTORY/shards."""
+def write_shards(
+    directory: Path, records: dict[str, str], valid: tuple[str, ...] = ("chrV",), chunk: int = CHUNK
+) -> Path:
+    """Shards of 3 chunks of `chunk` bases in DIRECTORY/shards."""
     directory.mkdir(parents=True, exist_ok=True)
     fasta = directory / "genome.fa"
     fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
     output = directory / "shards"
     splits = SplitsConfig(by_chromosome={"valid": valid, "train": ()})
-    build(PrepConfig(str(fasta), "tiny", str(output), splits, chunk_length=CHUNK, chunks_per_shard=3), "prep.yaml")
+    build(PrepConfig(str(fasta), "tiny", str(output), splits, chunk_length=chunk, chunks_per_shard=3), "prep.yaml")
     return output
 
 

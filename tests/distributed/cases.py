@@ -9,26 +9,34 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import deepspeed
+import pytest
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor
 
-import hyena_ds.model.operator as operator_module
+import hyena_ds.parallel.layout as layout_module
 import hyena_ds.training.engine as engine_module
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import load_model
+from hyena_ds.ops.convolution_backend import FFT
+from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
+from hyena_ds.training.objective import NextToken
+from hyena_ds.training.run import common_convolution
 from hyena_ds.training.step import train_step
+from tests.cudnn_stand_in import ENOUGH, install
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
 from tests.pieces import small_pieces
 
@@ -178,15 +186,29 @@ def golden(
 def logits(compute: Compute, config: RunConfig, grid: Grid, token_ids_BL: Tensor, plant: bool = False) -> Tensor:
     """This rank's logits (B, l, V). `plant` moves the long convolution's output one token into the past."""
     layout = _layout(compute, grid, token_ids_BL.shape[1])
-    convolution = operator_module.causal_convolution
 
     def looks_ahead(u_BdL: Tensor, k_dL: Tensor) -> Tensor:
-        return torch.roll(convolution(u_BdL, k_dL), -1, dims=-1)
+        return torch.roll(FFT.forward(u_BdL, k_dL), -1, dims=-1)
 
-    with _replaced(operator_module, "causal_convolution", looks_ahead if plant else convolution), small_pieces(99, 24):
+    convolution = replace(FFT, forward=looks_ahead) if plant else FFT
+    with small_pieces(99, 24):
         here = slice(layout.offset, layout.offset + layout.local_length)
-        run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+        run = ForwardPass(layout, policy=POLICIES[config.activation_policy], convolution=convolution)
         return lively_model(config.model)(token_ids_BL[:, here].contiguous(), run)
+
+
+def convolution(compute: Compute, wanted: str, with_cudnn: list[int]) -> tuple[str, str]:
+    """(name, why) of the back end that a run takes, or ("refused", the sentence). Ranks of `with_cudnn` have a stand-in
+    for cuDNN, the others one that is too old; where none has one, no rank has a GPU."""
+    config = run_config(Grid(1, compute.ranks), convolution=wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        if with_cudnn:
+            install(patch, version=ENOUGH if compute.rank in with_cudnn else ENOUGH - 100)
+        try:
+            choice = common_convolution(config, compute)
+        except UserError as error:
+            return "refused", str(error)
+    return choice.convolution.name, choice.why
 
 
 def group_sum(compute: Compute) -> int:
@@ -214,3 +236,41 @@ def die_on(compute: Compute, rank: int) -> None:
     if compute.rank == rank:
         os._exit(1)
     dist.barrier()
+
+
+def through_channels(compute: Compute, x: Tensor, sp: int, at_once: int, in_place: bool) -> dict[str, Any]:
+    """This rank's outputs of a work on two tensors, and in which order exchanges were started and work was done."""
+    L = x.shape[-1]
+    layout = _layout(compute, Grid(1, sp), L)
+    here = slice(layout.offset, layout.offset + layout.local_length)
+    inputs = [tensor[..., here].clone() for tensor in x]
+    outputs = inputs if in_place else [torch.empty_like(tensor) for tensor in inputs]
+    own = layout.exchange.own_channels(x.shape[2]).start
+    events: list[str] = []
+    start = layout_module.start_all_to_all
+
+    def logged(pieces_P: Tensor, group: dist.ProcessGroup) -> Any:
+        events.append("start")
+        return start(pieces_P, group)
+
+    def work(channels: slice, a_BgL: Tensor, b_BgL: Tensor) -> tuple[Tensor, Tensor]:
+        events.append("work")
+        scale = torch.arange(own + channels.start + 1.0, own + channels.start + 1.0 + a_BgL.shape[1])
+        return a_BgL.cumsum(-1) * scale.view(-1, 1), b_BgL.flip(-1)
+
+    with _replaced(layout_module, "start_all_to_all", logged):
+        layout.exchange.through_channels(inputs, outputs, work, at_once)
+    return {"outputs": outputs, "events": events}
+
+
+def bytes_sent(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalBatch) -> dict[str, int]:
+    """What this rank sends to others in one forward and in its backward, without the halo."""
+    traffic = Traffic()
+    L = batch.token_ids_BL.shape[1]
+    layout = Layout.slice_of(L, grid.topology, compute.rank, _groups(compute), traffic)
+    part = batch.on_rank(0, grid, compute.rank).micro_batches[0]
+    run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+    loss, _ = NextToken(lively_model(config.model))(part.token_ids_Bl, part.targets_Bl, run)
+    forward = traffic.bytes_sent
+    loss.backward()
+    return {"forward": forward, "backward": traffic.bytes_sent - forward}

@@ -56,12 +56,14 @@ def _operator(block: _Block, config: ModelConfig, x_BLD: Tensor) -> Tensor:
     return F.linear(y.mT, block("operator.out_projection.weight"), block("operator.out_projection.bias"))
 
 
-def plain_filter(block: _Block, config: ModelConfig, L: int) -> Tensor:
-    """(D, L), from the formulas of the paper in the parameters' dtype."""
+def plain_filter(block: _Block, config: ModelConfig, L: int, first: int = 0) -> Tensor:
+    """(D, L), positions first .. first + L, from the formulas of the paper in the parameters' dtype."""
     f = lambda name: block(f"operator.implicit_filter.{name}")  # noqa: E731
     dtype = f("frequency").dtype
     M, bands = config.maximum_context, (config.filter_features - 1) // 2
-    n = torch.arange(L, dtype=torch.float64).unsqueeze(1)
+    if config.extension == "extrapolate":
+        M = config.extended_from or 0
+    n = (first + torch.arange(L, dtype=torch.float64)).unsqueeze(1)
     t = n / (M - 1)
     angles = torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64) * 2 * math.pi * n / M
     h = torch.cat((t, angles.cos(), -angles.sin()), dim=1).to(dtype)

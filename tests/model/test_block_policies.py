@@ -15,7 +15,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.cross_entropy import IGNORED
-from hyena_ds.ops.dropout import DropoutKey
+from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.training.objective import NextToken
 from tests.model.golden import relative_error
@@ -148,6 +148,21 @@ def test_dropout_draws_the_same_masks_under_every_policy_and_tiling(policy: Poli
         found.append((loss, gradients(model)))
     assert relative_error(found[1][0], found[0][0]) <= TOLERANCE
     assert_close(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_the_embeddings_dropout_is_that_of_the_whole_sequence_in_any_tiles(probability: float) -> None:
+    config = ModelConfig(width=12, layers=1, maximum_context=33, embedding_dropout=probability)
+    backbone, (ids, _) = build_model(config, 1).backbone, batch(3, 33)
+    backbone.blocks = torch.nn.ModuleList()
+    key = DropoutKey(1, 2, torch.tensor([4, 0, 9]))
+    embedded = backbone.embedding(ids)
+    wanted = keyed_dropout(embedded, probability, key, 0, 0)
+    with small_pieces():
+        found = backbone.residual(ids, ForwardPass(Layout.whole(33), dropout=key))
+        (gradient,) = torch.autograd.grad(found.square().sum(), backbone.embedding.weight)
+    assert torch.equal(found, wanted) and bool((found == 0).any()) == (probability > 0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted.square().sum(), backbone.embedding.weight)[0])
 
 
 @pytest.mark.parametrize("policy", POLICIES)

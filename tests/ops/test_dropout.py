@@ -34,6 +34,18 @@ def test_the_mask_does_not_depend_on_how_the_sequence_is_cut(cuts: tuple[int, ..
     assert torch.equal(torch.cat(slices, 1), mask())
 
 
+@pytest.mark.parametrize("edge", [1 << 31, 1 << 32, 1 << 33])
+def test_past_the_thirty_second_bit_masks_still_do_not_depend_on_the_cut_and_do_not_repeat(edge: int) -> None:
+    across = mask(offset=edge - 16)
+    assert torch.equal(torch.cat((mask(offset=edge - 16, length=16), mask(offset=edge, length=16)), 1), across)
+    rows = lambda offset: {tuple(row) for row in mask(offset=offset, samples=(0,))[0].tolist()}  # noqa: E731
+    assert len(rows(edge)) == L
+    for other in (0, 1 << 16, edge - (1 << 16), edge // 2, edge + (1 << 16), 2 * edge):
+        assert not rows(edge) & rows(other), other
+    share = float((mask(offset=edge, samples=tuple(range(64))) == 0).double().mean())
+    assert abs(share - 0.25) < 0.01
+
+
 def test_the_mask_does_not_depend_on_how_the_batch_is_cut_or_ordered() -> None:
     assert torch.equal(torch.cat([mask(samples=(0,)), mask(samples=(1, 2, 3))]), mask())
     assert torch.equal(mask(samples=(3, 1)), mask()[[3, 1]])

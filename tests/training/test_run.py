@@ -56,6 +56,7 @@ def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
     log = (run / "log.txt").read_text()
     assert "grid dp 1 x sp 2" in log and "4 micro steps" in log
+    assert log.count("convolution: fft (no CUDA device)") == 1
     assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == [f"step-{n:08d}" for n in (6, 9, 10)]
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["markov_losses"]) == {"0", "2", "5"}

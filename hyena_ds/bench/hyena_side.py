@@ -1,0 +1,109 @@
+"""This trainer's bare step: model, loss, backward, sum of gradients and AdamW, without an engine around it.
+
+Where the sequence is cut, loss and gradients are first compared with those of the whole sequence in one process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import hyena_ds.model.block as block_module
+from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.side import StepSide, Stopwatch
+from hyena_ds.bench.values import check_gradients, check_loss
+from hyena_ds.model.backbone import build_model
+from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.parallel.collectives import Traffic
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.layout import Layout
+from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.training.objective import NextToken
+
+
+class HyenaSide(StepSide):
+    """One rank, with its slice of the sequence."""
+
+    def __init__(self, compute: Compute, case: Case):
+        model = build_model(case.model(), SEED)
+        super().__init__(compute, case, model)
+        self.objective = NextToken(model)
+        self.traffic = Traffic()
+        self.bytes_forward = self.bytes_backward = 0
+        self.filter_clock = Stopwatch(block_module, "evaluate_filter", "filter_gradients")
+        self.groups = create_groups([case.sequence_parallel], compute.rank, compute.ranks)
+        self.dtype = getattr(torch, case.precision)
+
+    def layout(self, length: int) -> Layout:
+        """This rank's slice of `length` tokens."""
+        if self.compute.ranks == 1:
+            return Layout.whole(length)
+        topology = Topology(1, self.case.sequence_parallel)
+        return Layout.slice_of(length, topology, self.compute.rank, self.groups, self.traffic)
+
+    def passes(self, length: int, accumulation: int) -> float:
+        self.bytes_forward = self.bytes_backward = 0
+        self.filter_clock.take()
+        return self._passes(self.layout(length), accumulation, self.dtype)
+
+    def _passes(self, layout: Layout, accumulation: int, dtype: torch.dtype) -> float:
+        length, case = layout.context_length, self.case
+        here = slice(layout.offset, layout.offset + layout.local_length)
+        filters = FilterCache(accumulation)
+        total = torch.zeros((), device=self.compute.device)
+        for number in range(accumulation):
+            ids_BL, targets_BL = self.micro_batch(length, number)
+            filters.begin(number)
+            run = ForwardPass(layout, None, filters, case.activation_policy, dtype)
+            sent = self.traffic.bytes_sent
+            loss_sum, _ = self.objective(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), run)
+            between = self.traffic.bytes_sent
+            loss = loss_sum / (case.batch * accumulation * length)
+            loss.backward()
+            total += loss.detach()
+            self.bytes_forward += between - sent
+            self.bytes_backward += self.traffic.bytes_sent - between
+        filters.close()
+        return float(total)
+
+    def extra(self) -> dict[str, Any]:
+        return {
+            "bytes_forward": self.bytes_forward,
+            "bytes_backward": self.bytes_backward,
+            "filter_seconds": self.filter_seconds(),
+        }
+
+    def filter_seconds(self) -> float | None:
+        """Of the last step; an accelerator runs behind the clock, so there it is not known."""
+        seconds = self.filter_clock.take()
+        return None if torch.cuda.is_available() else seconds
+
+    def check(self) -> tuple[float, dict[str, Tensor]]:
+        length = self.case.checked_length
+        whole = self._values(Layout.whole(length))
+        if self.compute.ranks > 1:
+            how = f"the sequence cut over {self.compute.ranks} ranks"
+            loss, gradients = self._values(self.layout(length))
+            check_loss(loss, whole[0], how)
+            check_gradients(gradients, whole[1], how)
+        if self.dtype != torch.float32:
+            loss = self._passes(Layout.whole(length), 1, self.dtype)
+            self.optimizer.zero_grad()
+            check_loss(loss, whole[0], f"projections in {self.case.precision}", (self.case.precision,))
+        return whole
+
+    def _values(self, layout: Layout) -> tuple[float, dict[str, Tensor]]:
+        """Loss and gradients of the whole sequence."""
+        loss = self._passes(layout, 1, torch.float32)
+        if layout.local_length < layout.context_length:
+            self.sum_gradients()
+            total = torch.tensor(loss, device=self.compute.device, dtype=torch.float64)
+            dist.all_reduce(total)
+            loss = float(total)
+        gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        self.optimizer.zero_grad()
+        return loss, gradients

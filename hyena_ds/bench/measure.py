@@ -1,0 +1,164 @@
+"""Time and memory of one process.
+
+wall seconds     of the clock, or of device events on an accelerator
+CPU seconds      user and system, of all threads of the process: what a step costs whoever else uses the cores
+peak memory      resident memory since the process began, or the device's allocated memory
+live tensors     the most bytes that the allocator had given out at once, in a step of its own
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hyena_ds.parallel.devices import Compute, start_compute
+
+_CLOCK_TICK = 1e-4
+"""CPU seconds below these are not told apart."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call on one rank."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    result: Any
+
+
+def start_process(grouped: bool, threads: int) -> Compute:
+    """This process's device; in a group, joined to the others. A process on its own needs no process group."""
+    torch.set_num_threads(threads)
+    if grouped:
+        return start_compute()
+    device, local_rank = torch.get_default_device(), int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        device = torch.empty(0).cuda().device
+    return Compute(device, "", 0, 1, local_rank)
+
+
+def timed(compute: Compute, work: Callable[[], Any]) -> Timed:
+    """Run `work` once. In a group all ranks begin together. Collective."""
+    if compute.ranks > 1:
+        dist.barrier()
+    if torch.cuda.is_available():
+        return _timed_on_device(work)
+    cpu, began = _cpu_seconds(), time.perf_counter()
+    result = work()
+    wall = time.perf_counter() - began
+    return Timed(wall, _cpu_seconds() - cpu, result)
+
+
+def _timed_on_device(work: Callable[[], Any]) -> Timed:
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    cpu = _cpu_seconds()
+    first.record()
+    result = work()
+    last.record()
+    torch.cuda.synchronize()
+    return Timed(first.elapsed_time(last) / 1e3, _cpu_seconds() - cpu, result)
+
+
+def best_seconds(compute: Compute, work: Callable[[], Any], computes: bool = True, at_least: float = 0.1) -> float:
+    """The shortest of repeated calls, after one that is not counted. Collective: a group makes five.
+
+    Work that only `computes` is also timed by the CPU seconds of a thread, which others on the machine do not lengthen.
+    """
+    timed(compute, work)
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < 3 or (calls < 5 if compute.ranks > 1 else spent < at_least and calls < 200):
+        once = timed(compute, work)
+        busy = once.cpu_seconds / torch.get_num_threads()
+        alone = computes and not torch.cuda.is_available() and busy > _CLOCK_TICK
+        best = min(best, once.wall_seconds, busy if alone else once.wall_seconds)
+        spent, calls = spent + once.wall_seconds, calls + 1
+    return best
+
+
+def peak_memory_gib() -> float:
+    """Of this process since it began: device memory on an accelerator, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:  # ru_maxrss also counts what the process was before it became this program
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def live_memory_gib(work: Callable[[], Any]) -> float:
+    """Peak of live tensors while `work` runs: what was live before, and the allocator's own record of the rest.
+
+    The record is the profiler's, and holds every allocation: inside autograd functions and operators too.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() / 2**30
+    gc.collect()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _is_tensor(t)}
+    live = peak = sum(storages.values())
+    with _no_stderr(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+        work()
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak / 2**30
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import platform
+
+    described: dict[str, Any] = {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    }
+    described["cpu"] = _cpu_name() or platform.processor() or platform.machine()
+    described["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    described["torch"] = torch.__version__
+    if torch.cuda.is_available():
+        described["accelerator"] = torch.cuda.get_device_name()
+    return described
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """The profiler's library writes there, from C++."""
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
+
+
+def _cpu_name() -> str | None:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _is_tensor(thing: Any) -> bool:
+    return issubclass(type(thing), Tensor) and thing.layout == torch.strided and not thing.is_meta
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,153 @@
+"""The published code's step: HyenaDNAModel of a clone of HazyResearch/hyena-dna, with this trainer's first weights.
+
+    DIR/standalone_hyenadna.py --imported as it is--> HyenaDNAModel --tied head by the embedding--> cross-entropy
+
+The file imports torchvision and transformers for parts that a step does not use; where they are not installed, empty
+stand-ins take their names in this process, and the benchmark says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyena_ds.bench.case import SEED, STANDALONE, Case
+from hyena_ds.bench.side import StepSide
+from hyena_ds.errors import UserError
+from hyena_ds.model.backbone import build_model
+from hyena_ds.model.published import published_names
+from hyena_ds.parallel.devices import Compute
+
+_EMBEDDING = "backbone.embeddings.word_embeddings.weight"
+_VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
+
+
+class PublishedSide(StepSide):
+    """One process with the whole sequence."""
+
+    def __init__(self, compute: Compute, case: Case, reference: str):
+        module, self.stood_in = load_standalone(reference)
+        model = build_published(module, case)
+        super().__init__(compute, case, model)
+        self.embedding = dict(model.named_parameters())[_EMBEDDING]
+
+    def passes(self, length: int, accumulation: int) -> float:
+        return self._passes(length, accumulation, self.case.precision == "bfloat16")
+
+    def _passes(self, length: int, accumulation: int, mixed: bool) -> float:
+        total = torch.zeros((), device=self.compute.device)
+        for number in range(accumulation):
+            ids_BL, targets_BL = self.micro_batch(length, number)
+            with torch.autocast(self.compute.device.type, torch.bfloat16) if mixed else nullcontext():
+                logits_BLV = F.linear(self.model(ids_BL), self.embedding)
+            loss = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten()) / accumulation
+            loss.backward()
+            total += loss.detach()
+        return float(total)
+
+    def check(self) -> tuple[float, dict[str, Tensor]]:
+        loss = self._passes(self.case.checked_length, 1, False)
+        parameters = dict(self.model.named_parameters())
+        gradients: dict[str, Tensor] = {}
+        for ours, theirs in published_names(self.case.layers).items():
+            gradient = parameters[theirs].grad
+            assert gradient is not None, f"the published code left {theirs} without a gradient"
+            gradients[ours] = gradient.clone()
+        self.optimizer.zero_grad()
+        return loss, gradients
+
+    def prepare(self) -> dict[str, Any]:
+        note = f"{', '.join(self.stood_in)} not installed: empty stand-ins, which the step never calls"
+        return {**super().prepare(), "notes": [f"published code: {note}"] if self.stood_in else []}
+
+
+def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
+    """The clone's own module, and which packages have a stand-in. Raises UserError when it cannot be imported."""
+    path = Path(reference) / STANDALONE
+    stood_in = []
+    for name, make in (("torchvision", _torchvision), ("transformers", _transformers)):
+        if importlib.util.find_spec(name) is None:
+            sys.modules.update(make())
+            stood_in.append(name)
+    spec = importlib.util.spec_from_file_location("standalone_hyenadna", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["standalone_hyenadna"] = module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as problem:
+        raise UserError(
+            f"{path}: {problem}; install what the published code imports, or use its latest version"
+        ) from None
+    return module, stood_in
+
+
+def build_published(module: types.ModuleType, case: Case) -> nn.Module:
+    """The published model of the case's shape, with the weights that our model of the same seed begins with."""
+    config = case.model()
+    layer = {
+        "l_max": config.maximum_context,
+        "order": 2,
+        "filter_order": config.filter_width,
+        "emb_dim": config.filter_features,
+        "short_filter_order": 3,
+        "modulate": True,
+        "shift": config.filter_shift,
+        "w": config.filter_frequency,
+        "lr_pos_emb": 0.0,
+    }
+    model = module.HyenaDNAModel(
+        d_model=config.width,
+        n_layer=config.layers,
+        d_inner=config.mlp_width,
+        vocab_size=_VOCABULARY,
+        layer=layer,
+        pad_vocab_size_multiple=_VOCABULARY_MULTIPLE,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        use_head=False,
+    )
+    names = published_names(config.layers)
+    theirs = dict(model.named_parameters())
+    strangers = sorted(set(theirs) - set(names.values()))
+    if strangers or len(theirs) != len(names):
+        missing = sorted(set(names.values()) - set(theirs))
+        raise UserError(
+            f"--reference: the clone's model has other parameters ({', '.join((strangers + missing)[:3])}); wanted "
+            "those of HazyResearch/hyena-dna's main branch"
+        )
+    with torch.no_grad():
+        for name, parameter in build_model(config, SEED).named_parameters():
+            theirs[names[name]].copy_(parameter)
+    return model
+
+
+def _torchvision() -> dict[str, types.ModuleType]:
+    class StochasticDepth(nn.Module):
+        """With probability 0, as here, it changes nothing."""
+
+        def __init__(self, p: float, mode: str):
+            super().__init__()
+            assert p == 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    package, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
+    package.ops, ops.StochasticDepth = ops, StochasticDepth  # type: ignore[attr-defined]
+    return {"torchvision": package, "torchvision.ops": ops}
+
+
+def _transformers() -> dict[str, types.ModuleType]:
+    package, tokens = types.ModuleType("transformers"), types.ModuleType("transformers.tokenization_utils")
+    tokens.AddedToken = tokens.PreTrainedTokenizer = type("Unused", (), {})  # type: ignore[attr-defined]
+    package.tokenization_utils = tokens  # type: ignore[attr-defined]
+    return {"transformers": package, "transformers.tokenization_utils": tokens}

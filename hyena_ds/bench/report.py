@@ -1,0 +1,87 @@
+"""What a benchmark leaves: a table on standard output, and a JSON file that is whole or not there.
+
+{"command", "date", "machine": {cpu, cores, memory_gib, torch}, "rows": [...]}
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.errors import UserError
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+def spread(seconds: Iterable[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    values = list(seconds)
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def shown_spread(row: Row, key: str) -> str:
+    """median (smallest to largest)."""
+    value = row[key]
+    return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, as a person writes them."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def print_table(columns: list[Column], rows: list[Row]) -> None:
+    """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers."""
+    lines = [[title for title, _ in columns]]
+    lines += [
+        [show(row) for _, show in columns] if row["status"] == "measured" else [columns[0][1](row)] for row in rows
+    ]
+    widths = [max(len(line[at]) for line in lines if at < len(line)) for at in range(len(columns))]
+    print()
+    for line, row in zip(lines, [None, *rows], strict=True):
+        if len(line) == 1 and row is not None:
+            print(f"  {line[0]:<{widths[0]}}  {row['status']}")
+        else:
+            print(
+                f"  {line[0]:<{widths[0]}}  "
+                + "  ".join(f"{c:>{w}}" for c, w in zip(line[1:], widths[1:], strict=True))
+            )
+
+
+def describe_machine(machine: dict[str, Any]) -> str:
+    """One line."""
+    line = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, torch {machine['torch']}"
+    return f"{machine['accelerator']}; {line}" if "accelerator" in machine else line
+
+
+def check_writable(path: str | None) -> None:
+    """Raise UserError before hours of work, not after."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--json {path}: found no directory {Path(path).parent}, wanted one that exists; make it first")
+
+
+def save(path: str | None, machine: dict[str, Any], rows: list[Row]) -> None:
+    """Write the rows to `path`, if there is one: aside, then renamed."""
+    if path is None:
+        return
+    command = " ".join(["hyena-ds", *sys.argv[1:]])
+    text = json.dumps({"command": command, "date": now(), "machine": machine, "rows": rows}, indent=1)
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"--json {path}: {error.strerror or error}; name a file that can be written") from None
+
+
+def now() -> str:
+    """Date and time in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,177 @@
+"""From the answers of a side's ranks to a row, and from rows to what a person reads. Imports no torch.
+
+A turn is one step of one side: the answers of its ranks.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from hyena_ds.bench.case import Side
+from hyena_ds.bench.report import Column, Row, number, print_table, shown_spread, spread
+from hyena_ds.bench.work import Rates, Work, least_seconds, step_work
+
+Turn = list[dict[str, Any]]
+LIMITED = ("hyena-ds", "hyena-ds engine", "published")
+"""Kinds of sides that compute what work.py counts."""
+
+
+def new_row(side: Side) -> Row:
+    """What is known before anything ran."""
+    return {
+        "side": side.label,
+        "kind": side.kind,
+        **asdict(side.case),
+        "processes": side.processes,
+        "status": "measured",
+        "estimated_memory_gib": side.memory_gib(),
+    }
+
+
+def add_measured(
+    row: Row,
+    side: Side,
+    turns: list[Turn],
+    live: list[float] | None,
+    limits: tuple[Rates, int] | None,
+    interleaved: bool,
+) -> None:
+    """Times are of the slowest rank, CPU seconds the sum over the ranks, memory of the largest rank."""
+    wall = [max(answer["wall_seconds"] for answer in turn) for turn in turns]
+    row["wall_seconds"] = spread(wall)
+    row["cpu_seconds"] = spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns)
+    row["cpu_seconds_per_rank"] = statistics.median(max(answer["cpu_seconds"] for answer in turn) for turn in turns)
+    row["tokens_per_second"] = side.case.tokens / row["wall_seconds"]["median"]
+    row["cpu_microseconds_per_token"] = 1e6 * row["cpu_seconds"]["median"] / side.case.tokens
+    row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[-1])
+    row["live_memory_gib"] = None if live is None else max(live)
+    row["interleaved"] = interleaved
+    if turns[-1][0].get("filter_seconds") is not None:
+        filter_seconds = statistics.median(max(answer["filter_seconds"] for answer in turn) for turn in turns)
+        row["filter_seconds"] = filter_seconds
+        row["filter_nanoseconds_per_token"] = 1e9 * filter_seconds * side.processes / side.case.tokens
+    if limits is not None:
+        rates, points = limits
+        work = step_work(side.case, points)
+        row["limit"] = _limit(row, side, work, rates)
+        if "bytes_forward" in turns[-1][0]:
+            row["bytes_exchanged"] = _exchanged(turns[-1], work)
+
+
+def _exchanged(turn: Turn, work: Work) -> dict[str, float]:
+    """Of the rank that sends most, and the least under the policy."""
+    return {
+        "forward": max(answer["bytes_forward"] for answer in turn),
+        "backward": max(answer["bytes_backward"] for answer in turn),
+        "minimum_forward": work.bytes_forward,
+        "minimum_backward": work.bytes_backward,
+    }
+
+
+def _limit(row: Row, side: Side, work: Work, rates: Rates) -> dict[str, Any]:
+    """Least seconds at the machine's ceilings, and the share of them that the step reaches."""
+    least = least_seconds(work, rates, side.case.precision, recompute=False)
+    limit: dict[str, Any] = {"rates": asdict(rates), "seconds": least}
+    busy = row["cpu_seconds_per_rank"] / side.case.threads
+    limit["share"] = sum(least.values()) / row["wall_seconds"]["median"]
+    if side.kind != "published":
+        again = least_seconds(work, rates, side.case.precision, recompute=True)
+        limit["seconds_with_recompute"] = again
+        limit["share_with_recompute"] = sum(again.values()) / row["wall_seconds"]["median"]
+        limit["share_with_recompute_of_cpu_seconds"] = sum(again.values()) / busy if busy else None
+    return limit
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Times and memory, then the limits, then every side against the first of ours."""
+    print_table(_COLUMNS, rows)
+    measured = [row for row in rows if row["status"] == "measured"]
+    if limited := [row for row in measured if row["kind"] == "hyena-ds"]:
+        print_table(_LIMIT_COLUMNS, limited)
+    if compared := _compared(measured):
+        print_table(_COMPARED_COLUMNS, compared)
+
+
+def _sent(row: Row) -> str:
+    if not (sent := row.get("bytes_exchanged")) or not sent["minimum_forward"]:
+        return "-"
+    found, least = sent["forward"] + sent["backward"], sent["minimum_forward"] + sent["minimum_backward"]
+    return f"{number(found / 2**20)} / {number(least / 2**20)}"
+
+
+def _share(row: Row) -> str:
+    return f"{row['limit']['share']:.0%}" if "limit" in row else "-"
+
+
+_COLUMNS: list[Column] = [
+    ("side", lambda row: row["side"]),
+    ("context", lambda row: f"{row['context_length']:,}"),
+    ("s a step: median (spread)", lambda row: shown_spread(row, "wall_seconds")),
+    ("CPU s, all ranks", lambda row: shown_spread(row, "cpu_seconds")),
+    ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
+    ("peak GiB a rank", lambda row: number(row["peak_memory_gib"])),
+    ("live tensors", lambda row: number(row["live_memory_gib"])),
+    ("MiB sent / least", _sent),
+    ("of the limit", _share),
+]
+
+
+def _least(row: Row, part: str) -> str:
+    return number(row["limit"]["seconds"].get(part))
+
+
+_LIMIT_COLUMNS: list[Column] = [
+    ("least seconds at the machine's limits", lambda row: row["side"]),
+    ("context", lambda row: f"{row['context_length']:,}"),
+    ("GEMM", lambda row: _least(row, "gemm")),
+    ("FFT", lambda row: _least(row, "fft")),
+    ("exchange", lambda row: _least(row, "exchange")),
+    ("sum", lambda row: number(sum(row["limit"]["seconds"].values()))),
+    ("reached", _share),
+    ("with recompute", lambda row: number(sum(row["limit"]["seconds_with_recompute"].values()))),
+    ("reached", lambda row: f"{row['limit']['share_with_recompute']:.0%}"),
+    ("of CPU s", lambda row: f"{row['limit']['share_with_recompute_of_cpu_seconds'] or 0:.0%}"),
+    ("filter took s", lambda row: number(row.get("filter_seconds"))),
+    ("ns a token", lambda row: number(row.get("filter_nanoseconds_per_token"))),
+]
+
+
+def _compared(rows: list[Row]) -> list[Row]:
+    """The rows that have an earlier one of ours at their context length and allocator; adds the ratios to them."""
+    first: dict[tuple[int, str], Row] = {}
+    compared = []
+    for row in rows:
+        base = first.setdefault((row["context_length"], row["allocator"]), row)
+        if row is base or base["kind"] != "hyena-ds":
+            continue
+        row["against"] = {
+            "side": base["side"],
+            "wall": row["wall_seconds"]["median"] / base["wall_seconds"]["median"],
+            "cpu": row["cpu_seconds"]["median"] / base["cpu_seconds"]["median"],
+            "peak_memory": row["peak_memory_gib"] / base["peak_memory_gib"],
+            "live_memory": _ratio(row["live_memory_gib"], base["live_memory_gib"]),
+        }
+        compared.append(row)
+    return compared
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def _times(key: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row["against"][key] is None else f"{row['against'][key]:.2f} x"
+
+
+_COMPARED_COLUMNS: list[Column] = [
+    ("compared", lambda row: row["side"]),
+    ("context", lambda row: f"{row['context_length']:,}"),
+    ("time", _times("wall")),
+    ("CPU seconds", _times("cpu")),
+    ("peak memory", _times("peak_memory")),
+    ("live tensors", _times("live_memory")),
+    ("of", lambda row: row["against"]["side"]),
+]
