@@ -39,6 +39,6 @@ class Policy:
 POLICIES: dict[PolicyName, Policy] = {
     "fastest": Policy(True, True, True, True, True, True, True),
     "balanced": Policy(True, True, False, False, False, True, True),
-    "lean": Policy(True, False, False, False, False, True, True),
+    "lean": Policy(True, False, False, False, False, False, True),
     "leanest": Policy(False, False, False, False, False, False, False),
 }

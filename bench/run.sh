@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Every measurement of bench/RESULTS.md, about 45 minutes on two quiet cores:
+#   bash bench/run.sh REFERENCE [NAME ...]
+# REFERENCE  a clone of HazyResearch/hyena-dna; names choose among the measurements, without one all run
+set -euo pipefail
+reference=${1:?usage: bash bench/run.sh CLONE_OF_HYENA_DNA [NAME ...]}
+shift
+cd "$(dirname "$0")/.."
+step() { # step NAME FLAG... : hyena-ds bench step, with its rows in bench/results/NAME.json
+    local name=$1
+    shift
+    [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" $name "* ]] || return 0
+    echo "== $name"
+    hyena-ds bench step "$@" --json "bench/results/$name.json"
+}
+chosen=("$@")
+
+step 32k --context-length 32768 --policy fastest --precision float32 bfloat16 --allocator tuned default --rounds 5 \
+    --reference "$reference" --reference-precision float32
+step 256k --context-length 262144 --policy lean fastest --reference "$reference"
+step 256k-bfloat16 --context-length 262144 --policy fastest --precision bfloat16 --reference "$reference" \
+    --reference-precision float32 --rounds 2
+step accumulation-1 --context-length 32768
+step accumulation-8 --context-length 32768 --accumulation 8 --rounds 2
+step engine --context-length 32768 131072 --engine --rounds 5
+step 1m --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --rounds 2 --limit-minutes 30
+step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60
+step contexts --context-length 1024 4096 16384 65536 --policy fastest balanced lean leanest \
+    --reference "$reference" --transformer --rounds 2 --limit-minutes 3
+step ranks --context-length 65536 --sequence-parallel 1 2 4 --rounds 3
+step 256k-default --context-length 262144 --policy lean --allocator default --rounds 1 --reference "$reference"
