@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test lint clean
+.PHONY: help train test lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make lint    ruff and mypy"
+	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -36,6 +37,10 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	@[ -n "$(REFERENCE)" ] || { echo "make: bench needs the published code; clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" >&2; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/run.sh "$(REFERENCE)"
 
 clean:
 	rm -rf $(VENV) data .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -23,7 +23,8 @@ step 256k-bfloat16 --context-length 262144 --policy fastest --precision bfloat16
 step accumulation-1 --context-length 32768
 step accumulation-8 --context-length 32768 --accumulation 8 --rounds 2
 step engine --context-length 32768 131072 --engine --rounds 5
-step 1m --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --rounds 2 --limit-minutes 30
+step 1m --context-length 1048576 --policy leanest --sequence-parallel 1 2 --rounds 1 --limit-minutes 30
+step 1m-halves --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --rounds 2 --limit-minutes 30
 step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60
 step contexts --context-length 1024 4096 16384 65536 --policy fastest balanced lean leanest \
     --reference "$reference" --transformer --rounds 2 --limit-minutes 3

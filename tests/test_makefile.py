@@ -19,6 +19,15 @@ def test_a_python_that_is_not_there_is_named_with_the_cure(tmp_path: Path) -> No
     assert not (tmp_path / "venv").exists()
 
 
+def test_bench_without_the_published_code_says_what_to_clone(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / "installed").touch()
+    result = _make("bench", f"VENV={venv}", "-o", str(venv / "installed"))
+    assert result.returncode != 0
+    assert "clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" in result.stderr
+
+
 def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     old = tmp_path / "old-python"
     old.write_text("#!/bin/sh\nexit 1\n")

@@ -72,7 +72,9 @@ def save(path: str | None, machine: dict[str, Any], rows: list[Row]) -> None:
     """Write the rows to `path`, if there is one: aside, then renamed."""
     if path is None:
         return
-    command = " ".join(["hyena-ds", *sys.argv[1:]])
+    # Where things lie on this machine is of no use to a reader: an absolute path is cut to its last name.
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    command = " ".join(["hyena-ds", *words])
     text = json.dumps({"command": command, "date": now(), "machine": machine, "rows": rows}, indent=1)
     partial = Path(path).with_name(f".{Path(path).name}.partial")
     try:

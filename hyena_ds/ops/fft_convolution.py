@@ -20,6 +20,8 @@ _GROUP_ELEMENTS = 1 << 22
 _DEVICE_GROUP_ELEMENTS = 1 << 26
 _FEWEST_TRANSFORMS = 8
 """On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
+_MOST_ELEMENTS = 1 << 25
+"""Beyond this size of a group fewer transforms than that are better: a 4 M token context has 8 M points a channel."""
 _MOST_CHANNELS = 64
 
 
@@ -50,7 +52,8 @@ def fft_length(context_length: int) -> int:
 def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device) -> int:
     """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
     elements = _GROUP_ELEMENTS if device.type == "cpu" else _DEVICE_GROUP_ELEMENTS
-    transforms = max(_FEWEST_TRANSFORMS, elements // fft_length(context_length))
+    n = fft_length(context_length)
+    transforms = max(min(_FEWEST_TRANSFORMS, max(2, _MOST_ELEMENTS // n)), elements // n)
     return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
 
 

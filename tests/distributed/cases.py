@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import hyena_ds.parallel.layout as layout_module
 import hyena_ds.training.engine as engine_module
@@ -261,6 +262,21 @@ def through_channels(compute: Compute, x: Tensor, sp: int, at_once: int, in_plac
     with _replaced(layout_module, "start_all_to_all", logged):
         layout.exchange.through_channels(inputs, outputs, work, at_once)
     return {"outputs": outputs, "events": events}
+
+
+def checkpointed(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalBatch) -> list[list[Tensor]]:
+    """Gradients of a block's parameters and input on this rank, plain and inside torch's activation checkpointing."""
+    part = batch.on_rank(0, grid, compute.rank).micro_batches[0]
+    layout = _layout(compute, grid, batch.token_ids_BL.shape[1])
+    backbone = lively_model(config.model).backbone
+    block = backbone.blocks[0]
+    found = []
+    for wrapped in (False, True):
+        r_BlD = backbone.embedding(part.token_ids_Bl).detach().requires_grad_()
+        run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+        out = checkpoint(block, r_BlD, run, use_reentrant=False) if wrapped else block(r_BlD, run)
+        found.append(list(torch.autograd.grad(out.square().sum(), (r_BlD, *block.parameters()))))
+    return found
 
 
 def bytes_sent(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalBatch) -> dict[str, int]:

@@ -90,3 +90,14 @@ def test_contexts_that_are_no_power_of_two_equal_one_process(
         error, name = worst_error(found.first_gradients, wanted.first_gradients)
         assert error <= TOLERANCE, f"gradient of {name}: {error:.1e}"
         assert series_error(found.losses, wanted.losses) <= TOLERANCE
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("sp", [2, 4])
+def test_inside_torchs_activation_checkpointing_the_exchanges_give_the_same_gradients(
+    ranks: Ranks, sp: int, policy: PolicyName
+) -> None:
+    config = run_config(Grid(1, sp), activation_policy=policy)
+    for plain, again in ranks(sp).run(cases.checkpointed, config=config, grid=Grid(1, sp), batch=make_batch(3, 2, 1)):
+        assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+        assert all(bool(gradient.any()) for gradient in plain)
