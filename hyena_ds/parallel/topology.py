@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 
@@ -44,7 +45,7 @@ def create_groups(sizes: Iterable[int], rank: int, ranks: int) -> dict[int, dist
     groups: dict[int, dist.ProcessGroup] = {}
     for size in sorted({size for size in sizes if size > 1}):
         for members in Topology(ranks // size, size).group_ranks():
-            group = dist.new_group(members)
+            group: Any = dist.new_group(members)
             if rank in members:
                 groups[size] = group
     return groups
