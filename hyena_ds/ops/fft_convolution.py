@@ -73,17 +73,26 @@ def causal_convolution_backward(
     dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three."""
+    L = dy_BgL.shape[-1]
     U, K = _spectrum(u_BgL), _spectrum(k_gL)
-    y_BgL = _signal(U * K, u_BgL.shape[-1]) if again else None
-    return *causal_convolution_backward_from_spectra(dy_BgL, U, K), y_BgL
+    y_BgL = _signal(U * K, L) if again else None
+    dY = _spectrum(dy_BgL)
+    dk_gL = _signal(_over_batch(U.conj_physical_().mul_(dY)), L)
+    del U
+    return _signal(dY.mul_(K.conj_physical_()), L), dk_gL, y_BgL
 
 
 def causal_convolution_backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """(du, dk). Backward of a convolution is a correlation: the conjugate spectrum."""
     L = dy_BgL.shape[-1]
     dY = _spectrum(dy_BgL)
-    dk_gL = _signal(torch.conj_physical(U).mul_(dY).sum(0), L)
+    dk_gL = _signal(_over_batch(torch.conj_physical(U).mul_(dY)), L)
     return _signal(dY.mul_(torch.conj_physical(K)), L), dk_gL
+
+
+def _over_batch(spectra_Bg: Tensor) -> Tensor:
+    """Their sum; without a copy when there is one."""
+    return spectra_Bg[0] if spectra_Bg.shape[0] == 1 else spectra_Bg.sum(0)
 
 
 def _spectrum(x_L: Tensor) -> Tensor:

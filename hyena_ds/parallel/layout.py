@@ -67,6 +67,7 @@ class Exchange:
                 results = work(channels, *(x[:, channels] for x in inputs_BDl))
                 for y_BDl, y_BgL in zip(outputs_BDl, results, strict=True):
                     y_BDl[:, channels] = y_BgL
+                del results, y_BgL  # not beside those of the next channels
             return
         arriving = [self._start_to_channels(x, groups[0], d) for x in inputs_BDl]
         leaving: list[Pending] = []
@@ -76,6 +77,7 @@ class Exchange:
                 arriving = [self._start_to_channels(x, groups[number + 1], d) for x in inputs_BDl]
             results = work(channels, *here)
             sent = [self._start(_token_slices(y, self.size)) for y in results]
+            del here, results  # not beside those of the next channels
             if number:
                 self._land(leaving, outputs_BDl, groups[number - 1], d)
             leaving = sent
