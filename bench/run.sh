@@ -25,8 +25,8 @@ step accumulation-8 --context-length 32768 --accumulation 8 --rounds 2
 step engine --context-length 32768 131072 --engine --rounds 5
 step 1m --context-length 1048576 --policy leanest --sequence-parallel 1 2 --rounds 1 --limit-minutes 30
 step 1m-halves --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --rounds 2 --limit-minutes 30
-step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60
-step contexts --context-length 1024 4096 16384 65536 --policy fastest balanced lean leanest \
+step contexts --context-length 1024 4096 16384 65536 --policy fastest lean \
     --reference "$reference" --transformer --rounds 2 --limit-minutes 3
 step ranks --context-length 65536 --sequence-parallel 1 2 4 --rounds 3
 step 256k-default --context-length 262144 --policy lean --allocator default --rounds 1 --reference "$reference"
+step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60

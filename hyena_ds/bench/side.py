@@ -10,6 +10,7 @@ B batch, L context length, l local length.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ _LEARNING_RATE = 1e-4
 _FIRST_BASE, _LAST_BASE = 7, 11
 
 
-class StepSide:
+class StepSide(ABC):
     """One rank of a side. A subclass makes the model and knows how a pass runs."""
 
     def __init__(self, compute: Compute, case: Case, model: nn.Module):
@@ -38,13 +39,13 @@ class StepSide:
         self.memory_at_start_gib = peak_memory_gib()
         self._batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
+    @abstractmethod
     def passes(self, length: int, accumulation: int) -> float:
         """Forward and backward of all micro steps; this rank's part of the mean loss. Gradients stay local."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self) -> tuple[float, dict[str, Tensor]]:
         """Loss and gradients (our names) at the checked length in float32; raises WrongValue. Collective."""
-        raise NotImplementedError
 
     def extra(self) -> dict[str, Any]:
         """What else a step has to tell."""
