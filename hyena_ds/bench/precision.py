@@ -191,17 +191,9 @@ def _filter_mlp() -> Any:
     """The products of the filter's MLP."""
 
     def evaluate(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:
-        h = filter.positional_features(shape, offset, length, weights.frequency.device)
-        w = FilterWeights(*(rounded(weight) for weight in weights))
-        for weight, bias in (
-            (w.input_weight, w.input_bias),
-            (w.hidden1_weight, w.hidden1_bias),
-            (w.hidden2_weight, w.hidden2_bias),
-        ):
-            h = torch.sin(weights.frequency.view(-1, 1) * rounded(torch.addmm(bias.unsqueeze(1), weight, rounded(h))))
         exact = _EVALUATE(shape, weights, offset, length)
-        window = exact / torch.mm(weights.output_weight, _hidden(shape, weights, offset, length))
-        return rounded(torch.mm(w.output_weight, rounded(h))) * window
+        window = exact / _products(shape, weights, offset, length, lambda x: x)
+        return _products(shape, weights, offset, length, rounded) * window
 
     return _replaced((block, "evaluate_filter", evaluate))
 
@@ -209,15 +201,19 @@ def _filter_mlp() -> Any:
 _EVALUATE = block.evaluate_filter
 
 
-def _hidden(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:
+def _products(
+    shape: FilterShape, weights: FilterWeights, offset: int, length: int, precision: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The filter before its window (D, l), with operands and results of every product in `precision`."""
     h = filter.positional_features(shape, offset, length, weights.frequency.device)
     for weight, bias in (
         (weights.input_weight, weights.input_bias),
         (weights.hidden1_weight, weights.hidden1_bias),
         (weights.hidden2_weight, weights.hidden2_bias),
     ):
-        h = torch.sin(weights.frequency.view(-1, 1) * torch.addmm(bias.unsqueeze(1), weight, h))
-    return h
+        a = torch.addmm(precision(bias).unsqueeze(1), precision(weight), precision(h))
+        h = torch.sin(weights.frequency.view(-1, 1) * precision(a))
+    return precision(torch.mm(precision(weights.output_weight), precision(h)))
 
 
 def _loss() -> Any:

@@ -2,8 +2,9 @@
 
     y[t] = sum over s <= t of k[s] u[t - s]          u_BgL, k_gL -> y_BgL
 
-Autograd's backward of rfft runs a complex FFT of twice the length; here every transform is real. Nothing is kept: what
-backward needs is transformed again, which costs no more than what autograd does with everything kept.
+Autograd's backward of rfft runs a complex FFT of twice the length; here every transform is real. Unless
+spectra are asked for nothing is kept: what backward needs is transformed again, which costs no more than what autograd does
+with everything kept.
 
 B batch, g channels, L context length, n FFT length.
 """
