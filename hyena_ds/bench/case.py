@@ -5,6 +5,8 @@ A side is one program on its own processes: this trainer's step, the published c
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -90,6 +92,23 @@ class Case:
             self.model()
         except Invalid as problem:
             raise UserError(f"bench: {problem}") from None
+
+
+def cases_of_a_part(options: argparse.Namespace) -> Iterator[Case]:
+    """A checked case for each context length and allocator of `bench convolution` and `bench exchange`."""
+    for length in options.context_length:
+        for allocator in options.allocator:
+            case = Case(
+                length,
+                length,
+                width=options.width,
+                batch=options.batch,
+                sequence_parallel=options.sequence_parallel,
+                allocator=allocator,
+                threads=options.threads,
+            )
+            case.check()
+            yield case
 
 
 @dataclass(frozen=True)

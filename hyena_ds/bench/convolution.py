@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.case import SEED, Case, cases_of_a_part
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.measure import peak_memory_gib, timed
 from hyena_ds.bench.processes import DidNotFit, Ranks, WrongValue
@@ -40,19 +40,8 @@ Backward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each kind, context length and allocator."""
     limits, rows = Limits(), []
-    for length in options.context_length:
-        for allocator in options.allocator:
-            case = Case(
-                length,
-                length,
-                width=options.width,
-                batch=options.batch,
-                sequence_parallel=options.sequence_parallel,
-                allocator=allocator,
-                threads=options.threads,
-            )
-            case.check()
-            rows += _turns(case, options.rounds, limits)
+    for case in cases_of_a_part(options):
+        rows += _turns(case, options.rounds, limits)
     print_table(_COLUMNS, rows)
     for line in limits.lines():
         print(f"  {line}")
