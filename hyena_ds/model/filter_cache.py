@@ -63,11 +63,14 @@ class FilterSlot:
         self.value = value if keep else None
         return value
 
-    def begin_gradient(self, k_dL: Tensor) -> None:
-        """A backward pass is about to add its part for every channel."""
+    def begin_gradient(self, k_dL: Tensor, last: bool) -> None:
+        """A backward pass is about to add its part for every channel, each once it needs that channel of `k_dL` no more.
+
+        In the `last` micro step nobody reads the filter afterwards: a first gradient takes its place.
+        """
         self._fresh = self._gradient is None
         if self._gradient is None:
-            self._gradient = torch.empty_like(k_dL)
+            self._gradient = k_dL if last else torch.empty_like(k_dL)
 
     def add_gradient(self, channels: slice, dk_gL: Tensor) -> None:
         """Add one pass's gradient of some channels."""

@@ -211,7 +211,7 @@ def _convolution_backward(
     own = run.layout.exchange.own_channels(skip_D.shape[0])
     skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
     at_once = _at_once(dy_BDl, run)
-    slot.begin_gradient(k_dL)
+    slot.begin_gradient(k_dL, run.filters.last)
 
     def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
         of_group = kept.groups[channels.start // at_once] if u_BgL is None else (u_BgL,)

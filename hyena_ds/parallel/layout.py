@@ -60,7 +60,7 @@ class Exchange:
         An output may be the same buffer as an input. Collective: the exchanges of the next channels and of the last
         ones are under way while these are worked on.
         """
-        d = inputs_BDl[0].shape[1] // self.size
+        d = (*inputs_BDl, *outputs_BDl)[0].shape[1] // self.size
         groups = [slice(start, min(start + at_once, d)) for start in range(0, d, at_once)]
         if self.group is None:
             for channels in groups:
@@ -84,18 +84,27 @@ class Exchange:
         self._land(leaving, outputs_BDl, groups[-1], d)
 
     def to_channels(self, x_BDl: Tensor) -> Tensor:
-        """(B, D, l) -> (B, d, L), in one exchange. Collective."""
+        """(B, D, l) -> (B, d, L), without work in between. Collective."""
         if self.group is None:
             return x_BDl
-        d = x_BDl.shape[1] // self.size
-        return _whole_sequence(self._start_to_channels(x_BDl, slice(0, d), d).wait())
+        B, D, l = x_BDl.shape
+        y_BdL = x_BDl.new_empty((B, D // self.size, l * self.size))
+
+        def arrive(channels: slice, x_BgL: Tensor) -> tuple[()]:
+            y_BdL[:, channels] = x_BgL
+            return ()
+
+        self.through_channels((x_BDl,), (), arrive, _an_eighth(y_BdL))
+        return y_BdL
 
     def to_tokens(self, y_BdL: Tensor) -> Tensor:
-        """(B, d, L) -> (B, D, l), in one exchange. Collective."""
+        """(B, d, L) -> (B, D, l), without work in between. Collective."""
         if self.group is None:
             return y_BdL
-        received_PBdl = self._start(_token_slices(y_BdL, self.size)).wait()
-        return received_PBdl.transpose(0, 1).flatten(1, 2)
+        B, d, L = y_BdL.shape
+        x_BDl = y_BdL.new_empty((B, d * self.size, L // self.size))
+        self.through_channels((), (x_BDl,), lambda channels: (y_BdL[:, channels],), _an_eighth(y_BdL))
+        return x_BDl
 
     def _shift(self, rows_B: Tensor, step: int) -> Pending:
         if self.group is None:
@@ -114,6 +123,11 @@ class Exchange:
     def _land(self, leaving: list[Pending], outputs_BDl: Sequence[Tensor], channels: slice, d: int) -> None:
         for pending, y_BDl in zip(leaving, outputs_BDl, strict=True):
             y_BDl.unflatten(1, (self.size, d))[:, :, channels] = pending.wait().transpose(0, 1)
+
+
+def _an_eighth(y_BdL: Tensor) -> int:
+    """Channels at once, so that what is under way is small beside the tensor itself."""
+    return -(-y_BdL.shape[1] // 8)
 
 
 def _whole_sequence(received_PBgl: Tensor) -> Tensor:
