@@ -8,6 +8,7 @@ targets) over the global batch, whatever the grid, the accumulation, and how une
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import deepspeed
@@ -29,15 +30,24 @@ class StepResult:
     """Nats per scored target."""
     gradient_norm: float
     """Before clipping."""
+    votes: tuple[float, ...] = ()
+    """The sums over all ranks of what each handed in."""
 
 
 def train_step(
-    engine: deepspeed.DeepSpeedEngine, batch: StepBatch, run: ForwardPass, compute: Compute, seed: int, rate: float
+    engine: deepspeed.DeepSpeedEngine,
+    batch: StepBatch,
+    run: ForwardPass,
+    compute: Compute,
+    seed: int,
+    rate: float,
+    votes: Callable[[], Sequence[float]] = tuple,
 ) -> StepResult:
     """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective.
 
     `run` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
-    before the parameters change.
+    before the parameters change. `votes` is asked after the update; its numbers are added up over all ranks, in the
+    same exchange as the loss: what ranks have to agree on after every step costs none of its own.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -56,10 +66,12 @@ def train_step(
             filters.close()
             norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
         engine.step()
-    dist.all_reduce(loss_sum)
     if norm is None:
         norm = float(engine.get_global_grad_norm())
-    return StepResult(float(loss_sum) / batch.scored, norm)
+    sums = torch.cat((loss_sum.view(1), torch.tensor([*votes()], dtype=torch.float64, device=compute.device)))
+    dist.all_reduce(sums)
+    total, *voted = sums.tolist()
+    return StepResult(total / batch.scored, norm, tuple(voted))
 
 
 def _unsharded_norm(engine: deepspeed.DeepSpeedEngine) -> float:
