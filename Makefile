@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test test-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make test    run every test, distributed ones included"
+	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
@@ -33,6 +34,9 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-full: $(VENV)/installed
+	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -170,7 +170,8 @@ class Side:
         A process without a model holds 0.4 GiB. The published code keeps 38 KB a token at width 128 and 2 layers, and with
         an allocator that gives nothing back reaches 53 KB (measured at 262,144 tokens); the transformer keeps about half
         of that. Ours: the residual and what the policy keeps, in units of width x 4 bytes a token and layer
-        (config/policy.py), and 12 units for the layer that is at work.
+        (config/policy.py), 6 units for the layer that is at work, and 3 more for its transforms and what is exchanged, whose
+        groups of channels hold no more than 1 GiB a process however long the context.
         """
         case, policy = self.case, self.case.activation_policy
         tokens = case.batch * case.context_length
@@ -181,7 +182,8 @@ class Side:
             return 0.4 + tokens * kilobytes * 1e3 * case.width * case.layers / 256 / 2**30
         units = 1 + policy.keep_middle + 2 * policy.keep_convolution + 3 * policy.keep_projections
         units += 3 * policy.keep_spectra + 4 * policy.keep_inner + policy.keep_filter
-        return 0.4 * self.processes + tokens * 4.0 * case.width * (case.layers * units + 12) / 2**30
+        unit = tokens * 4.0 * case.width / 2**30
+        return 0.4 * self.processes + unit * (case.layers * units + 6) + min(3 * unit, 1.0 * self.processes)
 
     def growth(self, length: int) -> float:
         """How many times as long a step should take as a pass of `length` tokens. Attention grows with the square."""
