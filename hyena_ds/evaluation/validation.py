@@ -34,8 +34,10 @@ def validate(
     """(sum of token losses in nats, scored targets) over `samples`; the same on every rank. Collective."""
     total = torch.zeros(2, dtype=torch.float64, device=compute.device)
     part = Slice(row, run.layout.offset, run.layout.local_length)
-    forwards = -(-len(samples) // (plan.config.micro_batch_size * plan.data_parallel))
-    run = replace(run, dropout=None, filters=FilterCache(forwards))  # the parameters stand still: one evaluation serves all
+    forwards = -(-len(samples) // (plan.micro_batch_size * plan.data_parallel))
+    run = replace(
+        run, dropout=None, filters=FilterCache(forwards)
+    )  # the parameters stand still: one evaluation serves all
     for micro_batch in _micro_batches(sources, samples, plan, part, forwards):
         micro_batch = micro_batch.to(compute.device)
         loss_sum, scored = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, run)
@@ -47,7 +49,7 @@ def validate(
 def _micro_batches(
     sources: Sources, samples: list[Sample], plan: StagePlan, part: Slice, forwards: int
 ) -> Iterator[MicroBatch]:
-    per_forward = plan.config.micro_batch_size * plan.data_parallel
+    per_forward = plan.micro_batch_size * plan.data_parallel
     padded: list[Sample | None] = [*samples, *[None] * (forwards * per_forward - len(samples))]
     for number in range(forwards):
         numbers, mine = row_samples(padded, plan, part.row, number)
