@@ -40,7 +40,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
-from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
+from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
@@ -205,11 +205,7 @@ class _Run:
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
         """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
-        topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
-        layout = Layout.slice_of(plan.config.context_length, topology, self.compute.rank, self.groups)
-        policy, dtype = POLICIES[plan.activation_policy], getattr(torch, self.config.precision)
-        run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=self.choice.convolution)
-        return run, topology.row(self.compute.rank)
+        return place(plan, self.config, self.compute, self.groups, self.choice.convolution)
 
     def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
         memory = peak_memory_gib(self.compute)
@@ -302,6 +298,21 @@ class _Run:
         if self.recorder is not None:
             for line in lines:
                 self.recorder.say(line)
+
+
+def place(
+    plan: StagePlan,
+    config: RunConfig,
+    compute: Compute,
+    groups: dict[int, dist.ProcessGroup],
+    convolution: Convolution = FFT,
+) -> tuple[ForwardPass, int]:
+    """How the passes of `plan` run on this rank's slice, and its data-parallel row in the stage's grid."""
+    topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
+    layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups)
+    policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
+    run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
+    return run, topology.row(compute.rank)
 
 
 def _initialize(model: HyenaDNA, config: RunConfig) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import hyena_ds
+from hyena_ds.cli import main
+from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sources, validation_samples
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.training.run import place
 from tests.training.runs import make_shards, rows, train, write_config
 
 LADDER = {
@@ -116,3 +126,67 @@ def test_the_checkpoint_of_a_boundary_scores_what_was_validated_there(
         row for row in validations_of(runs / "ladder") if (row["step"], row["context_length"]) == (step, context_length)
     )
     assert row["validation_loss"] == pytest.approx(total / scored, rel=1e-5)
+
+
+def test_a_stages_policy_is_that_of_its_passes(tmp_path: Path) -> None:
+    config = load_yaml(write_config(tmp_path / "run.yaml", tmp_path, **LADDER), RunConfig)
+    alone = Compute(torch.device("cpu"), "gloo", 0, 1, 0)
+    plans = plan_stages(replace(config, warmup=replace(config.warmup, tokens_per_rank=None)), 1)
+    passes = [place(plan, config, alone, {})[0] for plan in plans]
+    assert [run.policy for run in passes] == [POLICIES[name] for name in ("leanest", "leanest", "leanest", "fastest")]
+    assert [run.layout.context_length for run in passes] == [16, 32, 64, 64]
+
+
+def copied(run: Path, to: Path, **changes: str) -> str:
+    """The run's records in another place, with texts of its config.yaml replaced."""
+    to.mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "summary.json"):
+        shutil.copy(run / name, to / name)
+    config = to / "config.yaml"
+    for key, value in changes.items():
+        config.write_text(re.sub(rf"(?m)^( *){key}: .*$", rf"\g<1>{key}: {value}", config.read_text()))
+    return str(to)
+
+
+def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ladder, written = runs / "ladder", runs / "written"
+    second = [copied(ladder, tmp_path / "ladder", seed="7"), copied(written, tmp_path / "written", seed="7")]
+    summary = Path(second[0]) / "summary.json"
+    loss = json.loads(summary.read_text())["validation_loss"]
+    summary.write_text(summary.read_text().replace(str(loss), str(loss + 0.25)))
+    results = tmp_path / "results.json"
+    assert main(["bench", "warmup", str(written), str(ladder), *second, "--json", str(results)]) == 0
+    rows = json.loads(results.read_text())["rows"]
+    sides = ["with warmup"] * 2 + ["without warmup"] * 2
+    assert [(row["side"], row["seed"]) for row in rows[:4]] == list(zip(sides, (7, 2222, 7, 2222), strict=True))
+    assert {(row["tokens"], row["context_length"], row["steps"]) for row in rows[:4]} == {(2304, 64, 8)}
+    measured = [json.loads(line) for line in (ladder / "metrics.jsonl").read_text().splitlines()]
+    batches = (128, 128, 256, 256, 512, 512, 256, 256)
+    rates = [row["tokens_per_second"] for row in measured if "loss" in row]
+    assert rows[0]["training_seconds"] == pytest.approx(sum(b / r for b, r in zip(batches, rates, strict=True)))
+    assert rows[4]["validation_loss"]["mean"] == pytest.approx(loss + 0.125)
+    assert rows[4]["validation_loss"]["standard_deviation"] == pytest.approx(0.25 / math.sqrt(2))
+    assert rows[5]["validation_loss"] == {"mean": pytest.approx(loss), "standard_deviation": 0.0}
+    table = capsys.readouterr().out
+    assert f"{loss + 0.125:.4f} +- 0.1768" in table and f"{loss:.4f} +- 0.0000" in table
+
+
+def test_runs_that_cannot_be_compared_are_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ladder, written = str(runs / "ladder"), str(runs / "written")
+    wider = copied(runs / "written", tmp_path / "wider", width="32")
+    other_seed = copied(runs / "written", tmp_path / "seed", seed="7")
+    unfinished = copied(runs / "written", tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "summary.json").unlink()
+    for second, words in (
+        (wider, "wanted the same in all; train them alike"),
+        (other_seed, "runs: found seeds [2222] with warmup and [7] without warmup, wanted the same on both sides"),
+        (ladder, "runs: found seeds [2222, 2222] with warmup and [] without warmup, wanted the same on both sides"),
+        (unfinished, f"{unfinished}: found no summary.json, wanted the directory of a finished run"),
+    ):
+        assert main(["bench", "warmup", ladder, second]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["bench", "warmup", ladder, written]) == 0
