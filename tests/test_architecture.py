@@ -101,4 +101,4 @@ def test_check_prints_the_batch_arithmetic_where_there_is_no_torch() -> None:
     command = [sys.executable, "-c", program, "check", "configs/quickstart.yaml"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert "grid dp 1 x sp 2 | batch 2 = 1 rows x 1 sequences x 2 micro steps" in result.stdout
+    assert "dp 1 x sp 2   2 = 1 x 1 x 2" in result.stdout

@@ -6,6 +6,7 @@ exchange      activations through channel layout and back, in groups and all at 
 loader        samples and tokens a second from shards
 prep          megabases a second from FASTA to shards
 precision     what rounding one thing to bfloat16 does to a trained model
+warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
 """
 
@@ -39,6 +40,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     precision.add_argument("--config", default="configs/quickstart.yaml", help="its YAML (default: %(default)s)")
     precision.add_argument("--windows", type=int, default=8, help="held-out windows (default: 8)")
     _finish(precision, "precision", rounds=1)
+    warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
+    warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
+    _add_json(warmup)
+    warmup.set_defaults(run=_runner("warmup"), rounds=1)
     plot = commands.add_parser("plot", help="draw JSON files of `bench step`")
     plot.add_argument("results", nargs="+", metavar="RESULTS.json", help="files that --json wrote")
     plot.add_argument("--output", required=True, metavar="PNG", help="image to write")
@@ -100,8 +105,12 @@ def _add_shape(command: argparse.ArgumentParser) -> None:
 
 def _finish(command: argparse.ArgumentParser, name: str, rounds: int) -> None:
     command.add_argument("--rounds", type=int, default=rounds, help=f"timed turns of each side (default: {rounds})")
-    command.add_argument("--json", metavar="PATH", help="also write the rows to a JSON file")
+    _add_json(command)
     command.set_defaults(run=_runner(name))
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", metavar="PATH", help="also write the rows to a JSON file")
 
 
 def _runner(name: str) -> Callable[[argparse.Namespace], int]:

@@ -69,7 +69,7 @@ class Reader:
         for batch, second in zip(batches, again, strict=True):
             for micro_batch, repeated in zip(batch.micro_batches, second.micro_batches, strict=True):
                 ids = micro_batch.token_ids_Bl
-                right = ids.shape == (plan.config.micro_batch_size, length) and int(ids.max()) < VOCABULARY
+                right = ids.shape == (plan.micro_batch_size, length) and int(ids.max()) < VOCABULARY
                 if not (right and int(ids.min()) >= 0 and bool((ids == repeated.token_ids_Bl).all())):
                     raise WrongValue(
                         f"loader: step {batch.step} of stage {plan.number} is not what it should be; report it"

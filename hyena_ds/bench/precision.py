@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
     """Rows and machine, after printing the rows as a Markdown table."""
     config = load_yaml(options.config, RunConfig)
     model = load_model(options.weights)
-    context = config.stages[-1].context_length
+    context = config.schedule[-1].context_length
     sources = Sources(config.data, "valid")
     samples = list(validation_samples(sources, context, options.windows))
     micro_batch = make_micro_batch(sources, context, list(range(len(samples))), [*samples], Slice(0, 0, context))

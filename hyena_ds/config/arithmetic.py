@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hyena_ds.config.schema import OptimizerConfig, RunConfig, StageConfig
+from hyena_ds.config.policy import PolicyName
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.errors import UserError
 
 
@@ -14,44 +16,69 @@ class StagePlan:
     """A stage on a given number of ranks."""
 
     number: int
+    """Within the run's schedule: rungs of the warmup, then rows of `stages`."""
     config: StageConfig
     data_parallel: int
     accumulation: int
     """Micro steps per optimizer step."""
     first_step: int
     """Number of the stage's first optimizer step within the run; steps count from 0."""
+    micro_batch_size: int
+    """Sequences per forward pass on one data-parallel row, whether configured or chosen."""
+    activation_policy: PolicyName = "balanced"
+    """The stage's own, else the run's."""
 
     @property
     def end_step(self) -> int:
-        return self.first_step + self.config.steps
+        return self.first_step + self.config.step_count
 
 
 def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
     """The grid and the batch arithmetic of every stage. Raises UserError when ranks or batch do not divide."""
     plans = []
     first_step = 0
-    for number, stage in enumerate(config.stages):
+    longest = max(config.schedule, key=lambda stage: (stage.context_length, stage.local_length))
+    for number, stage in enumerate(config.schedule):
+        key, within = config.place(number)
+        place = f"stages.{within}." if key == "stages" else f"warmup: rung {within}: "
         sp = stage.sequence_parallel
         if ranks % sp:
             raise UserError(
-                f"stages.{number}.sequence_parallel: found {sp} with {ranks} ranks, wanted a divisor of the number of "
-                f"ranks; start a multiple of {sp} ranks or lower sequence_parallel"
+                f"{place}sequence_parallel: found {sp} with {ranks} ranks, wanted a divisor of the number of "
+                f"ranks; start a multiple of {sp} ranks or "
+                + ("lower sequence_parallel" if key == "stages" else "raise tokens_per_rank")
             )
         data_parallel = ranks // sp
-        per_micro_step = data_parallel * stage.micro_batch_size
+        per_micro_step = data_parallel * (stage.micro_batch_size or 1)
         if stage.sequences % per_micro_step:
+            size, cure = "", "the number of ranks"
+            if stage.micro_batch_size is not None:
+                size, cure = f" x micro_batch_size {stage.micro_batch_size}", "micro_batch_size"
             raise UserError(
-                f"stages.{number}.global_batch: found {stage.sequences} sequences, wanted a multiple of {per_micro_step} "
-                f"(data parallel {data_parallel} x micro_batch_size {stage.micro_batch_size} on {ranks} ranks); "
-                "change global_batch or micro_batch_size"
+                f"{place}global_batch: found {stage.sequences} sequences, wanted a multiple of {per_micro_step} "
+                f"(data parallel {data_parallel}{size} on {ranks} ranks); change global_batch or {cure}"
             )
-        plans.append(StagePlan(number, stage, data_parallel, stage.sequences // per_micro_step, first_step))
-        first_step += stage.steps
+        per_row = stage.sequences // data_parallel
+        micro_batch_size = stage.micro_batch_size or _largest_divisor(
+            per_row, longest.local_length // stage.local_length
+        )
+        policy = stage.activation_policy or config.activation_policy
+        accumulation = per_row // micro_batch_size
+        plans.append(StagePlan(number, stage, data_parallel, accumulation, first_step, micro_batch_size, policy))
+        first_step += stage.step_count
     return tuple(plans)
 
 
+def _largest_divisor(number: int, limit: int) -> int:
+    """Of `number`, not above `limit`; 1 where the limit is below 1."""
+    return next(divisor for divisor in range(min(number, max(1, limit)), 0, -1) if number % divisor == 0)
+
+
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """Linear warmup, then a cosine to the minimum at the run's last step; `step` counts from 0."""
+    """Linear warmup, then a cosine to the minimum at the run's last step; `step` counts from 0 over the whole run.
+
+    One schedule serves all stages: it is a function of the run's step alone, and nothing is reset at a stage's boundary.
+    """
     warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:
         return config.warmup_learning_rate + (config.learning_rate - config.warmup_learning_rate) * step / warmup
@@ -61,9 +88,11 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 def describe(config: RunConfig, ranks: int) -> list[str]:
-    """The derived numbers, a line each, as `hyena-ds check` and the start of a run print them."""
+    """The derived numbers, as `hyena-ds check` and the start of a run print them: a line for the run, a row a stage."""
+    optimizer, validation = config.optimizer, config.validation
+    plans = plan_stages(config, ranks)
     lines = [
-        f"{config.name}: {config.total_steps} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
+        f"{config.name}: {config.total_steps:,} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
         f"{config.precision}, on {ranks} {'rank' if ranks == 1 else 'ranks'}"
     ]
     if config.model.extension is not None:
@@ -71,16 +100,66 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
             f"model: maximum context {config.model.maximum_context:,}, extended from {config.model.extended_from:,} by "
             f"{config.model.extension}"
         )
-    for plan in plan_stages(config, ranks):
+    lines.append(
+        f"learning rate: one schedule over all {config.total_steps:,} steps, not reset between stages; to "
+        f"{optimizer.learning_rate:.2e} in {round(optimizer.warmup_fraction * config.total_steps):,} steps, then a cosine "
+        f"to {optimizer.minimum_learning_rate:.2e}"
+    )
+    lines.append(
+        f"validation: every {validation.every_steps:,} steps and at the end of every stage" + _at_final(config)
+    )
+    lines.append("batch: sequences of a step = data-parallel rows x micro batch x micro steps")
+    return lines + _aligned([_HEADINGS, *_rows(config, plans)])
+
+
+_HEADINGS = (
+    "stage",
+    "context",
+    "grid",
+    "batch",
+    "policy",
+    "steps",
+    "tokens",
+    "so far",
+    "learning rate",
+)
+
+
+def _at_final(config: RunConfig) -> str:
+    """What of the validation is measured at the last stage's context length too."""
+    final = config.schedule[-1].context_length
+    if config.validation.final_context == "never" or all(s.context_length == final for s in config.schedule):
+        return ""
+    when = "always" if config.validation.final_context == "always" else "at the end of every stage"
+    return f"; also at the final context, {final:,}: {when}"
+
+
+def _rows(config: RunConfig, plans: tuple[StagePlan, ...]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    tokens = 0
+    for plan in plans:
         stage = plan.config
-        sp = stage.sequence_parallel
-        last = plan.end_step - 1
-        lines.append(
-            f"stage {plan.number}: context {stage.context_length:,} = {sp} x {stage.context_length // sp:,} | grid dp "
-            f"{plan.data_parallel} x sp {sp} | batch {stage.sequences} = {plan.data_parallel} rows x "
-            f"{stage.micro_batch_size} sequences x {plan.accumulation} micro steps | {stage.tokens_per_step:,} tokens a "
-            f"step | steps {plan.first_step + 1} to {plan.end_step} | learning rate "
-            f"{learning_rate(config.optimizer, plan.first_step, config.total_steps):.2e} to "
-            f"{learning_rate(config.optimizer, last, config.total_steps):.2e}"
+        tokens += stage.total_tokens
+        first, last = (
+            learning_rate(config.optimizer, step, config.total_steps) for step in (plan.first_step, plan.end_step - 1)
         )
-    return lines
+        rows.append(
+            (
+                str(plan.number),
+                f"{stage.context_length:,}",
+                f"dp {plan.data_parallel} x sp {stage.sequence_parallel}",
+                f"{stage.sequences} = {plan.data_parallel} x {plan.micro_batch_size} x {plan.accumulation}",
+                plan.activation_policy,
+                f"{plan.first_step + 1:,} to {plan.end_step:,}",
+                f"{stage.total_tokens:,}",
+                f"{tokens:,}",
+                f"{first:.2e} to {last:.2e}",
+            )
+        )
+    return rows
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell, on the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -35,6 +35,12 @@ class Invalid(ValueError):
         self.problem = problem
 
 
+def require(holds: bool, field: str, problem: str) -> None:
+    """Raise Invalid unless `holds`."""
+    if not holds:
+        raise Invalid(field, problem)
+
+
 def load_yaml(path: str | Path, schema: type[T], overrides: list[str] | None = None) -> T:
     """Read `path` as a `schema` (a dataclass), after applying `key.path=value` overrides.
 
@@ -62,7 +68,7 @@ def parse_yaml(text: str, name: str, schema: type[T], overrides: list[str] | Non
 def to_plain(value: Any) -> Any:
     """A dataclass tree as dicts, lists and scalars that `yaml.safe_dump` and `json.dumps` accept."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {_key(f): to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -174,7 +180,7 @@ class _Loader:
         if not isinstance(node, yaml.MappingNode):
             raise self._fail(node, path, f"found {_describe(node)}, wanted the keys of {wanted.__name__}")
         types_by_name = typing.get_type_hints(wanted)
-        fields = {f.name: f for f in dataclasses.fields(wanted)}
+        fields = {_key(f): f for f in dataclasses.fields(wanted)}
         nodes = self._mapping(node, path)
         for name, (key_node, _) in nodes.items():
             if name not in fields:
@@ -189,7 +195,10 @@ class _Loader:
         missing = [name for name in fields if name in required and name not in nodes]
         if missing:
             raise self._fail(node, path, f"wanted the key '{missing[0]}', found {', '.join(nodes) or 'no keys'}")
-        values = {name: self.load(child, types_by_name[name], _join(path, name)) for name, (_, child) in nodes.items()}
+        values = {
+            fields[name].name: self.load(child, types_by_name[fields[name].name], _join(path, name))
+            for name, (_, child) in nodes.items()
+        }
         try:
             return wanted(**values)
         except Invalid as error:
@@ -250,6 +259,11 @@ class _Loader:
             return number
         except (ValueError, KeyError):
             raise self._fail(node, path, problem) from None
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    """The YAML key of a field: a trailing underscore only keeps a keyword of Python out of the dataclass."""
+    return field.name.removesuffix("_")
 
 
 def _join(path: str, name: str) -> str:

@@ -9,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from hyena_ds.config.loading import Invalid
+from hyena_ds.config.loading import require as _require
 from hyena_ds.config.policy import PolicyName
+from hyena_ds.config.schedule import StageConfig, WarmupConfig
 
 Extension = Literal["rescale", "extrapolate"]
-
-
-def _require(holds: bool, name: str, problem: str) -> None:
-    if not holds:
-        raise Invalid(name, problem)
 
 
 @dataclass(frozen=True)
@@ -128,60 +124,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One row of the context warmup."""
-
-    context_length: int
-    """Tokens of a sequence."""
-    steps: int
-    """Optimizer steps in this stage."""
-    micro_batch_size: int
-    """Sequences per forward pass on one data-parallel row."""
-    global_batch: int | None = None
-    """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""
-    global_batch_tokens: int | None = None
-    """Tokens per optimizer step over all ranks."""
-    sequence_parallel: int = 1
-    """Ranks over which every sequence is cut."""
-
-    def __post_init__(self) -> None:
-        for name in ("context_length", "steps", "micro_batch_size", "sequence_parallel"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
-        given = [v for v in (self.global_batch, self.global_batch_tokens) if v is not None]
-        _require(len(given) == 1, "global_batch", "wanted exactly one of global_batch and global_batch_tokens")
-        if self.global_batch_tokens is not None:
-            _require(
-                self.global_batch_tokens > 0 and self.global_batch_tokens % self.context_length == 0,
-                "global_batch_tokens",
-                f"found {self.global_batch_tokens}, wanted a multiple of context_length {self.context_length}",
-            )
-        _require(self.sequences > 0, "global_batch", f"found {self.sequences}, wanted at least 1")
-        cut_evenly = self.context_length % self.sequence_parallel == 0
-        _require(
-            cut_evenly,
-            "context_length",
-            f"found {self.context_length}, which sequence_parallel {self.sequence_parallel} does not divide; "
-            "choose a multiple",
-        )
-        _require(
-            self.sequence_parallel == 1 or self.context_length // self.sequence_parallel >= 2,
-            "sequence_parallel",
-            f"found {self.sequence_parallel}, which leaves fewer than 2 tokens a rank; lower it",
-        )
-
-    @property
-    def sequences(self) -> int:
-        """Sequences per optimizer step."""
-        if self.global_batch is not None:
-            return self.global_batch
-        return (self.global_batch_tokens or 0) // self.context_length
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.sequences * self.context_length
-
-
-@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with HyenaDNA's parameter groups (no weight decay on the implicit filter), warmup and cosine decay."""
 
@@ -221,6 +163,9 @@ class ValidationConfig:
     """Steps between validations; there is always one at the end of a stage."""
     windows: int = 64
     """Windows that are scored; fewer when the split holds fewer."""
+    final_context: Literal["always", "boundaries", "never"] = "boundaries"
+    """When windows of the last stage's context length are scored too, while a stage of another length trains: at every
+    validation, at the end of every stage, or never. It changes nothing of the training."""
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "windows"):
@@ -249,7 +194,10 @@ class RunConfig:
     """The run lives in `output`/`name`."""
     model: ModelConfig
     data: DataConfig
-    stages: tuple[StageConfig, ...]
+    stages: tuple[StageConfig, ...] = ()
+    """Rows of the context schedule. May be left out with a `warmup`."""
+    warmup: WarmupConfig | None = None
+    """A ladder of doubling context lengths before the rows of `stages`."""
     output: str = "runs"
     seed: int = 2222
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -279,7 +227,7 @@ class RunConfig:
         plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
         _require(plain, "name", f"found '{self.name}', wanted a plain directory name")
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
-        _require(len(self.stages) > 0, "stages", "found an empty list, wanted at least one stage")
+        _require(len(self.schedule) > 0, "stages", "found an empty list, wanted at least one stage, or a warmup")
         _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
         _require(
             self.model.extension is None or self.initialize_from is not None,
@@ -287,28 +235,41 @@ class RunConfig:
             f"found none, wanted weights of maximum_context {self.model.extended_from}, which model.extension extends; "
             "name them, or leave model.extension and model.extended_from out",
         )
-        for number, stage in enumerate(self.stages):
+        for number, stage in enumerate(self.schedule):
+            key, within = self.place(number)
+            row = f"stage {within}" if key == "stages" else f"rung {within}"
             _require(
                 stage.context_length <= self.model.maximum_context,
-                "stages",
-                f"stage {number} has context_length {stage.context_length}, longer than model.maximum_context "
-                f"{self.model.maximum_context}; raise maximum_context or shorten the stage",
+                key,
+                f"{row} has context_length {stage.context_length}, longer than model.maximum_context "
+                f"{self.model.maximum_context}; raise maximum_context or shorten it",
             )
             _require(
                 self.model.width % stage.sequence_parallel == 0,
-                "stages",
-                f"stage {number} has sequence_parallel {stage.sequence_parallel}, which does not divide model.width "
-                f"{self.model.width}: every rank takes width / sequence_parallel channels; choose a divisor of the width",
+                key,
+                f"{row} has sequence_parallel {stage.sequence_parallel}, which does not divide model.width "
+                f"{self.model.width}: every rank takes width / sequence_parallel channels; "
+                + ("choose a divisor of the width" if key == "stages" else "raise tokens_per_rank"),
             )
+
+    def place(self, number: int) -> tuple[Literal["warmup", "stages"], int]:
+        """Where the YAML has a stage of the schedule, for messages: the key, and the number of the rung or row in it."""
+        rungs = len(self.schedule) - len(self.stages)
+        return ("warmup", number) if number < rungs else ("stages", number - rungs)
+
+    @property
+    def schedule(self) -> tuple[StageConfig, ...]:
+        """Every stage of the run, in order: the warmup's rungs, then the rows of `stages`."""
+        return (*(self.warmup.rungs if self.warmup else ()), *self.stages)
 
     @property
     def total_steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
+        return sum(stage.step_count for stage in self.schedule)
 
     @property
     def total_tokens(self) -> int:
-        return sum(stage.steps * stage.tokens_per_step for stage in self.stages)
+        return sum(stage.total_tokens for stage in self.schedule)
 
     @property
     def widest_sequence_parallel(self) -> int:
-        return max(stage.sequence_parallel for stage in self.stages)
+        return max(stage.sequence_parallel for stage in self.schedule)

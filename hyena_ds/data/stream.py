@@ -122,7 +122,7 @@ def row_samples(
     samples: Sequence[Sample | None], plan: StagePlan, row: int, micro_step: int
 ) -> tuple[list[int], list[Sample | None]]:
     """Numbers within the step, and samples, of one micro step on one data-parallel row."""
-    size = plan.config.micro_batch_size
+    size = plan.micro_batch_size
     first = (micro_step * plan.data_parallel + row) * size
     return list(range(first, first + size)), list(samples[first : first + size])
 

@@ -34,7 +34,7 @@ def validate(
     """(sum of token losses in nats, scored targets) over `samples`; the same on every rank. Collective."""
     total = torch.zeros(2, dtype=torch.float64, device=compute.device)
     part = Slice(row, run.layout.offset, run.layout.local_length)
-    forwards = -(-len(samples) // (plan.config.micro_batch_size * plan.data_parallel))
+    forwards = -(-len(samples) // (plan.micro_batch_size * plan.data_parallel))
     run = replace(
         run, dropout=None, filters=FilterCache(forwards)
     )  # the parameters stand still: one evaluation serves all
@@ -49,7 +49,7 @@ def validate(
 def _micro_batches(
     sources: Sources, samples: list[Sample], plan: StagePlan, part: Slice, forwards: int
 ) -> Iterator[MicroBatch]:
-    per_forward = plan.config.micro_batch_size * plan.data_parallel
+    per_forward = plan.micro_batch_size * plan.data_parallel
     padded: list[Sample | None] = [*samples, *[None] * (forwards * per_forward - len(samples))]
     for number in range(forwards):
         numbers, mine = row_samples(padded, plan, part.row, number)

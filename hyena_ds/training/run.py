@@ -40,7 +40,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
-from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
+from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
@@ -91,7 +91,7 @@ def complete_message(directory: RunDirectory) -> list[str]:
 
 def common_convolution(config: RunConfig, compute: Compute) -> Choice:
     """The long convolution's back end, the same on every rank: cuDNN's only where none is without it. Collective."""
-    lengths = [stage.context_length for stage in config.stages]
+    lengths = [stage.context_length for stage in config.schedule]
     own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths))
     for rank, without in enumerate(from_every_rank(own.why if own.convolution is FFT else None)):
         if without is not None:
@@ -104,7 +104,7 @@ def _check_shards(config: RunConfig, compute: Compute) -> None:
     indices = [read_index(source.shards) for source in config.data.sources]
     for split in ("train", "valid"):
         sources = Sources(config.data, split, indices)
-        for stage in config.stages:
+        for stage in config.schedule:
             sources.windows(stage.context_length)
     if config.data.verify:
         shards = [
@@ -132,10 +132,11 @@ class _Run:
         self.directory = directory
         self.plans = plans
         self.choice = choice
-        self.groups = create_groups((s.sequence_parallel for s in config.stages), compute.rank, compute.ranks)
+        self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.held_out = Sources(config.data, "valid")
         self.engine, self.state = self._start()
         self.last_validation: dict[str, Any] = {}
+        self.final: tuple[ForwardPass, int, list[Sample]] | None = None
 
     def _start(self) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
         """A fresh engine, or the one of the newest checkpoint."""
@@ -198,16 +199,13 @@ class _Run:
             last = self.state.step == plan.end_step
             if last or self.state.step % config.validation.every_steps == 0:
                 self._validate(plan, run, row, held_out)
+                self._validate_at_final_context(plan, last)
             if last or self.state.step % config.checkpoint.every_steps == 0:
                 save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
         """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
-        topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
-        layout = Layout.slice_of(plan.config.context_length, topology, self.compute.rank, self.groups)
-        policy, dtype = POLICIES[self.config.activation_policy], getattr(torch, self.config.precision)
-        run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=self.choice.convolution)
-        return run, topology.row(self.compute.rank)
+        return place(plan, self.config, self.compute, self.groups, self.choice.convolution)
 
     def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
         memory = peak_memory_gib(self.compute)
@@ -228,21 +226,36 @@ class _Run:
         self.recorder.row(row, "train")
         self.recorder.advance(self.state.step, result.loss)
 
-    def _validate(self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample]) -> None:
-        loss_sum, scored = validate(self.engine, self.held_out, samples, plan, run, self.compute, row)
+    def _validate_at_final_context(self, plan: StagePlan, boundary: bool) -> None:
+        """The same at the last stage's context length and grid, when the config wants it and `plan` is of another."""
+        final, when = self.plans[-1], self.config.validation.final_context
+        context_length = final.config.context_length
+        if plan.config.context_length == context_length or when == "never" or (when == "boundaries" and not boundary):
+            return
+        if self.final is None:
+            samples = validation_samples(self.held_out, context_length, self.config.validation.windows)
+            self.final = (*self._place(final), samples)
+        self._validate(plan, *self.final, at=final)
+
+    def _validate(
+        self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample], at: StagePlan | None = None
+    ) -> None:
+        """Score `samples` while `plan` trains, with its own passes or those of the stage `at`. Collective."""
+        at = at or plan
+        loss_sum, scored = validate(self.engine, self.held_out, samples, at, run, self.compute, row)
         loss = loss_sum / scored
         self.last_validation = {
             "step": self.state.step,
             "stage": plan.number,
-            "context_length": plan.config.context_length,
+            "context_length": at.config.context_length,
             "validation_loss": loss,
             "validation_perplexity": math.exp(min(loss, 700.0)),
         }
         if self.recorder is not None:
-            self.recorder.row_once(self.last_validation, "validation")
+            self.recorder.row_once(self.last_validation, "validation" if at is plan else "validation_final_context")
             self._say(
                 f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
-                f"(context {plan.config.context_length:,}, {scored:,} bases)"
+                f"(context {at.config.context_length:,}, {scored:,} bases)"
             )
 
     def _finish(self) -> None:
@@ -285,6 +298,21 @@ class _Run:
         if self.recorder is not None:
             for line in lines:
                 self.recorder.say(line)
+
+
+def place(
+    plan: StagePlan,
+    config: RunConfig,
+    compute: Compute,
+    groups: dict[int, dist.ProcessGroup],
+    convolution: Convolution = FFT,
+) -> tuple[ForwardPass, int]:
+    """How the passes of `plan` run on this rank's slice, and its data-parallel row in the stage's grid."""
+    topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
+    layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups)
+    policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
+    run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
+    return run, topology.row(compute.rank)
 
 
 def _initialize(model: HyenaDNA, config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.model.backbone import HyenaDNA
 from tests.paths import ROOT
 
-PATHS = sorted((ROOT / "configs").glob("*.yaml"))
+PATHS = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "configs" / "experiments").glob("*.yaml"))]
 PUBLISHED = {
     "tiny-1k": (436_096, 1_026),
     "tiny-1k-d256": (1_641_088, 1_026),
@@ -37,10 +37,11 @@ def test_every_config_plans_on_the_ranks_it_asks_for(path: Path) -> None:
     plans = plan_stages(config, ranks)
     assert plans[-1].end_step == config.total_steps
     for plan in plans:
-        used = plan.data_parallel * plan.accumulation * plan.config.micro_batch_size
+        used = plan.data_parallel * plan.accumulation * plan.micro_batch_size
         assert used == plan.config.sequences
         assert plan.data_parallel * plan.config.sequence_parallel == ranks
-    assert len(describe(config, ranks)) == 1 + len(plans)
+    table = describe(config, ranks)[-len(plans) :]
+    assert [row.split()[:2] for row in table] == [[str(p.number), f"{p.config.context_length:,}"] for p in plans]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -59,10 +60,10 @@ def test_a_published_config_has_the_published_weights_context_and_recipe(name: s
     weights, maximum = PUBLISHED[name]
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
     assert config.model.maximum_context == maximum
-    assert config.stages[-1].context_length > 0.97 * maximum
+    assert config.schedule[-1].context_length > 0.97 * maximum
     assert config.optimizer.learning_rate == 6e-4 and config.optimizer.minimum_learning_rate == 6e-5
     assert config.seed == 2222 and config.data.append_end_token
-    for stage in config.stages:
+    for stage in config.schedule:
         assert stage.sequences == (256 if stage.context_length < 64 * 1024 else 128)
 
 
@@ -70,5 +71,5 @@ def test_a_published_config_has_the_published_weights_context_and_recipe(name: s
 def test_a_published_config_plans_on_eight_ranks_and_never_shortens_its_context(name: str) -> None:
     config = load(name)
     assert plan_stages(config, 8)
-    lengths = [stage.context_length for stage in config.stages]
+    lengths = [stage.context_length for stage in config.schedule]
     assert all(before < after <= 2 * before for before, after in pairwise(lengths))

@@ -94,8 +94,8 @@ def test_what_cannot_work_is_refused_with_its_reason(override: str, words: str) 
 
 def test_the_sequences_and_tokens_of_a_stage_follow_from_either_batch_key() -> None:
     config = parse()
-    assert [stage.sequences for stage in config.stages] == [8, 4]
-    assert [stage.tokens_per_step for stage in config.stages] == [128, 256]
+    assert [stage.sequences for stage in config.schedule] == [8, 4]
+    assert [stage.tokens_per_step for stage in config.schedule] == [128, 256]
     assert (config.total_steps, config.total_tokens, config.widest_sequence_parallel) == (8, 3 * 128 + 5 * 256, 2)
 
 

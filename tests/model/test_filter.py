@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyena_ds.config.schedule import WarmupConfig
 from hyena_ds.config.schema import ModelConfig
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.filter import ImplicitFilter
@@ -124,3 +125,10 @@ def test_positions_beyond_the_maximum_context_are_refused() -> None:
         ValueError, match=r"positions up to 1026 were asked of a filter defined over 1025; a longer con"
     ):
         evaluate(EXTRAPOLATED, LONGER - 3, 4)
+
+
+def test_every_rung_of_a_ladder_uses_the_beginning_of_the_maximum_contexts_filter() -> None:
+    whole = formula(TRAINED, 0, TRAINED.maximum_context)
+    for rung in WarmupConfig(from_=16, to=256, double_every=1).rungs:
+        ours = evaluate(TRAINED, 0, rung.context_length)
+        assert relative_error(ours, whole[:, : rung.context_length]) < TOLERANCE

@@ -51,11 +51,12 @@ def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards
     assert all(list(line) == STEP_FIELDS for line in steps)
     assert steps[-1]["tokens"] == 4 * 6 * 32 + 6 * 4 * 64
     assert steps[0]["perplexity"] == math.exp(steps[0]["loss"])
-    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 4, 6, 9, 10]
+    validations = [(line["step"], line["context_length"]) for line in lines if "validation_loss" in line]
+    assert validations == [(3, 32), (4, 32), (4, 64), (6, 64), (9, 64), (10, 64)]
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
     log = (run / "log.txt").read_text()
-    assert "grid dp 1 x sp 2" in log and "4 micro steps" in log
+    assert "dp 1 x sp 2  4 = 1 x 1 x 4" in log and "not reset between stages" in log
     assert log.count("convolution: fft (no CUDA device)") == 1
     assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == [f"step-{n:08d}" for n in (6, 9, 10)]
     summary = json.loads((run / "summary.json").read_text())
@@ -76,8 +77,8 @@ def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards
 
 def test_validating_every_step_leaves_the_training_losses_bit_for_bit(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
-    assert train(config, "name=often", "validation.every_steps=1").returncode == 0
-    assert train(config, "name=seldom", "validation.every_steps=1000").returncode == 0
+    assert train(config, "name=often", "validation.every_steps=1", "validation.final_context=always").returncode == 0
+    assert train(config, "name=seldom", "validation.every_steps=1000", "validation.final_context=never").returncode == 0
     often, seldom = ([r for r in rows(tmp_path / "runs" / name) if "loss" in r] for name in ("often", "seldom"))
     assert often == seldom
 

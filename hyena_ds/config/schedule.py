@@ -1,0 +1,187 @@
+"""The context schedule: rows of `stages`, and the rungs of `warmup` that come before them.
+
+    warmup {from 64, to 1048576} --rungs: 64, 128, ... 1048576--> RunConfig.schedule <-- rows of `stages`, as they stand
+
+A rung is an ordinary stage, so nothing but `RunConfig.schedule` knows whether a stage was written out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyena_ds.config.loading import require
+from hyena_ds.config.policy import PolicyName
+
+PUBLISHED_BATCH = 256
+"""Sequences per optimizer step of the published runs."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One row of the context warmup."""
+
+    context_length: int
+    """Tokens of a sequence."""
+    steps: int | None = None
+    """Optimizer steps in this stage. Give this or `tokens`."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass on one data-parallel row. Left out, it is chosen: the largest that divides the row's
+    sequences and holds no more tokens on a rank than one sequence of the run's longest stage does, so that under the same
+    activation policy no stage needs more memory than that one."""
+    global_batch: int | None = None
+    """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""
+    global_batch_tokens: int | None = None
+    """Tokens per optimizer step over all ranks."""
+    sequence_parallel: int = 1
+    """Ranks over which every sequence is cut."""
+    tokens: int | None = None
+    """Tokens of this stage, over all ranks, rounded up to whole optimizer steps."""
+    activation_policy: PolicyName | None = None
+    """What a block keeps for backward in this stage; left out, the run's `activation_policy`."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "steps", "tokens", "micro_batch_size", "sequence_parallel"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, f"found {value}, wanted at least 1")
+        given = [v for v in (self.steps, self.tokens) if v is not None]
+        require(len(given) == 1, "steps", "wanted exactly one of steps and tokens")
+        given = [v for v in (self.global_batch, self.global_batch_tokens) if v is not None]
+        require(len(given) == 1, "global_batch", "wanted exactly one of global_batch and global_batch_tokens")
+        if self.global_batch_tokens is not None:
+            require(
+                self.global_batch_tokens > 0 and self.global_batch_tokens % self.context_length == 0,
+                "global_batch_tokens",
+                f"found {self.global_batch_tokens}, wanted a multiple of context_length {self.context_length}",
+            )
+        require(self.sequences > 0, "global_batch", f"found {self.sequences}, wanted at least 1")
+        cut_evenly = self.context_length % self.sequence_parallel == 0
+        require(
+            cut_evenly,
+            "context_length",
+            f"found {self.context_length}, which sequence_parallel {self.sequence_parallel} does not divide; "
+            "choose a multiple",
+        )
+        require(
+            self.sequence_parallel == 1 or self.local_length >= 2,
+            "sequence_parallel",
+            f"found {self.sequence_parallel}, which leaves fewer than 2 tokens a rank; lower it",
+        )
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per optimizer step."""
+        if self.global_batch is not None:
+            return self.global_batch
+        return (self.global_batch_tokens or 0) // self.context_length
+
+    @property
+    def local_length(self) -> int:
+        """Tokens of a sequence on one rank."""
+        return self.context_length // self.sequence_parallel
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.sequences * self.context_length
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps, whichever key says them."""
+        return self.steps if self.steps is not None else -(-(self.tokens or 0) // self.tokens_per_step)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the stage really trains on."""
+        return self.step_count * self.tokens_per_step
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """A ladder of context lengths, each twice the one before. Its rungs come before the rows of `stages`."""
+
+    from_: int
+    """Context length of the first rung."""
+    to: int
+    """Context length of the last rung, which lasts as long as the others."""
+    double_every: int | None = None
+    """Optimizer steps on every rung. Give this or `double_every_tokens`."""
+    double_every_tokens: int | None = None
+    """Tokens on every rung, over all ranks, rounded up to whole optimizer steps."""
+    global_batch: int | None = None
+    """Sequences per optimizer step on every rung, as in the paper. Give this, or `global_batch_tokens`, or neither for the
+    published 256."""
+    global_batch_tokens: int | None = None
+    """Tokens per optimizer step on every rung."""
+    tokens_per_rank: int | None = None
+    """A rung longer than this is cut over as many ranks, a power of two, as it takes. Left out, no rung is cut."""
+    activation_policy: PolicyName | None = None
+    """What a block keeps for backward on the rungs; left out, the run's `activation_policy`."""
+
+    def __post_init__(self) -> None:
+        require(self.from_ > 0, "from", f"found {self.from_}, wanted at least 1")
+        lengths = self.lengths
+        require(
+            len(lengths) > 1 and lengths[-1] == self.to,
+            "to",
+            f"found {self.to}, wanted {self.from_} doubled once or more, as {lengths[-1]} or {2 * lengths[-1]} is; choose "
+            "one of them, and put another length into a row of stages",
+        )
+        for this, other in (("double_every", "double_every_tokens"), ("global_batch", "global_batch_tokens")):
+            for name in (this, other):
+                value = getattr(self, name)
+                require(value is None or value > 0, name, f"found {value}, wanted at least 1")
+            both = getattr(self, this) is not None and getattr(self, other) is not None
+            require(not both, this, f"found {this} and {other}, wanted one of them; leave one out")
+        require(
+            self.double_every is not None or self.double_every_tokens is not None,
+            "double_every",
+            "found neither double_every nor double_every_tokens, wanted the steps or the tokens of a rung",
+        )
+        require(
+            self.global_batch_tokens is None or self.global_batch_tokens % self.to == 0,
+            "global_batch_tokens",
+            f"found {self.global_batch_tokens}, wanted a multiple of the longest rung, {self.to}",
+        )
+        require(
+            self.tokens_per_rank is None or self.tokens_per_rank > 1,
+            "tokens_per_rank",
+            f"found {self.tokens_per_rank}, wanted at least 2",
+        )
+        for length in lengths:
+            require(
+                length % self._ranks_for(length) == 0,
+                "tokens_per_rank",
+                f"found {self.tokens_per_rank}, which cuts the rung of {length} tokens over {self._ranks_for(length)} "
+                "ranks, which do not divide it; raise it, or choose a `from` that is a power of two",
+            )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Context lengths of the rungs."""
+        lengths = [self.from_]
+        while 2 * lengths[-1] <= self.to:
+            lengths.append(2 * lengths[-1])
+        return lengths
+
+    @property
+    def rungs(self) -> tuple[StageConfig, ...]:
+        """The ladder, written out."""
+        neither = self.global_batch is None and self.global_batch_tokens is None
+        return tuple(
+            StageConfig(
+                context_length=length,
+                steps=self.double_every,
+                tokens=self.double_every_tokens,
+                global_batch=PUBLISHED_BATCH if neither else self.global_batch,
+                global_batch_tokens=self.global_batch_tokens,
+                sequence_parallel=self._ranks_for(length),
+                activation_policy=self.activation_policy,
+            )
+            for length in self.lengths
+        )
+
+    def _ranks_for(self, length: int) -> int:
+        """The fewest ranks, a power of two, that hold a rung with at most `tokens_per_rank` tokens each."""
+        ranks = 1
+        while self.tokens_per_rank is not None and length > ranks * self.tokens_per_rank:
+            ranks *= 2
+        return ranks
