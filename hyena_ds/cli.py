@@ -55,13 +55,21 @@ def _train(parsed: argparse.Namespace) -> int:
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     if local_ranks.under_launcher():
+        from hyena_ds.training.interruption import Interruption
+
+        interruption = Interruption(config.stop_after, config.stop_after_seconds)
+        interruption.listen()
         from hyena_ds.training.run import train
 
-        return train(config)
+        return train(config, interruption)
     ranks = local_ranks.local_ranks(config)
     plan_stages(config, ranks)
     RunDirectory(config).check(config)
-    return local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
+    code = local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
+    if code == 0 and not RunDirectory(config).is_complete():
+        print("hyena-ds: error: the launcher says that all went well, but the run is not complete", file=sys.stderr)
+        return 70
+    return code
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -171,7 +171,10 @@ def golden(
     seen: dict[str, Any] = {}
     config = run_config(grid, zero_stage=zero_stage, activation_policy=policy)
     with _engine(compute, config, model, optimizer) as engine, small_pieces(17, 3):
-        with torch.no_grad(), deepspeed.zero.GatheredParameters([p for _, p in _names(engine)], enabled=zero_stage == 3):
+        with (
+            torch.no_grad(),
+            deepspeed.zero.GatheredParameters([p for _, p in _names(engine)], enabled=zero_stage == 3),
+        ):
             seen["logits"] = engine.module.model(inputs, _run(compute, grid, L, config))
         # Not train_step: its dropout key would drop, and the recorded tensors are without dropout.
         loss_sum, _ = engine(inputs, targets, _run(compute, grid, L, config))
