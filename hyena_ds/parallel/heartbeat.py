@@ -59,6 +59,10 @@ class Pulse:
     allowed: float = float("inf")
     """Seconds that the phase may last without progress."""
 
+    def __str__(self) -> str:
+        at = {"start": "start", "step": f"step {self.step}"}.get(self.phase, f"{self.phase} of step {self.step}")
+        return f"{at}, {self.doing}" if self.doing else at
+
     def enter(self, phase: str, step: int, allowed: float) -> None:
         self.phase, self.step, self.doing, self.allowed = phase, step, "", allowed
         self.progress += 1
@@ -99,8 +103,7 @@ class Seen:
     lost_at: float = 0.0
 
     def __str__(self) -> str:
-        doing = f", {self.pulse.doing}" if self.pulse.doing else ""
-        return f"rank {self.place.rank} on {self.place.host} (process {self.place.pid}, {self.pulse.phase}, step {self.pulse.step}{doing})"
+        return f"rank {self.place.rank} on {self.place.host} (process {self.place.pid}, {self.pulse})"
 
 
 def this_place(rank: int) -> Place:
@@ -366,8 +369,9 @@ class Member:
 
     def _lost(self, kind: str, seen: str) -> Fault:
         where = f" on {self.roster[0].host} (process {self.roster[0].pid})" if self.roster else ""
-        phase = f"rank {self.place.rank} in {self._pulse.phase}, step {self._pulse.step}"
-        return Fault(kind, 0, self._pulse.step, f"rank 0{where} {seen}; seen by {phase}")
+        return Fault(
+            kind, 0, self._pulse.step, f"rank 0{where} {seen}; seen by rank {self.place.rank} in {self._pulse}"
+        )
 
     def _beat(self) -> dict[str, Any]:
         where, waiting = main_thread_place()

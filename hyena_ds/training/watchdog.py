@@ -81,8 +81,7 @@ def stuck(ranks: list[Seen], now: float) -> Fault | None:
         text = f"{first} is stuck: no progress for {seconds:.0f} s, and it {which}; it is{at or ' in unknown code'}"
     else:
         text = (
-            f"all {len(ranks)} ranks are stuck: no progress for {seconds:.0f} s in {first.pulse.phase} "
-            f"(step {first.pulse.step}{', ' + first.pulse.doing if first.pulse.doing else ''}), and none is behind; "
+            f"all {len(ranks)} ranks are stuck: no progress for {seconds:.0f} s in {first.pulse}, and none is behind; "
             f"rank {first.place.rank} is{at or ' in unknown code'}"
         )
     text += f"; if that is only slow, raise watchdog.{_SETTING.get(first.pulse.phase, 'step')}"
