@@ -34,8 +34,6 @@ ECHO_SECONDS = 2.0
 """One Ctrl-C reaches a process once from the terminal and again from its launcher: signals closer than this are one."""
 DEADLINE_CODE = 75
 """EX_TEMPFAIL: start it again later."""
-AGAIN_CODE = 128 + signal.SIGINT
-"""Of a second Ctrl-C."""
 
 _LOOK_SECONDS = 0.5
 
@@ -46,6 +44,9 @@ class Stop:
 
     why: str
     code: int
+
+
+AGAIN = Stop("a second Ctrl-C", 128 + signal.SIGINT)
 
 
 class Requests:
@@ -140,7 +141,7 @@ class Interruption:
             if ready:
                 for number in self._ear.recv(64):
                     if number in SIGNALS and self._requests.hear(number, time.monotonic()):
-                        self.leave(Stop("a second Ctrl-C", AGAIN_CODE))
+                        self.leave(AGAIN)
             self._look()
             with self._lock:
                 if not self._holding:
@@ -152,7 +153,7 @@ class Interruption:
         """Read the stop file, if there is one."""
         number = request_in(self._stop_file) if self._stop_file is not None else None
         if number == AT_ONCE:
-            self.leave(Stop("a second Ctrl-C", AGAIN_CODE))
+            self.leave(AGAIN)
         elif number is not None and self._requests.first is None:
             self._requests.hear(number, time.monotonic())
 
@@ -165,7 +166,7 @@ def leave_alone(stop: Stop) -> None:
 
 
 def say_left(stop: Stop) -> None:
-    saved = "its newest checkpoint stays" if stop.code == AGAIN_CODE else "no step was under way, nothing is lost"
+    saved = "its newest checkpoint stays" if stop.why == AGAIN.why else "no step was under way, nothing is lost"
     print(f"hyena-ds: stopped by {stop.why}: {saved}; the same command goes on", file=sys.stderr, flush=True)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from hyena_ds.training.interruption import AGAIN_CODE, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
+from hyena_ds.training.interruption import AGAIN, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
 
 RELAY = "HYENA_RELAY_PID"
 """The process that relays signals to the ranks of this machine; they leave when it is gone."""
@@ -82,7 +82,7 @@ class _Relay:
 
     def _code(self, code: int, left_behind: bool) -> int:
         if self.at_once is not None:
-            return AGAIN_CODE
+            return AGAIN.code
         asked = self.requests.first
         if asked is not None and (code >= 128 or left_behind):
             return 128 + asked
