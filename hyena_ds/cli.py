@@ -12,7 +12,9 @@ from hyena_ds.errors import UserError
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code. A user's mistake is one sentence on stderr and code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    arguments, launch = _split(arguments)
     parsed = _parser().parse_args(arguments)
+    parsed.launch = launch
     try:
         return parsed.run(parsed)
     except UserError as error:
@@ -38,7 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     add_bench_commands(bench)
     train = commands.add_parser("train", help="train a model from a YAML config")
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
-    for command, run in ((train, _train), (check, _check)):
+    again = commands.add_parser(
+        "supervise",
+        help="train, and start again after a failure",
+        usage="hyena-ds supervise config [key.path=value ...] [-- LAUNCH COMMAND ...]",
+    )
+    for command, run in ((train, _train), (check, _check), (again, _supervise)):
         command.add_argument("config", help="YAML file of a whole run")
         command.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this run")
         command.set_defaults(run=run)
@@ -55,13 +62,39 @@ def _train(parsed: argparse.Namespace) -> int:
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     if local_ranks.under_launcher():
+        from hyena_ds.training.interruption import Interruption
+
+        interruption = Interruption(config.stop_after, config.stop_after_seconds)
+        interruption.listen()
         from hyena_ds.training.run import train
 
-        return train(config)
+        return train(config, interruption)
     ranks = local_ranks.local_ranks(config)
     plan_stages(config, ranks)
     RunDirectory(config).check(config)
-    return local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
+    code = local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
+    if code == 0 and not RunDirectory(config).is_complete():
+        print("hyena-ds: error: the launcher says that all went well, but the run is not complete", file=sys.stderr)
+        return 70
+    return code
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of `hyena-ds supervise`, and the launch command behind `--`."""
+    if arguments[:1] == ["supervise"] and "--" in arguments:
+        at = arguments.index("--")
+        return arguments[:at], arguments[at + 1 :]
+    return arguments, []
+
+
+def _supervise(parsed: argparse.Namespace) -> int:
+    from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.schema import RunConfig
+    from hyena_ds.training.supervisor import supervise
+
+    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
+    return supervise(config, command, os.environ)
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@
 # MASTER_ADDR    address of the first host (default: its name in the hostfile)
 # MASTER_PORT    port of the rendezvous (default 29500)
 # FORWARD        names of further variables that every node must see; the launcher itself forwards only PYTHON* and NCCL*
+# STOP_FILE      file in a place that all hosts share, through which Ctrl-C, SIGTERM and SIGUSR1 ask every rank to finish its
+#                step, save and leave (default: in the directory you start this from)
 # DS_ACCELERATOR cpu or cuda: what the hosts compute on (default: cpu where this machine has no GPU). On a CPU the hosts
 #                get launch/cpu.sh's settings, for as many cores as this machine has
 set -euo pipefail
@@ -20,9 +22,12 @@ fi
 # DeepSpeed reads what to forward from the file that DS_ENV_FILE names.
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
-trap 'rm -f "$DS_ENV_FILE"' EXIT
-for name in OMP_NUM_THREADS GLIBC_TUNABLES HYENA_BIND_CORES GLOO_SOCKET_IFNAME DS_ACCELERATOR ${FORWARD:-}; do
+HYENA_STOP_FILE=${STOP_FILE:-$PWD/.hyena-stop.$$}
+export HYENA_STOP_FILE
+for name in HYENA_STOP_FILE OMP_NUM_THREADS GLIBC_TUNABLES HYENA_BIND_CORES GLOO_SOCKET_IFNAME DS_ACCELERATOR ${FORWARD:-}; do
     [ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}" >> "$DS_ENV_FILE"
 done
-deepspeed --hostfile "$hostfile" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} --master_port "$port" \
+# The relay takes this script's place, and with it the signals; it removes the file at the end.
+exec python -m hyena_ds.training.relay --remove "$DS_ENV_FILE" \
+    deepspeed --hostfile "$hostfile" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} --master_port "$port" \
     --module hyena_ds train "$@"

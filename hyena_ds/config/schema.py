@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.loading import require as _require
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
@@ -187,6 +188,40 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class WatchdogConfig:
+    """How long a rank may be silent or without progress before the run is ended. All in seconds."""
+
+    enabled: bool = True
+    silence: float = 30.0
+    """Without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
+    start: float = 900.0
+    """From the start of a process to the first step; a checkpoint is read in it."""
+    step: float = 120.0
+    """Without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
+    validation: float = 1800.0
+    """Without progress in a validation."""
+    save: float = 1800.0
+    """Without progress while a checkpoint is written."""
+
+    def __post_init__(self) -> None:
+        for name in ("silence", "start", "step", "validation", "save"):
+            value = getattr(self, name)
+            _require(value >= 1, name, f"found {value:g}, wanted at least 1 second, or watchdog.enabled: false")
+
+
+@dataclass(frozen=True)
+class SupervisorConfig:
+    """When `hyena-ds supervise` stops starting a run again."""
+
+    restarts_without_progress: int = 5
+    """Starts after failures that bring no newer checkpoint."""
+
+    def __post_init__(self) -> None:
+        found = self.restarts_without_progress
+        _require(found >= 0, "restarts_without_progress", f"found {found}, wanted 0 or more")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run."""
 
@@ -203,6 +238,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -222,6 +259,9 @@ class RunConfig:
     """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
     deepspeed_log: bool = False
     """Let DeepSpeed's own messages through."""
+    stop_after: str | None = None
+    """Time after which the run saves a checkpoint and leaves with exit code 75, as 3h50m or in seconds; counted from the
+    start of the command."""
 
     def __post_init__(self) -> None:
         plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
@@ -229,6 +269,12 @@ class RunConfig:
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
         _require(len(self.schedule) > 0, "stages", "found an empty list, wanted at least one stage, or a warmup")
         _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
+        try:
+            self.stop_after_seconds  # noqa: B018
+        except ValueError:
+            _require(
+                False, "stop_after", f"found '{self.stop_after}', wanted a time like 3h50m, 90s or 13800 (seconds)"
+            )
         _require(
             self.model.extension is None or self.initialize_from is not None,
             "initialize_from",
@@ -261,6 +307,10 @@ class RunConfig:
     def schedule(self) -> tuple[StageConfig, ...]:
         """Every stage of the run, in order: the warmup's rungs, then the rows of `stages`."""
         return (*(self.warmup.rungs if self.warmup else ()), *self.stages)
+
+    @property
+    def stop_after_seconds(self) -> float | None:
+        return None if self.stop_after is None else parse_duration(self.stop_after)
 
     @property
     def total_steps(self) -> int:

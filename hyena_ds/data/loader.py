@@ -7,6 +7,7 @@ B sequences of a micro batch, l local length.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -80,7 +81,14 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
     """
     dataset = _StepDataset(config, seed, plan, part)
     steps = range(from_step, plan.end_step)
-    return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers))
+    return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf))
+
+
+def _deaf(worker: int) -> None:
+    """A launcher signals readers too; they end with their rank, which may still finish its step."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _StepDataset(Dataset):

@@ -6,7 +6,7 @@ Nothing of the stream, the optimizer or a generator is touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import deepspeed
@@ -30,15 +30,19 @@ def validate(
     run: ForwardPass,
     compute: Compute,
     row: int,
-) -> tuple[float, int]:
-    """(sum of token losses in nats, scored targets) over `samples`; the same on every rank. Collective."""
+    stopping: Callable[[int], bool] = lambda forward: False,
+) -> tuple[float, int] | None:
+    """(sum of token losses in nats, scored targets) over `samples`; the same on every rank. Collective.
+
+    Before every forward `stopping` is asked with its number; once it says yes, on all ranks, the answer is None.
+    """
     total = torch.zeros(2, dtype=torch.float64, device=compute.device)
     part = Slice(row, run.layout.offset, run.layout.local_length)
     forwards = -(-len(samples) // (plan.micro_batch_size * plan.data_parallel))
-    run = replace(
-        run, dropout=None, filters=FilterCache(forwards)
-    )  # the parameters stand still: one evaluation serves all
-    for micro_batch in _micro_batches(sources, samples, plan, part, forwards):
+    run = replace(run, dropout=None, filters=FilterCache(forwards))  # parameters stand still: one evaluation serves all
+    for number, micro_batch in enumerate(_micro_batches(sources, samples, plan, part, forwards)):
+        if stopping(number):
+            return None
         micro_batch = micro_batch.to(compute.device)
         loss_sum, scored = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, run)
         total += torch.stack((loss_sum.double(), scored.double()))

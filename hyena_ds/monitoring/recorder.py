@@ -64,6 +64,10 @@ class Recorder:
         if self._last_row != row:
             self.row(row, prefix)
 
+    def ends_with(self, step: int, field: str) -> bool:
+        """Whether the last row of metrics.jsonl is of `step` and has `field`."""
+        return self._last_row is not None and self._last_row["step"] == step and field in self._last_row
+
     def advance(self, step: int, loss: float) -> None:
         """Show that `step` steps are done."""
         self._bar.update(1)

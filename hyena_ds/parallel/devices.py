@@ -56,6 +56,12 @@ def peak_memory_gib(compute: Compute) -> float:
     return float(largest)
 
 
+def broken_collective(error: BaseException) -> bool:
+    """Whether an error says that a collective lost another rank: a consequence, whose cause is elsewhere."""
+    # gloo has no error type of its own; its texts name the file of its source.
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
 def _join(compute: Compute, timeout: timedelta) -> None:
     import deepspeed
     import deepspeed.ops

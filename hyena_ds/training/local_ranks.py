@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.training.relay import run_relayed
 
 TUNABLES = {
     "glibc.malloc.hugetlb": "1",
@@ -83,7 +83,7 @@ def bind_cores() -> None:
 
 
 def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds") -> int:
-    """Run `python -m MODULE ARGUMENTS` as `ranks` ranks on this machine; returns the exit code of the launcher."""
+    """Run `python -m MODULE ARGUMENTS` as `ranks` ranks on this machine; returns the exit code, see `run_relayed`."""
     from hyena_ds.parallel.devices import device_count
 
     environment = dict(os.environ)
@@ -97,8 +97,7 @@ def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds"
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_accelerators", str(ranks)]
     command += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
     command += ["--module", module, *arguments]
-    code = subprocess.run(command, env=environment | settings, check=False).returncode
-    return code if code >= 0 else 128 - code
+    return run_relayed(command, environment | settings)
 
 
 def _has_glibc() -> bool:

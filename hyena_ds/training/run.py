@@ -34,6 +34,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, stage_steps
 from hyena_ds.data.shards import read_index, verify_shard
 from hyena_ds.data.stream import Sample, Sources, validation_samples
+from hyena_ds.errors import UserError
 from hyena_ds.evaluation.markov import bits, markov_losses
 from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.backbone import HyenaDNA, build_model
@@ -41,33 +42,49 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution, choose_convolution
-from hyena_ds.parallel.agreement import agreed, from_every_rank
-from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
+from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
+from hyena_ds.parallel.devices import Compute, broken_collective, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.training.engine import build_engine, quiet
+from hyena_ds.training.interruption import Interruption, Stop
 from hyena_ds.training.local_ranks import bind_cores
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult, train_step
+from hyena_ds.training.watchdog import Watchdog
 
 BASELINE_ORDERS = (0, 2, 5)
 
 
-def train(config: RunConfig) -> int:
-    """Train `config` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks."""
+def train(config: RunConfig, interruption: Interruption) -> int:
+    """Train `config` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks.
+
+    `interruption` listens already.
+    """
     if not config.deepspeed_log:
         quiet()
     bind_cores()
+    directory = RunDirectory(config)
+    watchdog = Watchdog(config.watchdog, directory.faults)
+    interruption.leave = watchdog.leave
     compute = start_compute()
     try:
-        return _train(config, compute)
+        watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
+        return _train(config, compute, directory, interruption, watchdog)
+    except UserError:
+        raise
+    except Exception as error:
+        watchdog.failed(error, broken_collective(error))
+        raise
     finally:
+        watchdog.close()
         # Back ends end their threads here; left to the interpreter's exit, gloo sometimes aborts the process.
         dist.destroy_process_group()
 
 
-def _train(config: RunConfig, compute: Compute) -> int:
-    directory = RunDirectory(config)
+def _train(
+    config: RunConfig, compute: Compute, directory: RunDirectory, interruption: Interruption, watchdog: Watchdog
+) -> int:
     agreed(lambda: directory.check(config))
     if agreed(directory.is_complete):
         if compute.rank == 0:
@@ -76,8 +93,7 @@ def _train(config: RunConfig, compute: Compute) -> int:
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
     agreed(lambda: _check_shards(config, compute))
-    _Run(config, compute, directory, plans, choice).to_the_end()
-    return 0
+    return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:
@@ -126,12 +142,16 @@ class _Run:
         directory: RunDirectory,
         plans: tuple[StagePlan, ...],
         choice: Choice,
+        interruption: Interruption,
+        watchdog: Watchdog,
     ):
         self.config = config
         self.compute = compute
         self.directory = directory
         self.plans = plans
         self.choice = choice
+        self.interruption = interruption
+        self.watchdog = watchdog
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.held_out = Sources(config.data, "valid")
         self.engine, self.state = self._start()
@@ -157,7 +177,8 @@ class _Run:
     def _engine(self, model: HyenaDNA) -> deepspeed.DeepSpeedEngine:
         return build_engine(self.config, model.to(self.compute.device), self.compute.ranks)
 
-    def to_the_end(self) -> None:
+    def to_the_end(self) -> int:
+        """Train what is left; the exit code."""
         self.recorder: Recorder | None = None
         if self.compute.rank == 0:
             agreed(lambda: self.directory.create(self.config))
@@ -175,15 +196,26 @@ class _Run:
         if self.state.step:
             self._say(f"resuming after step {self.state.step}")
         try:
+            self.interruption.hold()
+            stop = self._owed_validation()
             for plan in self.plans:
-                if self.state.step < plan.end_step:
-                    self._stage(plan)
+                if stop is None and self.state.step < plan.end_step:
+                    stop = self._stage(plan)
+            self.interruption.release()
+            if stop is not None:
+                self._say(
+                    f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
+                    "the same command goes on from there"
+                )
+                return stop.code
             self._finish()
+            return 0
         finally:
             if self.recorder is not None:
                 self.recorder.close()
 
-    def _stage(self, plan: StagePlan) -> None:
+    def _stage(self, plan: StagePlan) -> Stop | None:
+        """Train a stage to its end, or until somebody asks to stop; what is reached then is saved."""
         config, compute = self.config, self.compute
         run, row = self._place(plan)
         part = Slice(row, run.layout.offset, run.layout.local_length)
@@ -191,17 +223,43 @@ class _Run:
         for batch in stage_steps(config.data, config.seed, plan, part, self.state.step):
             began = time.perf_counter()
             rate = learning_rate(config.optimizer, batch.step, config.total_steps)
-            result = train_step(self.engine, batch, run, compute, config.seed, rate)
+            self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
+            votes, mark = self.interruption.votes, self.watchdog.mark
+            result = train_step(self.engine, batch, run, compute, config.seed, rate, votes, mark)
+            self.watchdog.end_step()
             seconds = time.perf_counter() - began
             tokens = self.state.tokens + plan.config.tokens_per_step
             self.state = RunState(batch.step + 1, plan.number, tokens)
             self._record_step(plan, result, rate, seconds)
+            stop = self.interruption.stop_of(result.votes)
             last = self.state.step == plan.end_step
-            if last or self.state.step % config.validation.every_steps == 0:
-                self._validate(plan, run, row, held_out)
-                self._validate_at_final_context(plan, last)
-            if last or self.state.step % config.checkpoint.every_steps == 0:
+            if stop is None and (last or self.state.step % config.validation.every_steps == 0):
+                stop = self._validate(plan, run, row, held_out) or self._validate_at_final_context(plan, last)
+            if stop is not None or last or self.state.step % config.checkpoint.every_steps == 0:
+                self.watchdog.enter("save", self.state.step)
                 save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
+                stop = stop or self._asked_to_stop()
+            if stop is not None:
+                return stop
+        return None
+
+    def _asked_to_stop(self) -> Stop | None:
+        """Whether any rank is to stop, where no step's exchange carries the votes. Collective."""
+        votes = torch.tensor(self.interruption.votes(), dtype=torch.float64, device=self.compute.device)
+        dist.all_reduce(votes)
+        return self.interruption.stop_of(votes.tolist())
+
+    def _owed_validation(self) -> Stop | None:
+        """A run that was stopped between a step and its validation makes up for it; one without steps left needs it again."""
+        step, recorder = self.state.step, self.recorder
+        plan = next(plan for plan in self.plans if step <= plan.end_step)
+        due = step > 0 and (step == plan.end_step or step % self.config.validation.every_steps == 0)
+        there = from_rank_zero(lambda: recorder is not None and recorder.ends_with(step, "validation_loss"))
+        if step < self.config.total_steps and (there or not due):
+            return None
+        run, row = self._place(plan)
+        held_out = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
+        return self._validate(plan, run, row, held_out)
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
         """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
@@ -226,23 +284,36 @@ class _Run:
         self.recorder.row(row, "train")
         self.recorder.advance(self.state.step, result.loss)
 
-    def _validate_at_final_context(self, plan: StagePlan, boundary: bool) -> None:
+    def _validate_at_final_context(self, plan: StagePlan, boundary: bool) -> Stop | None:
         """The same at the last stage's context length and grid, when the config wants it and `plan` is of another."""
         final, when = self.plans[-1], self.config.validation.final_context
         context_length = final.config.context_length
         if plan.config.context_length == context_length or when == "never" or (when == "boundaries" and not boundary):
-            return
+            return None
         if self.final is None:
             samples = validation_samples(self.held_out, context_length, self.config.validation.windows)
             self.final = (*self._place(final), samples)
-        self._validate(plan, *self.final, at=final)
+        return self._validate(plan, *self.final, at=final)
 
     def _validate(
         self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample], at: StagePlan | None = None
-    ) -> None:
-        """Score `samples` while `plan` trains, with its own passes or those of the stage `at`. Collective."""
+    ) -> Stop | None:
+        """Score `samples` while `plan` trains, with its own passes or those of the stage `at`, unless somebody asks to
+        stop first. Collective."""
         at = at or plan
-        loss_sum, scored = validate(self.engine, self.held_out, samples, at, run, self.compute, row)
+        self.watchdog.enter("validation", self.state.step)
+        stop: Stop | None = None
+
+        def stopping(forward: int) -> bool:
+            nonlocal stop
+            self.watchdog.mark(f"forward {forward + 1}")
+            stop = self._asked_to_stop()
+            return stop is not None
+
+        result = validate(self.engine, self.held_out, samples, at, run, self.compute, row, stopping)
+        if result is None:
+            return stop
+        loss_sum, scored = result
         loss = loss_sum / scored
         self.last_validation = {
             "step": self.state.step,
@@ -257,13 +328,12 @@ class _Run:
                 f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
                 f"(context {at.config.context_length:,}, {scored:,} bases)"
             )
+        return None
 
     def _finish(self) -> None:
         plan = self.plans[-1]
-        run, row = self._place(plan)
         samples = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
-        if not self.last_validation:  # killed between the last checkpoint and the summary
-            self._validate(plan, run, row, samples)
+        self.watchdog.enter("finish", self.state.step)
         if self.recorder is not None:
             self.recorder.end_progress()
             self._say("counting Markov baselines on the training bases")

@@ -1,6 +1,6 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  metrics.jsonl  log.txt  summary.json (at the end)  tensorboard/  checkpoints/
+config.yaml  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
+FAULTS = "faults.jsonl"
+MAY_CHANGE = ("resume", "local_ranks", "deepspeed_log", "convolution", "stop_after", "watchdog", "supervisor")
+"""Settings that do not belong to what a run is."""
 
 
 class RunDirectory:
@@ -29,6 +32,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.summary = self.path / SUMMARY
+        self.faults = self.path / FAULTS
 
     def is_complete(self) -> bool:
         return self.summary.is_file()
@@ -38,13 +42,13 @@ class RunDirectory:
         if not self.path.exists():
             return
         if not self.config_file.is_file():
-            if any(self.path.iterdir()):
+            if any(entry.name != FAULTS for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return
         before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
         now = _flatten(yaml.safe_load(dump_yaml(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in ("resume", "local_ranks", "deepspeed_log", "convolution")]
+        changed = [key for key in changed if key.split(".")[0] not in MAY_CHANGE]
         if changed:
             shown = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed[:3])
             raise UserError(

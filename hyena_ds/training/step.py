@@ -42,12 +42,14 @@ def train_step(
     seed: int,
     rate: float,
     votes: Callable[[], Sequence[float]] = tuple,
+    mark: Callable[[str], None] = lambda doing: None,
 ) -> StepResult:
     """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective.
 
     `run` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
     before the parameters change. `votes` is asked after the update; its numbers are added up over all ranks, in the
-    same exchange as the loss: what ranks have to agree on after every step costs none of its own.
+    same exchange as the loss: what ranks have to agree on after every step costs none of its own. `mark` is told what
+    comes next, for the watchdog.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -56,8 +58,10 @@ def train_step(
     for number, micro_batch in enumerate(batch.micro_batches):
         micro_batch = micro_batch.to(compute.device)
         filters.begin(number)
+        mark(f"forward of micro step {number + 1}")
         this = replace(run, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
         micro_loss, _ = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, this)
+        mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.
         engine.set_gradient_accumulation_boundary(filters.last)
         engine.backward(micro_loss * (compute.ranks / batch.scored), scale_wrt_gas=False)
@@ -65,6 +69,7 @@ def train_step(
         if filters.last:
             filters.close()
             norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
+            mark("update")
         engine.step()
     if norm is None:
         norm = float(engine.get_global_grad_norm())

@@ -97,11 +97,15 @@ def _forwarded(hostfile: Path, programs: Path, gpu: bool, own: dict[str, str]) -
     programs.mkdir()
     for name in ("bash", "cat", "dirname", "getconf", "mktemp", "nproc", "rm", "sed"):
         (programs / name).symlink_to(str(shutil.which(name)))
-    scripts = {"deepspeed": 'cat "$DS_ENV_FILE"'} | ({"nvidia-smi": ""} if gpu else {})
+    scripts = {"deepspeed": 'cat "$DS_ENV_FILE"', "python": f'exec "{sys.executable}" "$@"'} | (
+        {"nvidia-smi": ""} if gpu else {}
+    )
     for name, body in scripts.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (programs / name).chmod(0o755)
     command = ["bash", "launch/hostfile.sh", str(hostfile), "config.yaml"]
     environment = {"PATH": str(programs), **own}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return dict(line.split("=", 1) for line in result.stdout.splitlines())
+    forwarded = dict(line.split("=", 1) for line in result.stdout.splitlines())
+    assert forwarded.pop("HYENA_STOP_FILE").startswith("/")
+    return forwarded

@@ -19,9 +19,9 @@ _now = {"step": -1, "micro": 0}
 _backward = deepspeed.DeepSpeedEngine.backward
 
 
-def _noting_step(engine, batch, *rest):  # type: ignore[no-untyped-def]
+def _noting_step(engine, batch, *rest, **named):  # type: ignore[no-untyped-def]
     _now.update(step=batch.step, micro=0)
-    return _train_step(engine, batch, *rest)
+    return _train_step(engine, batch, *rest, **named)
 
 
 def _dying_backward(self, *arguments, **keywords):  # type: ignore[no-untyped-def]

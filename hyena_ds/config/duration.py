@@ -1,0 +1,23 @@
+"""Durations as people write them: `3h50m`, `90s`, `1d`, or plain seconds."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_FORM = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `3h50m` or `13800`. Raises ValueError unless it is one of these forms and longer than nothing."""
+    text = text.strip()
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        seconds = float(text)
+    else:
+        match = _FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(text)
+        seconds = sum(float(match[unit]) * size for unit, size in _SECONDS.items() if match[unit])
+    if seconds <= 0:
+        raise ValueError(text)
+    return seconds

@@ -1,0 +1,127 @@
+"""The supervisor around small shell scripts that fail as runs do."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hyena_ds.training.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Failure, Restarts
+from tests.paths import ROOT
+from tests.training.runs import write_config
+
+BEGIN = """
+mkdir -p "$RUN/checkpoints"
+echo start >> "$RUN/starts"
+starts=$(wc -l < "$RUN/starts")
+checkpoint() { echo "step-0000000$1" > "$RUN/checkpoints/latest"; }
+fault() { echo '{"time": "now", "step": '"$1"', "rank": 1, "kind": "'"$2"'", "text": "'"$3"'"}' >> "$RUN/faults.jsonl"; exit 70; }
+"""
+
+
+def command(directory: Path, script: str, restarts: int = 5) -> list[str]:
+    config = write_config(directory / "config.yaml", directory, supervisor={"restarts_without_progress": restarts})
+    launch = directory / "launch.sh"
+    launch.write_text(f"RUN='{directory / 'runs' / 'run'}'\n{BEGIN}{script}\n")
+    return [sys.executable, "-m", "hyena_ds", "supervise", str(config), "--", "bash", str(launch)]
+
+
+def supervise(directory: Path, script: str, restarts: int = 5) -> tuple[int, int, list[str]]:
+    """Exit code, number of starts, and what the supervisor said."""
+    done = subprocess.run(
+        command(directory, script, restarts), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("hyena-ds supervise: ")]
+    file = directory / "runs" / "run" / "starts"
+    return done.returncode, len(file.read_text().splitlines()) if file.exists() else 0, lines
+
+
+@pytest.mark.parametrize("code", [0, 2, 75, 130, 138, 143])
+def test_a_run_that_ended_as_wanted_is_not_started_again(code: int, tmp_path: Path) -> None:
+    assert supervise(tmp_path, f"exit {code}") == (code, 1, [])
+
+
+def test_a_dead_rank_costs_one_restart_and_one_line(tmp_path: Path) -> None:
+    code, starts, lines = supervise(tmp_path, "checkpoint 3; [ $starts = 2 ] || fault 4 died 'rank 1 died'")
+    assert (code, starts) == (0, 2)
+    assert lines == ["hyena-ds supervise: rank 1 died (exit code 70); starting again from step 3 in 1 s"]
+
+
+def test_the_same_error_at_the_same_step_twice_is_not_tried_a_third_time(tmp_path: Path) -> None:
+    script = 'checkpoint 3; fault 4 raised "rank $starts (process $$) raised ValueError: bad"'
+    code, starts, lines = supervise(tmp_path, script)
+    assert (code, starts) == (70, 2)
+    assert lines[-1].endswith("giving up: step 4 raised the same error twice in a row")
+
+
+def test_an_error_at_another_step_is_another_error(tmp_path: Path) -> None:
+    script = '[ $starts = 3 ] || fault $starts raised "rank 1 raised ValueError: bad"'
+    assert supervise(tmp_path, script)[:2] == (0, 3)
+
+
+def test_deaths_without_a_newer_checkpoint_are_counted(tmp_path: Path) -> None:
+    code, starts, lines = supervise(tmp_path, "checkpoint 3; kill -9 $$", restarts=1)
+    assert (code, starts) == (137, 3)  # the first checkpoint was progress
+    assert lines[-1].endswith(
+        "giving up: 1 restarts brought no newer checkpoint (supervisor.restarts_without_progress)"
+    )
+
+
+def test_what_a_failed_launch_left_is_ended_before_the_next_start(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    script = f"[ $starts = 2 ] && exit 0; (sleep 0.7; touch {left}) & exit 1"
+    assert supervise(tmp_path, script)[:2] == (0, 2)
+    time.sleep(1.0)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_is_passed_on_and_the_run_is_not_started_again(number: signal.Signals, tmp_path: Path) -> None:
+    script = "trap 'exit 70' TERM USR1 INT; while :; do sleep 0.1; done"
+    process = subprocess.Popen(command(tmp_path, script), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    _wait_for(tmp_path / "runs" / "run" / "starts")
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 70
+    assert len((tmp_path / "runs" / "run" / "starts").read_text().splitlines()) == 1
+
+
+def test_a_signal_in_the_pause_ends_the_supervisor(tmp_path: Path) -> None:
+    process = subprocess.Popen(command(tmp_path, "exit 1"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline(), process.stderr.readline()  # after the second line the pause is 2 s
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+
+
+def test_a_launch_command_that_is_not_there_is_a_users_mistake(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", tmp_path)
+    line = [sys.executable, "-m", "hyena_ds", "supervise", str(config), "--", "no-such-launcher"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no-such-launcher: cannot be started (No such file or directory)" in done.stderr
+
+
+def test_pauses_double_up_to_five_minutes_and_begin_anew_after_progress() -> None:
+    restarts = Restarts(100, step=0)
+    pauses = [restarts.after(Failure("", 0, None)) for _ in range(11)]
+    assert pauses == [min(FIRST_PAUSE * 2**n, LONGEST_PAUSE) for n in range(11)]
+    assert restarts.after(Failure("", 1, None)) == FIRST_PAUSE
+
+
+def test_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import hyena_ds.training.supervisor, hyena_ds.training.relay"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
