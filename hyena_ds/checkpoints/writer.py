@@ -60,18 +60,23 @@ class CheckpointWriter:
             self._job.write()
             self._conclude()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a checkpoint is begun and not complete; the same on every rank."""
+        return self._job is not None
+
     def votes(self) -> tuple[float]:
         """1 while this rank is writing, else 0; hand it to the step."""
         return (float(self._job is not None and self._job.busy()),)
 
     def after_step(self, votes: Sequence[float]) -> None:
         """Complete the checkpoint under way if the votes of all ranks add up to none that is writing."""
-        if self._job is not None and votes[0] == 0:
+        if self.under_way and votes[0] == 0:
             self._conclude()
 
     def finish(self) -> None:
         """Wait for the checkpoint under way, if there is one, and complete it."""
-        if self._job is not None:
+        if self.under_way:
             self._conclude()
 
     def _files(self, engine: deepspeed.DeepSpeedEngine, state: RunState, copy: bool) -> dict[str, Iterable[Any]]:

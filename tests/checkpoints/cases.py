@@ -54,6 +54,20 @@ def save(compute: Compute, directory: Path, zero_stage: int, steps: list[int], *
     return there
 
 
+def steps_until_complete(compute: Compute, directory: Path) -> int:
+    """Save after step 1, and train on until the checkpoint is there; no other save, and nobody waits for it."""
+    config = tiny(compute.ranks, 2)
+    writer = CheckpointWriter(directory, config, compute, RUN)
+    with _engine(compute, config, lively_model(config.model), None) as engine:
+        _train(compute, config, engine, writer, 1)
+        writer.save(engine, RunState(1, 0, 256))
+        step = 1
+        while writer.under_way and step < 500:
+            step += 1
+            _train(compute, config, engine, writer, step)
+    return step
+
+
 def save_and_load(
     compute: Compute, directory: Path, zero_stage: int, load: Path | None, save_as: Path | None
 ) -> dict[str, tuple[int, Tensor]]:

@@ -36,7 +36,15 @@ def test_the_background_writes_the_files_of_a_save_that_waits(
     assert all(files[name] == waited[name] for name in own)
 
 
-def test_a_checkpoint_appears_whole_after_a_later_step_or_the_next_save_or_the_end(
+def test_a_checkpoint_is_completed_at_the_end_of_a_later_step_by_all_ranks_at_once(
+    ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    steps = ranks(2).run(cases.steps_until_complete, directory=tmp_path)
+    assert steps[0] == steps[1] < 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
+
+
+def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(
     ranks: Callable[[int], Pool], tmp_path: Path
 ) -> None:
     there = ranks(2).run(cases.save, directory=tmp_path, zero_stage=1, steps=[1, 2, 6])[0]

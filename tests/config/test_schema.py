@@ -81,6 +81,7 @@ def problem(*overrides: str) -> str:
         ("optimizer.warmup_fraction=1", "optimizer.warmup_fraction: found 1.0, wanted 0 to below 1"),
         ("optimizer.betas=[0.9]", "optimizer.betas: found [0.9], wanted two numbers"),
         ("validation.windows=0", "validation.windows: found 0, wanted at least 1"),
+        ("checkpoint.keep_every=0", "checkpoint.keep_every: found 0, wanted at least 1, or null"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last: found 0, wanted at least 1"),
         ("name=a/b", "name: found 'a/b', wanted a plain directory name"),
         ("seed=-1", "seed: found -1, wanted 0 to 2^31 - 1"),
