@@ -30,3 +30,8 @@ step contexts --context-length 1024 4096 16384 65536 --policy fastest lean \
 step ranks --context-length 65536 --sequence-parallel 1 2 4 --rounds 3
 step 256k-default --context-length 262144 --policy lean --allocator default --rounds 1 --reference "$reference"
 step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60
+
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" checkpoint "* ]]; then
+    echo "== checkpoint"
+    hyena-ds bench checkpoint --json bench/results/checkpoint.json
+fi

@@ -49,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("config", help="YAML file of a whole run")
         command.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this run")
         command.set_defaults(run=run)
+    checkpoints = commands.add_parser(
+        "checkpoints", help="list a run's checkpoints and say which are whole; needs no torch"
+    )
+    checkpoints.add_argument("directory", metavar="RUN", help="directory of a run")
+    checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
+    checkpoints.set_defaults(run=_checkpoints)
     check.add_argument("--ranks", type=int, help="number of processes (default: local_ranks, else the widest stage)")
     return parser
 
@@ -106,3 +112,11 @@ def _check(parsed: argparse.Namespace) -> int:
     ranks = parsed.ranks or config.local_ranks or config.widest_sequence_parallel
     print("\n".join(describe(config, ranks)))
     return 0
+
+
+def _checkpoints(parsed: argparse.Namespace) -> int:
+    from hyena_ds.checkpoints.listing import list_checkpoints
+
+    lines, whole = list_checkpoints(parsed.directory, parsed.verify)
+    print("\n".join(lines))
+    return 0 if whole else 1

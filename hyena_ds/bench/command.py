@@ -5,6 +5,7 @@ convolution   the long convolution, forward and backward, beside autograd's
 exchange      activations through channel layout and back, in groups and all at once
 loader        samples and tokens a second from shards
 prep          megabases a second from FASTA to shards
+checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
 warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
@@ -35,6 +36,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     prep.add_argument("--megabases", type=float, default=5.0, help="length of the FASTA (default: 5)")
     prep.add_argument("--workers", type=int, default=1, help="processes that prepare (default: 1)")
     _finish(prep, "prep", rounds=3)
+    checkpoint = commands.add_parser(
+        "checkpoint", help="how long a save keeps training waiting, in the background and not"
+    )
+    checkpoint.add_argument("--width", type=int, nargs="+", default=[256, 1024], help="channels (default: 256 1024)")
+    checkpoint.add_argument("--layers", type=int, nargs="+", default=[8, 16], help="blocks (default: 8 16)")
+    checkpoint.add_argument("--directory", default=".", help="where to write, for a while (default: here)")
+    _finish(checkpoint, "checkpoint", rounds=3)
     precision = commands.add_parser("precision", help="what rounding one thing to bfloat16 does to a trained model")
     precision.add_argument("weights", help="weights.safetensors of a run")
     precision.add_argument("--config", default="configs/quickstart.yaml", help="its YAML (default: %(default)s)")

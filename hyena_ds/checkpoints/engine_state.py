@@ -1,91 +1,116 @@
 """The engine's state in a form that no grid, world size or ZeRO stage shapes: named float32 parameters and moments.
 
-    engine (any ZeRO stage) --gather one parameter at a time--> {name: (parameter, exp_avg, exp_avg_sq)}
+    engine (any ZeRO stage) --fragments: what this rank owns, nothing exchanged--> (name, offset, slices)
     model with loaded parameters --build_engine--> engine --load_moments--> engine as it was
 
-Parameters are loaded into the model before the engine is built, so that its float32 copies are made from them.
+Parameters are loaded into the model before the engine is built, so that its float32 copies are made from them. What ZeRO
+has AdamW update is not the parameters but flat tensors that hold this rank's pieces of many; `_places` says where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_optimizer_state,
-    safe_set_local_optimizer_state,
-)
+import torch.distributed as dist
 from torch import Tensor
 
+PARAMETER = "parameter"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def gather_state(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(name, {"parameter", "exp_avg", "exp_avg_sq"}), whole and float32 on every rank, parameter by parameter.
+@dataclass(frozen=True)
+class Fragment:
+    """A piece of one parameter (flattened) and of its moments. The slices are views: an update changes them."""
 
-    Collective: every rank must draw every item. Valid after the first optimizer step.
+    name: str
+    offset: int
+    slices: dict[str, Tensor]
+    """By kind: parameter, exp_avg, exp_avg_sq."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Elements `offset` to `offset + count` of a parameter are elements `start` to `start + count` of `updated`."""
+
+    name: str
+    offset: int
+    updated: Tensor
+    """What AdamW updates, and keeps its state of."""
+    start: int
+    count: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        return flat.view(-1).narrow(0, self.start, self.count)
+
+
+def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
+    """What this rank saves. Together the ranks' fragments are the whole state, each element once. Exchanges nothing."""
+    adam = _adam(engine)
+    for number, place in enumerate(_places(engine)):
+        if engine.zero_optimization_stage() == 0 and number % dist.get_world_size() != dist.get_rank():
+            continue  # every rank has everything
+        slices = {PARAMETER: place.of(place.updated.detach())}
+        state = adam.state.get(place.updated, {})
+        for moment in MOMENTS:  # there are none before the first update
+            slices[moment] = place.of(state[moment]) if moment in state else torch.zeros_like(slices[PARAMETER])
+        yield Fragment(place.name, place.offset, slices)
+
+
+def whole_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> dict[str, Tensor]:
+    """Every parameter in its shape, on rank 0 (elsewhere nothing), copied to main memory on request.
+
+    Collective under ZeRO-3, which has no rank with whole parameters: gathered and copied one at a time.
     """
-    _link_optimizer_state(engine)
+    gathers = engine.zero_optimization_stage() == 3
+    whole: dict[str, Tensor] = {}
     for name, parameter in engine.module.model.named_parameters():
-        if engine.zero_optimization_stage() == 0:
-            state = engine.optimizer.state[parameter]
-            yield name, {"parameter": parameter.data, **{moment: state[moment] for moment in MOMENTS}}
-        else:
-            tensors = {"parameter": safe_get_full_fp32_param(parameter)}
-            for moment in MOMENTS:
-                tensors[moment] = safe_get_full_optimizer_state(parameter, moment)
-            yield name, {key: tensor.detach().view(_whole_shape(parameter)) for key, tensor in tensors.items()}
+        with deepspeed.zero.GatheredParameters([parameter], enabled=gathers):
+            if dist.get_rank() == 0:
+                whole[name] = parameter.detach().to("cpu", copy=True) if copy or gathers else parameter.detach()
+    return whole
 
 
-def load_moments(engine: deepspeed.DeepSpeedEngine, moments: dict[str, dict[str, Tensor]], steps: int) -> None:
-    """Put `moments` ({name: {"exp_avg", "exp_avg_sq"}}) after `steps` updates into a freshly built engine."""
-    stage = engine.zero_optimization_stage()
-    _create_optimizer_state(engine, steps)
-    for name, parameter in engine.module.model.named_parameters():
+def updates_done(engine: deepspeed.DeepSpeedEngine) -> int:
+    """Updates that AdamW counts; skipped steps are none."""
+    return max((int(state["step"]) for state in _adam(engine).state.values() if "step" in state), default=0)
+
+
+def load_moments(engine: deepspeed.DeepSpeedEngine, read: Callable[[str, str], Tensor], updates: int) -> None:
+    """Put the moments, `read(kind, name)`, after `updates` updates into a freshly built engine."""
+    adam = _adam(engine)
+    if updates == 0:
+        return
+    places = list(_places(engine))
+    for place in places:  # what AdamW makes in its first step
+        if place.updated not in adam.state:
+            zeros = {moment: torch.zeros_like(place.updated, requires_grad=False) for moment in MOMENTS}
+            adam.state[place.updated] = {"step": torch.tensor(float(updates)), **zeros}
+    for place in places:
         for moment in MOMENTS:
-            value = moments[name][moment].to(engine.device)
-            if stage == 0:
-                engine.optimizer.state[parameter][moment].copy_(value)
-            elif stage == 3:
-                safe_set_local_optimizer_state(parameter, _local_partition(parameter, value), moment)
-            else:
-                safe_set_full_optimizer_state(parameter, value, moment)
+            value = read(moment, place.name).view(-1).narrow(0, place.offset, place.count)
+            place.of(adam.state[place.updated][moment]).copy_(value)
 
 
-def _create_optimizer_state(engine: deepspeed.DeepSpeedEngine, steps: int) -> None:
-    """What AdamW makes in its first step. Under ZeRO it works on flat partitions, and none exists before that step."""
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
-        adam, updated = engine.optimizer, list(engine.module.parameters())
-    elif stage == 3:
-        adam, updated = engine.optimizer.optimizer, engine.optimizer.fp32_partitioned_groups_flat
-    else:
-        adam, updated = engine.optimizer.optimizer, engine.optimizer.single_partition_of_fp32_groups
-    for tensor in updated:
-        zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
-        adam.state[tensor] = {"step": torch.tensor(float(steps)), **zeros}
-    _link_optimizer_state(engine)
+def _adam(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
+    return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
 
 
-def _link_optimizer_state(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Let ZeRO 1 and 2 find a parameter's moments in the flat state of every parameter group.
-
-    DeepSpeed 0.19.8 links once, after the first group's first update, when the other groups have no state yet.
-    """
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _local_partition(parameter: Tensor, value: Tensor) -> Tensor:
-    """This rank's piece of a whole tensor under ZeRO-3, padded as DeepSpeed pads it."""
-    size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-    flat = torch.nn.functional.pad(value.flatten(), (0, size * torch.distributed.get_world_size() - value.numel()))
-    return flat.narrow(0, size * torch.distributed.get_rank(), size).clone()
-
-
-def _whole_shape(parameter: Tensor) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
+def _places(engine: deepspeed.DeepSpeedEngine) -> Iterator[_Place]:
+    """Where this rank's pieces of the parameters are, in the same order on every rank."""
+    stage, zero = engine.zero_optimization_stage(), engine.optimizer
+    for name, parameter in engine.module.model.named_parameters():
+        if stage == 0:
+            yield _Place(name, 0, parameter, 0, parameter.numel())
+        elif stage == 3:
+            group, start, size = zero.grad_position[zero.get_param_id(parameter)]
+            offset = size * dist.get_rank()
+            count = min(size, parameter.ds_numel - offset)  # the last pieces are padded
+            if count > 0:
+                yield _Place(name, offset, zero.fp32_partitioned_groups_flat[group], start, count)
+        elif parameter._hp_mapping is not None:
+            here, there = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+            flat = zero.single_partition_of_fp32_groups[parameter._hp_mapping.param_group_index]
+            yield _Place(name, here.start, flat, there.start, here.numel)

@@ -179,12 +179,18 @@ class CheckpointConfig:
 
     every_steps: int = 100
     """Steps between checkpoints; there is always one at the end of a stage."""
-    keep: int = 3
+    keep_last: int = 3
     """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of this many steps are kept for ever; by default none."""
+    background: bool = True
+    """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
 
     def __post_init__(self) -> None:
-        for name in ("every_steps", "keep"):
+        for name in ("every_steps", "keep_last"):
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        valid = self.keep_every is None or self.keep_every > 0
+        _require(valid, "keep_every", f"found {self.keep_every}, wanted at least 1, or null")
 
 
 @dataclass(frozen=True)
@@ -253,8 +259,9 @@ class RunConfig:
     initialize_from: str | None = None
     """A weights.safetensors (ours or in the published layout), a checkpoint or a run to start from. Its maximum context
     must be the model's, unless `model.extension` says how it is extended."""
-    resume: Literal["latest", "never"] = "latest"
-    """Whether a run directory with checkpoints is continued."""
+    resume: str = "latest"
+    """latest: continue from the newest whole checkpoint of the run's directory, if there is one. never: refuse a directory
+    that holds a run. PATH: continue from that checkpoint, of this run or another."""
     local_ranks: int | None = None
     """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
     deepspeed_log: bool = False

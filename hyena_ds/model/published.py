@@ -107,15 +107,21 @@ def load_model(path: str | Path, shift: float | None = None) -> HyenaDNA:
     return model.eval()
 
 
-def write_weights(path: str | Path, config: ModelConfig, parameters: dict[str, Tensor]) -> None:
-    """Write parameters (our names) under the published names, frequency aliases included, with the shape as header."""
+def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(parameters, of our names, under the published ones, frequency aliases included; the file's metadata: the shape)."""
     tensors: dict[str, Tensor] = {}
     for ours, theirs in published_names(config.layers).items():
-        tensors[theirs] = parameters[ours].detach().float().cpu().contiguous()
+        tensors[theirs] = parameters[ours].detach().float()
         if theirs.endswith(_FREQUENCY):
             for alias in _FREQUENCY_ALIASES:
                 tensors[theirs.removesuffix(_FREQUENCY) + alias] = tensors[theirs].clone()
-    save_file(tensors, path, metadata=_header(config))
+    return tensors, _header(config)
+
+
+def write_weights(path: str | Path, config: ModelConfig, parameters: dict[str, Tensor]) -> None:
+    """Write a weights.safetensors that `read_weights` and the published code read."""
+    tensors, header = published_tensors(config, parameters)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
 
 
 def _skeleton(config: ModelConfig) -> HyenaDNA:

@@ -9,25 +9,22 @@ Rank 0 speaks and writes; every rank runs the same collectives in the same order
 from __future__ import annotations
 
 import math
+import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
+from hyena_ds.checkpoints.choice import choose_checkpoint
+from hyena_ds.checkpoints.directory import set_aside_after
 from hyena_ds.checkpoints.engine_state import load_moments
-from hyena_ds.checkpoints.store import (
-    WEIGHTS,
-    RunState,
-    check_same_shape,
-    find_weights,
-    latest_checkpoint,
-    load_run_state,
-    load_tensors,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from hyena_ds.checkpoints.manifest import WEIGHTS, Record, RunState, read_record
+from hyena_ds.checkpoints.saved_state import SavedState
+from hyena_ds.checkpoints.weights import check_same_shape, find_weights
+from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
@@ -154,25 +151,39 @@ class _Run:
         self.watchdog = watchdog
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.held_out = Sources(config.data, "valid")
-        self.engine, self.state = self._start()
+        self.news: list[str] = []
+        """What the start has to say, once there is a log."""
+        self.engine, self.state, run = self._start()
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, run)
         self.last_validation: dict[str, Any] = {}
         self.final: tuple[ForwardPass, int, list[Sample]] | None = None
 
-    def _start(self) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
-        """A fresh engine, or the one of the newest checkpoint."""
-        checkpoint = agreed(lambda: latest_checkpoint(self.directory.checkpoints))
+    def _start(self) -> tuple[deepspeed.DeepSpeedEngine, RunState, str]:
+        """A fresh engine, or the one of a checkpoint; where the run stands; its random name."""
+        checkpoints = self.directory.checkpoints
+        checkpoint, damaged = choose_checkpoint(checkpoints, self.config.resume, self.compute)
+        changed = agreed(lambda: self.directory.changes(self.config, checkpoint))
+        self.news += damaged
+        self.news += [f"changed since: {change}" for change in changed]
         model = build_model(self.config.model, self.config.seed)
         if checkpoint is None:
             if self.config.initialize_from is not None:
                 agreed(lambda: _initialize(model, self.config))
-            return self._engine(model), RunState(0, 0, 0)
-        agreed(lambda: verify_checkpoint(checkpoint) if self.compute.rank == 0 else None)
-        parameters, moments = agreed(lambda: load_tensors(checkpoint))
-        state = agreed(lambda: load_run_state(checkpoint))
-        model.load_state_dict(parameters)
+            return self._engine(model), RunState(0, 0, 0), secrets.token_hex(8)
+        engine, record = self._resume(model, checkpoint)
+        self.news.append(f"resuming after step {record.state.step} from {checkpoint}")
+        aside = agreed(lambda: set_aside_after(checkpoints, record.state.step) if self.compute.rank == 0 else [])
+        self.news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
+        return engine, record.state, record.run
+
+    def _resume(self, model: HyenaDNA, checkpoint: Path) -> tuple[deepspeed.DeepSpeedEngine, Record]:
+        record = agreed(lambda: read_record(checkpoint))
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        saved = agreed(lambda: SavedState(checkpoint, shapes))
+        model.load_state_dict(agreed(saved.parameters))
         engine = self._engine(model)
-        load_moments(engine, moments, state.step)
-        return engine, state
+        load_moments(engine, saved.tensor, record.updates)
+        return engine, record
 
     def _engine(self, model: HyenaDNA) -> deepspeed.DeepSpeedEngine:
         return build_engine(self.config, model.to(self.compute.device), self.compute.ranks)
@@ -193,8 +204,7 @@ class _Run:
             agreed(lambda: None)
         self._say(*describe(self.config, self.compute.ranks))
         self._say(f"convolution: {self.choice.convolution.name} ({self.choice.why})")
-        if self.state.step:
-            self._say(f"resuming after step {self.state.step}")
+        self._say(*self.news)
         try:
             self.interruption.hold()
             stop = self._owed_validation()
@@ -224,24 +234,30 @@ class _Run:
             began = time.perf_counter()
             rate = learning_rate(config.optimizer, batch.step, config.total_steps)
             self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
-            votes, mark = self.interruption.votes, self.watchdog.mark
-            result = train_step(self.engine, batch, run, compute, config.seed, rate, votes, mark)
+            result = train_step(self.engine, batch, run, compute, config.seed, rate, self._votes, self.watchdog.mark)
             self.watchdog.end_step()
             seconds = time.perf_counter() - began
             tokens = self.state.tokens + plan.config.tokens_per_step
             self.state = RunState(batch.step + 1, plan.number, tokens)
             self._record_step(plan, result, rate, seconds)
-            stop = self.interruption.stop_of(result.votes)
+            *asked, writing = result.votes
+            self.checkpoints.after_step([writing])
+            stop = self.interruption.stop_of(asked)
             last = self.state.step == plan.end_step
             if stop is None and (last or self.state.step % config.validation.every_steps == 0):
                 stop = self._validate(plan, run, row, held_out) or self._validate_at_final_context(plan, last)
             if stop is not None or last or self.state.step % config.checkpoint.every_steps == 0:
                 self.watchdog.enter("save", self.state.step)
-                save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
+                self.checkpoints.save(self.engine, self.state)
                 stop = stop or self._asked_to_stop()
             if stop is not None:
+                self.checkpoints.finish()
                 return stop
         return None
+
+    def _votes(self) -> tuple[float, ...]:
+        """What the ranks have to agree on after every step: whether to stop, and whether a checkpoint is being written."""
+        return (*self.interruption.votes(), *self.checkpoints.votes())
 
     def _asked_to_stop(self) -> Stop | None:
         """Whether any rank is to stop, where no step's exchange carries the votes. Collective."""
@@ -331,6 +347,8 @@ class _Run:
         return None
 
     def _finish(self) -> None:
+        self.watchdog.enter("save", self.state.step)
+        self.checkpoints.finish()
         plan = self.plans[-1]
         samples = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
         self.watchdog.enter("finish", self.state.step)

@@ -11,14 +11,16 @@ from typing import Any
 
 import yaml
 
+from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
+from hyena_ds.checkpoints.manifest import Record, read_record
+from hyena_ds.config.changes import Change, changes, forbidden
 from hyena_ds.config.loading import dump_yaml, to_plain
+from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
-MAY_CHANGE = ("resume", "local_ranks", "deepspeed_log", "convolution", "stop_after", "watchdog", "supervisor")
-"""Settings that do not belong to what a run is."""
 
 
 class RunDirectory:
@@ -38,31 +40,53 @@ class RunDirectory:
         return self.summary.is_file()
 
     def check(self, config: RunConfig) -> None:
-        """Raise UserError unless the directory is new, or holds this very run and the config lets it continue."""
+        """Raise UserError unless the directory is new, or holds this very run and the config lets it continue.
+
+        Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
+        """
+        named = config.resume not in ("latest", "never")
+        if named:
+            self.changes(config, named_checkpoint(config.resume))
         if not self.path.exists():
             return
         if not self.config_file.is_file():
             if any(entry.name != FAULTS for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return
-        before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        now = _flatten(yaml.safe_load(dump_yaml(config)))
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key.split(".")[0] not in MAY_CHANGE]
-        if changed:
-            shown = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed[:3])
-            raise UserError(
-                f"{self.path}: holds another run ({len(changed)} settings differ: {shown}); choose another name, "
-                "or remove the directory to start afresh"
-            )
         if config.resume == "never":
             raise UserError(f"{self.path}: holds a run and resume is 'never'; choose another name or resume: latest")
+        if not named:
+            self.changes(config, latest_checkpoint(self.checkpoints))
+
+    def changes(self, config: RunConfig, checkpoint: Path | None) -> list[Change]:
+        """What `config` changes of the run whose state `checkpoint` holds; without one, of a run that has not trained yet.
+
+        Raises UserError with all changes that the state forbids.
+        """
+        if checkpoint is not None:
+            record = read_record(checkpoint)
+            before, rows, step = record.config, recorded_rows(record, checkpoint), record.state.step
+        elif self.config_file.is_file():
+            before, rows, step = yaml.safe_load(self.config_file.read_text(encoding="utf-8")), (), 0
+        else:
+            return []
+        found = changes(before, to_plain(config))
+        fixed = forbidden(found, rows, config.schedule, step)
+        if fixed:
+            shown = "; ".join(map(str, fixed))
+            raise UserError(
+                f"{checkpoint or self.path}: holds another run, which cannot go on with these settings changed ({shown}); "
+                "set them back, choose another name, or remove the directory to start afresh"
+            )
+        return found
 
     def create(self, config: RunConfig) -> None:
+        """Make the directory, with the config as it is now."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
+        text = dump_yaml(config)
+        if not self.config_file.exists() or self.config_file.read_text(encoding="utf-8") != text:
             partial = self.path / ".config.yaml.partial"
-            partial.write_text(dump_yaml(config), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
             partial.replace(self.config_file)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -71,11 +95,11 @@ class RunDirectory:
         partial.replace(self.summary)
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {path: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat.update(_flatten(item, f"{path}.{key}" if path else str(key)))
-    return flat
+def recorded_rows(record: Record, checkpoint: Path) -> tuple[StageConfig, ...]:
+    """The stages of the run that made the checkpoint."""
+    try:
+        return tuple(StageConfig(**row) for row in record.stages)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint}: its stages are not readable ({error}); resume from another checkpoint"
+        ) from None

@@ -56,6 +56,20 @@ def test_convolution_and_exchange_write_rows(tmp_path: Path, monkeypatch: pytest
     assert all(row["bytes_sent"] == row["bytes_minimum"] == 2 * 128 * 16 * 4 // 2 for row in rows)
 
 
+def test_checkpoint_writes_a_row_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.json"
+    arguments = ["--width", "16", "--layers", "1", "--rounds", "1", "--directory", str(tmp_path), "--json", str(path)]
+    assert main(["bench", "checkpoint", *arguments]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert 0 < row["stall_seconds"]["median"] < row["background_seconds"]["median"]
+    assert [left.name for left in tmp_path.iterdir()] == ["checkpoint.json"]
+
+
+def test_a_model_for_the_checkpoint_needs_width_and_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "checkpoint", "--width", "16", "32", "--layers", "1"]) == 2
+    assert "--layers: found 1 numbers, wanted 2, one for each --width" in capsys.readouterr().err
+
+
 def test_an_exchange_needs_two_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "exchange", "--sequence-parallel", "1"]) == 2
     assert "--sequence-parallel: found 1, wanted 2 or more ranks" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hyena_ds
-from hyena_ds.checkpoints.store import check_same_shape
+from hyena_ds.checkpoints.weights import check_same_shape
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import Extension, ModelConfig
 from hyena_ds.errors import UserError

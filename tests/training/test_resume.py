@@ -9,7 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 import hyena_ds
-from tests.training.runs import make_shards, rows, start_ranks, train, write_config
+from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.schema import RunConfig
+from tests.training.runs import make_shards, rows, start_ranks, train, tree, write_config
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +49,35 @@ def test_killed_in_mid_accumulation_of_the_second_stage_the_rest_is_equal_bit_fo
     assert "is complete" in again.stdout
 
 
-def test_a_checkpoint_of_one_grid_and_zero_stage_resumes_on_another_with_the_same_losses(
+def test_damaged_on_the_way_it_goes_on_from_the_one_before_under_another_zero_stage_with_the_same_losses(
     shards: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "config.yaml", shards, zero_stage=0)
     assert train(config, "name=whole").returncode == 0
-    start_ranks("tests.training.killed_rank", ["train", str(config)], 2, KILL_STEP="3", KILL_RANK="0")
-    run_config = tmp_path / "runs" / "run" / "config.yaml"
-    run_config.write_text(run_config.read_text().replace("zero_stage: 0", "zero_stage: 3"))
-    # Nor does the convolution's back end belong to what a run is.
-    resumed = train(config, "zero_stage=3", "convolution=fft")
+    start_ranks("tests.training.killed_rank", ["train", str(config)], 2, KILL_STEP="7", KILL_RANK="0")
+    run = tmp_path / "runs" / "run"
+    damaged = run / "checkpoints" / "step-00000006" / "state-00001-of-00002.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    # What made the state cannot change, and nothing is touched.
+    before = tree(run)
+    refused = train(config, "model.layers=3", "stages.0.global_batch=2", "zero_stage=3")
+    assert refused.returncode == 2
+    assert "(model.layers: 2 -> 3; stages.0.global_batch: 6 -> 2); set them back" in refused.stderr
+    assert tree(run) == before
+    resumed = train(config, "zero_stage=3", "convolution=fft", "optimizer.epsilon=1.1e-8")
     assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count(f"damaged checkpoint passed over: {damaged}: does not match its SHA-256") == 1
+    for line in ("zero_stage: 0 -> 3", "convolution: auto -> fft", "optimizer.epsilon: 1e-08 -> 1.1e-08"):
+        assert f"changed since: {line}" in resumed.stdout
+    assert "resuming after step 4 from " in resumed.stdout
     assert "convolution: fft (as configured)" in resumed.stdout
-    for ours, theirs in zip(rows(tmp_path / "runs" / "run"), rows(tmp_path / "runs" / "whole"), strict=True):
+    assert load_yaml(run / "config.yaml", RunConfig).zero_stage == 3
+    for ours, theirs in zip(rows(run), rows(tmp_path / "runs" / "whole"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+    # Another run goes on from a checkpoint that is named.
+    checkpoint = tmp_path / "runs" / "whole" / "checkpoints" / "step-00000009"
+    assert train(config, "name=branch", f"resume={checkpoint}").returncode == 0
+    (tail,) = (row for row in rows(tmp_path / "runs" / "branch") if "loss" in row)
+    assert tail in rows(tmp_path / "runs" / "whole")

@@ -1,0 +1,146 @@
+"""`hyena-ds bench checkpoint`: for how long a save keeps training waiting, in the background and not.
+
+    engine on 2 ranks, ZeRO stage 1 --save that waits--> seconds
+                                    --save in the background--> seconds until training could go on, and until complete
+
+The tensor files of both must be the same; if they are not, nothing is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyena_ds.bench.limits import say
+from hyena_ds.bench.measure import machine, peak_memory_gib, timed
+from hyena_ds.bench.processes import Ranks, WrongValue
+from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, shown_spread, spread
+from hyena_ds.checkpoints.directory import checkpoints_in
+from hyena_ds.checkpoints.engine_state import load_moments
+from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, check_checkpoint
+from hyena_ds.checkpoints.writer import CheckpointWriter
+from hyena_ds.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SourceConfig,
+    StageConfig,
+)
+from hyena_ds.errors import UserError
+from hyena_ds.model.backbone import build_model
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.training.engine import build_engine
+
+_RANKS = 2
+
+
+def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+    """A row for each width."""
+    if len(options.width) != len(options.layers):
+        raise UserError(
+            f"--layers: found {len(options.layers)} numbers, wanted {len(options.width)}, one for each --width"
+        )
+    rows, described = [], {}
+    for width, layers in zip(options.width, options.layers, strict=True):
+        say(f"starting {_RANKS} ranks at width {width}, {layers} layers")
+        scratch = Path(tempfile.mkdtemp(prefix=".bench-checkpoint-", dir=options.directory))
+        try:
+            arguments = {"width": width, "layers": layers, "directory": str(scratch)}
+            with Ranks("hyena_ds.bench.checkpoint:Saver", _RANKS, True, 1, "tuned", **arguments) as ranks:
+                ranks.ready()
+                rows.append(_row(ranks, options.rounds, width, layers))
+                described = ranks.ask("machine")[0]
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print_table(_COLUMNS, rows)
+    print(f"  {describe_machine(described)}")
+    return rows, described
+
+
+class Saver:
+    """One rank, with an engine that has moments and trains nothing."""
+
+    def __init__(self, compute: Compute, width: int, layers: int, directory: str):
+        stage = StageConfig(context_length=32, steps=1, micro_batch_size=1, global_batch=compute.ranks)
+        self.config = RunConfig(
+            name="bench",
+            model=ModelConfig(width=width, layers=layers, maximum_context=32),
+            data=DataConfig(sources=(SourceConfig("unused"),)),
+            stages=(stage,),
+        )
+        self.compute, self.directory, self.step = compute, Path(directory), 0
+        model = build_model(self.config.model, self.config.seed)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.parameters = sum(shape.numel() for shape in shapes.values())
+        self.engine = build_engine(self.config, model.to(compute.device), compute.ranks)
+        generator = torch.Generator().manual_seed(1)
+        load_moments(self.engine, lambda kind, name: torch.rand(shapes[name], generator=generator), updates=1)
+
+    def turn(self, background: bool) -> dict[str, Any]:
+        """Save once. Collective."""
+        kept = CheckpointConfig(background=background, keep_last=1)
+        config = dataclasses.replace(self.config, checkpoint=kept)
+        writer = CheckpointWriter(self.directory, config, self.compute, "bench")
+        self.step += 1
+        save = timed(self.compute, lambda: writer.save(self.engine, RunState(self.step, 0, 0)))
+        rest = timed(self.compute, writer.finish)
+        return {
+            "stall_seconds": save.wall_seconds,
+            "whole_seconds": save.wall_seconds + rest.wall_seconds,
+            "peak_memory_gib": peak_memory_gib(),
+            "files": self._sums(),
+        }
+
+    def machine(self) -> dict[str, Any]:
+        return machine()
+
+    def size(self) -> int:
+        return self.parameters
+
+    def _sums(self) -> dict[str, str]:
+        """Of the newest checkpoint, which must be whole, without what says how it was made."""
+        manifest = check_checkpoint(checkpoints_in(self.directory)[0])
+        return {name: file.sha256 for name, file in manifest.files.items() if name != RUN_STATE}
+
+
+def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
+    turns: dict[bool, list[list[dict[str, Any]]]] = {False: [], True: []}
+    for number_of_turn in range(rounds + 1):
+        for background in turns:
+            turn = ranks.ask("turn", background=background)
+            if number_of_turn:
+                turns[background].append(turn)
+    sums = [answer["files"] for both in turns.values() for turn in both for answer in turn]
+    if any(each != sums[0] for each in sums):
+        raise WrongValue(
+            "checkpoint: files written in the background differ from those that were waited for; report it"
+        )
+
+    def seconds(background: bool, what: str) -> dict[str, float]:
+        return spread(max(answer[what] for answer in turn) for turn in turns[background])
+
+    waited, stall = seconds(False, "whole_seconds"), seconds(True, "stall_seconds")
+    parameters = ranks.ask("size")[0]
+    row: Row = {"side": f"width {width}, {layers} layers", "status": "measured", "width": width, "layers": layers}
+    row |= {"parameters": parameters, "ranks": _RANKS, "zero_stage": 1, "wall_seconds": waited, "stall_seconds": stall}
+    row |= {"background_seconds": seconds(True, "whole_seconds"), "stall_share": stall["median"] / waited["median"]}
+    row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[True][-1])
+    return row
+
+
+_COLUMNS: list[Column] = [
+    ("model", lambda row: row["side"]),
+    ("million parameters", lambda row: number(row["parameters"] / 1e6)),
+    ("s waited: median (spread)", lambda row: shown_spread(row, "wall_seconds")),
+    ("s stalled in the background", lambda row: shown_spread(row, "stall_seconds")),
+    ("share", lambda row: f"{row['stall_share']:.0%}"),
+    ("s until complete", lambda row: shown_spread(row, "background_seconds")),
+    ("peak GiB a rank", lambda row: number(row["peak_memory_gib"])),
+]

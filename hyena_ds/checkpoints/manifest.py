@@ -1,0 +1,178 @@
+"""What a checkpoint says of itself, and whether it is what was written. Takes no torch.
+
+    step-00000100/manifest.json    run, step, and bytes and SHA-256 of every other file; the last file that is written
+    step-00000100/run_state.json   where the run stands, on what it ran, its config
+
+The manifest guards itself: its checksum is over its own content, and its text must be exactly the one that follows from
+that content. It names its step and its run, so that one of another checkpoint does not pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.data.shards import sha256_of
+from hyena_ds.errors import UserError
+
+MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
+FORMAT = "hyena-ds checkpoint 2"
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands. The stream's position is the step: the order of samples is a function of it."""
+
+    step: int
+    """Optimizer steps done."""
+    stage: int
+    """Stage of the last step."""
+    tokens: int
+    """Tokens seen."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What run_state.json holds: where the run stands, and on what it ran."""
+
+    run: str
+    """Random name of the run, the same in all of its checkpoints."""
+    state: RunState
+    updates: int
+    """Updates that the optimizer has made: fewer than steps where some were skipped."""
+    ranks: int
+    grid: dict[str, int]
+    """Ranks along each axis, in words."""
+    zero_stage: int
+    stages: list[dict[str, Any]]
+    """The rows of the context warmup, one for each stage."""
+    config: dict[str, Any]
+
+    def text(self) -> str:
+        plain = asdict(self)
+        return json.dumps({"format": FORMAT, **plain.pop("state"), **plain}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that passed its own check."""
+
+    run: str
+    step: int
+    files: dict[str, Written]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files.values())
+
+
+def write_file(path: Path, chunks: Iterable[Any]) -> Written:
+    """Write bytes-like `chunks` to `path` and force them to the disk. Raises OSError that names the file."""
+    digest, count = hashlib.sha256(), 0
+    try:
+        with path.open("wb") as file:
+            for chunk in chunks:  # writing and hashing a large chunk both let other threads run
+                file.write(chunk)
+                digest.update(chunk)
+                count += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return Written(count, digest.hexdigest())
+
+
+def write_manifest(directory: Path, run: str, step: int, files: dict[str, Written]) -> None:
+    content = {"format": FORMAT, "run": run, "step": step, "files": {name: asdict(files[name]) for name in files}}
+    write_file(directory / MANIFEST, [_text(content).encode()])
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """Raises UserError unless it is there, undamaged, and of this checkpoint."""
+    path = checkpoint / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so the checkpoint is not complete; {_CURE}") from None
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror}); {_CURE}") from None
+    try:
+        content = json.loads(raw)
+        del content["checksum"]
+        if _text(content).encode() != raw:
+            raise ValueError
+        if content["format"] != FORMAT:
+            raise UserError(f"{path}: found format '{content['format']}', wanted '{FORMAT}'; {_CURE}")
+        files = {name: Written(**file) for name, file in content["files"].items()}
+        manifest = Manifest(content["run"], content["step"], files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: does not match its own checksum: the file is damaged; {_CURE}") from None
+    named = STEP_NAME.fullmatch(checkpoint.name)
+    if named and int(named[1]) != manifest.step:
+        raise UserError(
+            f"{path}: found the manifest of step {manifest.step}, wanted that of {checkpoint.name}; {_CURE}"
+        )
+    return manifest
+
+
+def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1) -> Manifest:
+    """Raise UserError that names the file and what is wrong, unless the manifest holds and every file has its size.
+
+    With `first`, the bytes of every `every`-th file from there on are read and compared too, so that ranks share the work.
+    """
+    manifest = read_manifest(checkpoint)
+    if RUN_STATE not in manifest.files or WEIGHTS not in manifest.files:
+        raise UserError(f"{checkpoint / MANIFEST}: does not list {RUN_STATE} and {WEIGHTS}; {_CURE}")
+    for number, (name, wanted) in enumerate(manifest.files.items()):
+        file = checkpoint / name
+        if not file.is_file():
+            raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}")
+        try:
+            size = file.stat().st_size
+            if size != wanted.bytes:
+                raise UserError(f"{file}: found {size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
+            if first is not None and number % every == first and sha256_of(file) != wanted.sha256:
+                raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
+        except OSError as error:
+            raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
+    return manifest
+
+
+def read_record(checkpoint: Path) -> Record:
+    """Raises UserError unless run_state.json is readable and of the same run and step as the manifest."""
+    path, manifest = checkpoint / RUN_STATE, read_manifest(checkpoint)
+    try:
+        raw = json.loads(path.read_bytes())
+        state = RunState(**{name: raw.pop(name) for name in ("step", "stage", "tokens")})
+        del raw["format"]
+        record = Record(state=state, **raw)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable run state ({error}): the file is damaged; {_CURE}") from None
+    if (record.run, record.state.step) != (manifest.run, manifest.step):
+        raise UserError(f"{path}: found the state of another run or step than {MANIFEST} names; {_CURE}")
+    return record
+
+
+def _text(content: dict[str, Any]) -> str:
+    """The one text of a manifest with this content."""
+    canonical = json.dumps(content, sort_keys=True)
+    checksum = hashlib.sha256(canonical.encode()).hexdigest()
+    return json.dumps({**content, "checksum": checksum}, indent=1, sort_keys=True) + "\n"
+
+
+_CURE = "remove this checkpoint or resume from another one"

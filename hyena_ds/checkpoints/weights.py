@@ -1,0 +1,72 @@
+"""Weights to start from: the file that a path means, and whether it fits a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyena_ds.checkpoints.directory import latest_checkpoint
+from hyena_ds.checkpoints.manifest import WEIGHTS
+from hyena_ds.config.schema import ModelConfig
+from hyena_ds.errors import UserError
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights file of a path that names it, a checkpoint, or a run."""
+    path = Path(path)
+    candidates = [path] if path.is_file() else [path / WEIGHTS]
+    if path.is_dir() and (newest := latest_checkpoint(path / "checkpoints")):
+        candidates.append(newest / WEIGHTS)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path}: found no {WEIGHTS}; name a weights file, a checkpoint or a run directory")
+
+
+def check_same_shape(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    """Raise UserError unless weights of shape `found` fit a model of shape `wanted`, extended as it says."""
+    for name in ("width", "layers", "mlp_width", "filter_width", "filter_features"):
+        if getattr(found, name) != getattr(wanted, name):
+            raise UserError(
+                f"{path}: the weights have {name} {getattr(found, name)}, the config wants {getattr(wanted, name)}; "
+                "make model agree with the weights"
+            )
+    cure = _cure_of_context(found, wanted)
+    if cure is not None:
+        have, want = _context_of(found), _context_of(wanted)
+        raise UserError(f"{path}: the weights have maximum_context {have}, the config wants {want}; {cure}")
+
+
+def _cure_of_context(found: ModelConfig, wanted: ModelConfig) -> str | None:
+    """None when the filter of `wanted` is that of `found`, or follows from it by the extension of `wanted`.
+
+    Only a rate of time that is that of a whole context is represented: extrapolating keeps the rate that there was,
+    rescaling needs a filter whose time ends at 1.
+    """
+    limit, rate = found.maximum_context, found.time_context
+    extrapolated = rate < limit
+    same = (limit, rate) == (wanted.maximum_context, wanted.time_context)
+    as_it_is = wanted.extension in (None, found.extension) and wanted.extended_from in (None, found.extended_from)
+    if same and as_it_is:
+        return None
+    if wanted.maximum_context < limit:
+        return f"set model.maximum_context to {limit}: shorter stages use a prefix of its filter"
+    if extrapolated:
+        if wanted.time_context == rate:
+            return None
+        return (
+            f"their time runs over {rate} tokens and beyond, which no other filter can go on: set model.extended_from to "
+            f"{rate} and model.extension to extrapolate"
+        )
+    if wanted.extended_from == limit:
+        return None
+    if wanted.maximum_context == limit:
+        return "nothing is left to extend: leave model.extension and model.extended_from out"
+    return (
+        f"set model.extended_from to {limit} and model.extension to rescale or extrapolate, or model.maximum_context to "
+        f"{limit}"
+    )
+
+
+def _context_of(model: ModelConfig) -> str:
+    extended = f" (extended from {model.extended_from} by {model.extension})" if model.extension else ""
+    return f"{model.maximum_context}{extended}"

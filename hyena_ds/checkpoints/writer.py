@@ -1,0 +1,174 @@
+"""Checkpoints while training goes on: complete or not there.
+
+    save: engine --copy of what this rank owns, in main memory (the only stall)--> a thread per rank writes, hashes, fsyncs
+    after a later step, when no rank is busy any more: manifest --> rename --> `latest` --> old ones go
+
+Threads run no collective: that all have ended is found out by votes that travel with the loss.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from hyena_ds.checkpoints.directory import begin, complete, partial_of
+from hyena_ds.checkpoints.engine_state import fragments, updates_done, whole_parameters
+from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
+from hyena_ds.checkpoints.saved_state import named_slices, state_file
+from hyena_ds.checkpoints.tensor_file import safetensors_chunks
+from hyena_ds.config.loading import to_plain
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.errors import UserError
+from hyena_ds.model.published import published_tensors
+from hyena_ds.parallel.agreement import agreed, from_every_rank
+from hyena_ds.parallel.devices import Compute
+
+
+class CheckpointWriter:
+    """Saves a run's checkpoints, one at a time. All methods but `votes` are collective.
+
+        writer.save(engine, state)                               copies, and writes in the background or at once
+        result = train_step(..., votes=writer.votes)
+        writer.after_step(result.votes)                          completes a checkpoint once every rank has written
+        writer.finish()                                          waits for the one under way: at the end, or at a stop
+
+    DeepSpeed's own asynchronous engines (async, decoupled, fast, datastates) are not used: they write DeepSpeed's layout,
+    which only the same number of ranks and the same ZeRO stage load, without checksums and with a `latest` that is not
+    moved atomically.
+    """
+
+    def __init__(self, directory: Path, config: RunConfig, compute: Compute, run: str):
+        """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used."""
+        self._directory, self._config, self._compute, self._run = directory, config, compute, run
+        self._job: _Job | None = None
+
+    def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> None:
+        """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written."""
+        self.finish()
+        agreed(lambda: begin(self._directory, state.step) if self._compute.rank == 0 else None)
+        background = self._config.checkpoint.background
+        self._job = _Job(self._directory, state.step, self._files(engine, state, copy=background))
+        if background:
+            self._job.start()
+        else:
+            self._job.write()
+            self._conclude()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a checkpoint is begun and not complete; the same on every rank."""
+        return self._job is not None
+
+    def votes(self) -> tuple[float]:
+        """1 while this rank is writing, else 0; hand it to the step."""
+        return (float(self._job is not None and self._job.busy()),)
+
+    def after_step(self, votes: Sequence[float]) -> None:
+        """Complete the checkpoint under way if the votes of all ranks add up to none that is writing."""
+        if self.under_way and votes[0] == 0:
+            self._conclude()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint under way, if there is one, and complete it."""
+        if self.under_way:
+            self._conclude()
+
+    def _files(self, engine: deepspeed.DeepSpeedEngine, state: RunState, copy: bool) -> dict[str, Iterable[Any]]:
+        """This rank's files, by name, as the chunks of their bytes."""
+        rank, ranks = self._compute.rank, self._compute.ranks
+        own: dict[str, torch.Tensor] = {}
+        for fragment in fragments(engine):
+            own.update(named_slices(fragment))
+        if copy:
+            own = {key: tensor.to("cpu", copy=True) for key, tensor in own.items()}
+        whole = whole_parameters(engine, copy)
+        files: dict[str, Iterable[Any]] = {state_file(rank, ranks): safetensors_chunks(own, {})}
+        if rank == 0:
+            files[WEIGHTS] = safetensors_chunks(*published_tensors(self._config.model, whole))
+            files[RUN_STATE] = [self._record(engine, state).text().encode()]
+        return files
+
+    def _record(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> Record:
+        rows, ranks = self._config.schedule, self._compute.ranks
+        sequence_parallel = rows[state.stage].sequence_parallel
+        return Record(
+            run=self._run,
+            state=state,
+            updates=updates_done(engine),
+            ranks=ranks,
+            grid={"data parallel": ranks // sequence_parallel, "sequence parallel": sequence_parallel},
+            zero_stage=self._config.zero_stage,
+            stages=to_plain(rows),
+            config=to_plain(self._config),
+        )
+
+    def _conclude(self) -> None:
+        job, self._job = self._job, None
+        assert job is not None
+        job.join()
+        outcomes = from_every_rank((job.problem, job.written))
+        problem = next((problem for problem, _ in outcomes if problem is not None), None)
+        files = {name: written for _, own in outcomes for name, written in own.items()}
+        agreed(lambda: self._close(job, files, problem) if self._compute.rank == 0 else None)
+
+    def _close(self, job: _Job, files: dict[str, Written], problem: str | None) -> None:
+        """On rank 0: the checkpoint is complete, or nothing of it is left."""
+        if problem is None:
+            try:
+                write_manifest(job.partial, self._run, job.step, files)
+            except OSError as error:
+                problem = _told(error, job)
+        if problem is not None:
+            shutil.rmtree(job.partial, ignore_errors=True)
+            raise UserError(problem)
+        kept = self._config.checkpoint
+        complete(self._directory, job.step, kept.keep_last, kept.keep_every)
+
+
+class _Job:
+    """One rank's part of one checkpoint."""
+
+    def __init__(self, directory: Path, step: int, files: dict[str, Iterable[Any]]):
+        self.step, self.partial = step, partial_of(directory, step)
+        self.written: dict[str, Written] = {}
+        self.problem: str | None = None
+        self._files = files
+        # A process that ends by an error does not wait for it: the next save clears what it leaves.
+        self._thread = threading.Thread(target=self.write, name=f"checkpoint of step {step}", daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        self._started = True
+        self._thread.start()
+
+    def busy(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        if self._started:
+            self._thread.join()
+
+    def write(self) -> None:
+        """Never raises: a problem is kept until the ranks meet."""
+        try:
+            while self._files:
+                name, chunks = next(iter(self._files.items()))
+                self.written[name] = write_file(self.partial / name, chunks)
+                del self._files[name], chunks  # and with them the copy of the state
+        except Exception as error:
+            self.problem = _told(error, self)
+
+
+def _told(error: Exception, job: _Job) -> str:
+    where = error.filename if isinstance(error, OSError) else job.partial
+    what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return (
+        f"{where}: the checkpoint of step {job.step} could not be written ({what}); earlier checkpoints are whole: make "
+        "room (or lower checkpoint.keep_last) and start the run again"
+    )

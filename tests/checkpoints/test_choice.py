@@ -1,0 +1,113 @@
+"""Which checkpoint is resumed: the newest whole one, by all ranks, whatever `latest` says; and what the listing shows."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyena_ds.checkpoints.directory import latest_checkpoint
+from hyena_ds.checkpoints.listing import list_checkpoints
+from hyena_ds.checkpoints.weights import find_weights
+from hyena_ds.errors import UserError
+from tests.checkpoints import cases
+from tests.checkpoints.corruption import damage
+from tests.distributed.pool import Pool
+from tests.paths import ROOT
+
+ONE, TWO = "step-00000001", "step-00000002"
+
+
+@pytest.fixture()
+def run(written: Path, tmp_path: Path) -> Path:
+    """A run directory with both checkpoints."""
+    shutil.copytree(written, tmp_path / "run" / "checkpoints")
+    return tmp_path / "run"
+
+
+def spoil(run: Path, step: str, file: str, kind: str, written: Path) -> None:
+    other = ONE if step == TWO else TWO
+    damage(run / "checkpoints" / step, written / other, file, kind, random.Random(1))
+
+
+@pytest.mark.parametrize("latest", [None, "", ONE + "\n", "step-00000007\n", "\x00rubbish"])
+def test_the_pointer_may_be_missing_stale_or_rubbish(
+    latest: str | None, run: Path, ranks: Callable[[int], Pool]
+) -> None:
+    (run / "checkpoints" / "latest").unlink()
+    if latest is not None:
+        (run / "checkpoints" / "latest").write_text(latest)
+    assert ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest") == [(TWO, [])] * 2
+    assert latest_checkpoint(run / "checkpoints") == run / "checkpoints" / TWO
+    assert find_weights(run).parent.name == TWO
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("state-00001-of-00002.safetensors", "flip"), ("weights.safetensors", "truncate"), ("manifest.json", "delete")],
+)
+def test_a_damaged_one_is_named_by_every_rank_and_the_one_before_it_is_used(
+    file: str, kind: str, run: Path, written: Path, ranks: Callable[[int], Pool]
+) -> None:
+    spoil(run, TWO, file, kind, written)
+    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=30)
+    assert answers[0] == answers[1]
+    name, (line,) = answers[0]
+    assert name == ONE
+    assert f"damaged checkpoint passed over: {run / 'checkpoints' / TWO / file}: " in line
+    # The one that was named by its path is not replaced by another.
+    named = ranks(2).run(cases.choose, directory=run / "checkpoints", resume=str(run / "checkpoints" / TWO), timeout=30)
+    assert all(answer[0].startswith(f"refused: {run / 'checkpoints' / TWO / file}: ") for answer in named)
+
+
+def test_where_none_is_whole_the_run_is_refused_and_not_started_afresh(
+    run: Path, written: Path, ranks: Callable[[int], Pool]
+) -> None:
+    spoil(run, ONE, "run_state.json", "flip", written)
+    spoil(run, TWO, "run_state.json", "delete", written)
+    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=30)
+    assert answers[0] == answers[1]
+    assert answers[0][0].startswith(f"refused: {run / 'checkpoints'}: none of the checkpoints is whole (")
+    shutil.rmtree(run / "checkpoints" / ONE)
+    with pytest.raises(UserError, match="none of the checkpoints is whole"):
+        latest_checkpoint(run / "checkpoints")
+
+
+def test_without_checkpoints_a_run_is_fresh_and_a_path_that_is_none_is_refused(
+    tmp_path: Path, ranks: Callable[[int], Pool]
+) -> None:
+    assert ranks(2).run(cases.choose, directory=tmp_path, resume="latest") == [("none", [])] * 2
+    for name, _ in ranks(2).run(cases.choose, directory=tmp_path, resume="latset"):
+        assert name.startswith("refused: resume: found 'latset', which is no checkpoint; wanted latest, never or a")
+
+
+def test_the_listing_shows_what_each_holds_and_which_is_resumed_without_torch(run: Path, written: Path) -> None:
+    lines, whole = list_checkpoints(run, verify=True)
+    assert whole and len(lines) == 3
+    cells = lines[2].split("  ")
+    assert lines[2].split()[:3] == ["2", "0", "200"]
+    assert (
+        "data parallel 2 x sequence parallel 1" in lines[2] and cells[-1] == "complete; resume: latest takes this one"
+    )
+    assert lines[1].endswith("  complete")
+    # A flipped byte shows when all bytes are read; the exit code tells.
+    spoil(run, TWO, "weights.safetensors", "flip", written)
+    assert list_checkpoints(run, verify=False)[1]
+    (run / "checkpoints" / ".step-00000003.partial").mkdir()
+    program = "import sys; sys.modules['torch'] = None; from hyena_ds.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "checkpoints", str(run), "--verify"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1, result.stderr
+    shown = result.stdout.splitlines()
+    assert shown[1].endswith("complete; resume: latest takes this one")
+    assert f"{run / 'checkpoints' / TWO / 'weights.safetensors'}: does not match its SHA-256" in shown[2]
+    assert shown[3].endswith(".step-00000003.partial: half-written; cleared at the next save")
+    with pytest.raises(UserError, match="nowhere: found no directory, wanted that of a run"):
+        list_checkpoints("nowhere", verify=False)

@@ -1,0 +1,126 @@
+"""Writing while training goes on: complete or not there, the same files as without, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyena_ds.checkpoints.directory import begin, complete, problem_of, set_aside_after
+from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, write_file, write_manifest
+from tests.checkpoints import cases
+from tests.distributed.pool import Pool
+from tests.training.runs import tree
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_the_background_writes_the_files_of_a_save_that_waits(
+    zero_stage: int, ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    for background in (True, False):
+        ranks(2).run(
+            cases.save,
+            directory=tmp_path / str(background),
+            zero_stage=zero_stage,
+            steps=[1, 2, 3],
+            background=background,
+            keep_last=3,
+        )
+    files = tree(tmp_path / "True")
+    assert len(files) == 3 * 5 + 1
+    waited = tree(tmp_path / "False")
+    # The config, and with it run_state.json and the manifest, say which of the two it was.
+    own = [name for name in files if not name.endswith((RUN_STATE, "manifest.json"))]
+    assert files.keys() == waited.keys()
+    assert all(files[name] == waited[name] for name in own)
+
+
+def test_a_checkpoint_is_completed_at_the_end_of_a_later_step_by_all_ranks_at_once(
+    ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    steps = ranks(2).run(cases.steps_until_complete, directory=tmp_path)
+    assert steps[0] == steps[1] < 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
+
+
+def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(ranks: Callable[[int], Pool], tmp_path: Path) -> None:
+    there = ranks(2).run(cases.save, directory=tmp_path, zero_stage=1, steps=[1, 2, 6])[0]
+    assert there[1] == [".step-00000001.partial"]
+    assert "step-00000001" in there[2], "the next save waits for the one under way"
+    assert "latest" in there[2]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["latest", "step-00000001", "step-00000002", "step-00000006"]
+    assert (tmp_path / "latest").read_text() == "step-00000006\n"
+
+
+@pytest.mark.parametrize(("background", "full", "limit"), [(True, 1, 5000), (False, 0, 5000), (True, 0, 600)])
+def test_a_rank_that_cannot_write_ends_all_with_one_sentence_and_leaves_what_was_there(
+    background: bool, full: int, limit: int, ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    answers = ranks(2).run(
+        cases.save_until_full, directory=tmp_path, background=background, full=full, limit=limit, timeout=120
+    )
+    assert answers[0] == answers[1]
+    (sentence,) = answers[0]
+    file = f"state-{full:05d}-of-00002.safetensors"
+    assert sentence.startswith(
+        f"{tmp_path / '.step-00000002.partial' / file}: the checkpoint of step 2 could not be written"
+    )
+    assert "(File too large); earlier checkpoints are whole: make room" in sentence
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
+    assert problem_of(tmp_path / "step-00000001", first=0) is None
+    assert (tmp_path / "latest").read_text() == "step-00000001\n"
+
+
+def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None = None) -> None:
+    """A checkpoint with all but tensors."""
+    begin(directory, step)
+    partial = directory / f".step-{step:08d}.partial"
+    files = {name: write_file(partial / name, [f"{name} of {step}".encode()]) for name in (RUN_STATE, WEIGHTS)}
+    write_manifest(partial, "run", step, files)
+    complete(directory, step, keep_last, keep_every)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if path.name != "latest")
+
+
+def test_the_newest_are_kept_and_multiples_for_ever(tmp_path: Path) -> None:
+    for step in range(10, 100, 10):
+        small(tmp_path, step, keep_last=2, keep_every=30)
+    assert names(tmp_path) == [f"step-{step:08d}" for step in (30, 60, 80, 90)]
+
+
+def test_damaged_ones_neither_count_nor_go(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        small(tmp_path, step, keep_last=3)
+    (tmp_path / "step-00000003" / WEIGHTS).unlink()
+    small(tmp_path, 4, keep_last=2)
+    assert names(tmp_path) == [f"step-{step:08d}" for step in (2, 3, 4)]
+
+
+def test_what_a_killed_run_left_half_written_goes_at_the_next_save(tmp_path: Path) -> None:
+    begin(tmp_path, 1)
+    (tmp_path / ".step-00000001.partial" / WEIGHTS).write_text("half")
+    (tmp_path / ".step-00000000.old.partial").mkdir()
+    small(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000002"]
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_path: Path) -> None:
+    small(tmp_path, 1)
+    (tmp_path / "step-00000001" / WEIGHTS).write_text("damaged")
+    small(tmp_path, 1)
+    assert names(tmp_path) == ["step-00000001"] and problem_of(tmp_path / "step-00000001", first=0) is None
+
+
+def test_later_checkpoints_are_set_aside_when_an_earlier_one_is_resumed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        small(tmp_path, step, keep_last=3)
+    assert [path.name for path in set_aside_after(tmp_path, 1)] == [
+        "abandoned-step-00000003",
+        "abandoned-step-00000002",
+    ]
+    small(tmp_path, 2, keep_last=1)
+    assert names(tmp_path) == ["abandoned-step-00000002", "abandoned-step-00000003", "step-00000002"]
