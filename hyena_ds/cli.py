@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from hyena_ds.errors import UserError
+from hyena_ds.errors import LocalError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except UserError as error:
-        # Ranks agree on errors, so one of them speaks for all.
-        if os.environ.get("RANK", "0") == "0":
+        # Ranks agree on errors, so one of them speaks for all; what one has met alone it says itself.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
             print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:

@@ -26,8 +26,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def gather_state(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(name, {"parameter", "exp_avg", "exp_avg_sq"}), whole and float32 on every rank, parameter by parameter.
 
-    Collective: every rank must draw every item. Valid after the first optimizer step.
+    Collective: every rank must draw every item.
     """
+    if not _adam(engine).state:  # no update yet: the steps so far were skipped
+        _create_optimizer_state(engine, 0)
     _link_optimizer_state(engine)
     for name, parameter in engine.module.model.named_parameters():
         if engine.zero_optimization_stage() == 0:
@@ -59,15 +61,19 @@ def _create_optimizer_state(engine: deepspeed.DeepSpeedEngine, steps: int) -> No
     """What AdamW makes in its first step. Under ZeRO it works on flat partitions, and none exists before that step."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        adam, updated = engine.optimizer, list(engine.module.parameters())
+        updated = list(engine.module.parameters())
     elif stage == 3:
-        adam, updated = engine.optimizer.optimizer, engine.optimizer.fp32_partitioned_groups_flat
+        updated = engine.optimizer.fp32_partitioned_groups_flat
     else:
-        adam, updated = engine.optimizer.optimizer, engine.optimizer.single_partition_of_fp32_groups
+        updated = engine.optimizer.single_partition_of_fp32_groups
     for tensor in updated:
         zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
-        adam.state[tensor] = {"step": torch.tensor(float(steps)), **zeros}
+        _adam(engine).state[tensor] = {"step": torch.tensor(float(steps)), **zeros}
     _link_optimizer_state(engine)
+
+
+def _adam(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
+    return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
 
 
 def _link_optimizer_state(engine: deepspeed.DeepSpeedEngine) -> None:

@@ -42,7 +42,18 @@ class RunState:
     stage: int
     """Stage of the last step."""
     tokens: int
-    """Tokens seen."""
+    """Tokens trained on."""
+    skipped: tuple[int, ...] = ()
+    """Steps done, numbered from 0, whose loss or gradients were not finite: nothing was trained on them."""
+    passed_over: tuple[int, ...] = ()
+    """Steps, done or to come, that were such before the run was rolled back: nothing is trained on them either."""
+    roll_backs: int = 0
+    """Times that the run was rolled back."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates done."""
+        return self.step - len(self.skipped) - sum(step < self.step for step in self.passed_over)
 
 
 def save_checkpoint(
@@ -88,7 +99,9 @@ def verify_checkpoint(path: Path) -> None:
 
 def load_run_state(path: Path) -> RunState:
     raw = _read_json(path / RUN_STATE)
-    return RunState(step=raw["step"], stage=raw["stage"], tokens=raw["tokens"])
+    # A checkpoint of an earlier version knows of no skipped steps.
+    skipped, passed_over = (tuple(raw.get(name, ())) for name in ("skipped", "passed_over"))
+    return RunState(raw["step"], raw["stage"], raw["tokens"], skipped, passed_over, raw.get("roll_backs", 0))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

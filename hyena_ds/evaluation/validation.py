@@ -35,7 +35,9 @@ def validate(
     total = torch.zeros(2, dtype=torch.float64, device=compute.device)
     part = Slice(row, run.layout.offset, run.layout.local_length)
     forwards = -(-len(samples) // (plan.config.micro_batch_size * plan.data_parallel))
-    run = replace(run, dropout=None, filters=FilterCache(forwards))  # the parameters stand still: one evaluation serves all
+    run = replace(
+        run, dropout=None, filters=FilterCache(forwards)
+    )  # the parameters stand still: one evaluation serves all
     for micro_batch in _micro_batches(sources, samples, plan, part, forwards):
         micro_batch = micro_batch.to(compute.device)
         loss_sum, scored = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, run)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -31,7 +32,8 @@ from hyena_ds.checkpoints.store import (
 from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.loader import Slice, stage_steps
+from hyena_ds.data.loader import Slice, StepBatch, stage_steps
+from hyena_ds.data.provenance import write_order
 from hyena_ds.data.shards import read_index, verify_shard
 from hyena_ds.data.stream import Sample, Sources, validation_samples
 from hyena_ds.evaluation.markov import bits, markov_losses
@@ -39,14 +41,16 @@ from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights
-from hyena_ds.monitoring.recorder import Recorder
+from hyena_ds.monitoring.recorder import Recorder, finite
 from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.training import non_finite
 from hyena_ds.training.engine import build_engine, quiet
 from hyena_ds.training.local_ranks import bind_cores
+from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult, train_step
 
@@ -150,7 +154,7 @@ class _Run:
         state = agreed(lambda: load_run_state(checkpoint))
         model.load_state_dict(parameters)
         engine = self._engine(model)
-        load_moments(engine, moments, state.step)
+        load_moments(engine, moments, state.updates)
         return engine, state
 
     def _engine(self, model: HyenaDNA) -> deepspeed.DeepSpeedEngine:
@@ -159,14 +163,8 @@ class _Run:
     def to_the_end(self) -> None:
         self.recorder: Recorder | None = None
         if self.compute.rank == 0:
-            agreed(lambda: self.directory.create(self.config))
-            self.recorder = Recorder(
-                self.directory.metrics,
-                self.directory.log,
-                self.directory.tensorboard,
-                self.state.step,
-                self.config.total_steps,
-            )
+            agreed(self._create_directory)
+            self.recorder = self._open_recorder()
         else:
             agreed(lambda: None)
         self._say(*describe(self.config, self.compute.ranks))
@@ -174,32 +172,77 @@ class _Run:
         if self.state.step:
             self._say(f"resuming after step {self.state.step}")
         try:
-            for plan in self.plans:
-                if self.state.step < plan.end_step:
+            while self.state.step < self.config.total_steps:  # a roll back may lead into an earlier stage
+                plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
+                with in_a_sentence(self.config, plan, self.compute):
                     self._stage(plan)
-            self._finish()
+            with in_a_sentence(self.config, self.plans[-1], self.compute):
+                self._finish()
         finally:
             if self.recorder is not None:
                 self.recorder.close()
 
+    def _create_directory(self) -> None:
+        self.directory.create(self.config)
+        write_order(self.directory.stream, self.config)
+
+    def _open_recorder(self) -> Recorder:
+        directory = self.directory
+        return Recorder(
+            directory.metrics, directory.log, directory.tensorboard, self.state.step, self.config.total_steps
+        )
+
     def _stage(self, plan: StagePlan) -> None:
+        """The steps of a stage that are still to be done; ends early when the run is rolled back."""
         config, compute = self.config, self.compute
         run, row = self._place(plan)
         part = Slice(row, run.layout.offset, run.layout.local_length)
         held_out = validation_samples(self.held_out, plan.config.context_length, config.validation.windows)
         for batch in stage_steps(config.data, config.seed, plan, part, self.state.step):
-            began = time.perf_counter()
-            rate = learning_rate(config.optimizer, batch.step, config.total_steps)
-            result = train_step(self.engine, batch, run, compute, config.seed, rate)
-            seconds = time.perf_counter() - began
-            tokens = self.state.tokens + plan.config.tokens_per_step
-            self.state = RunState(batch.step + 1, plan.number, tokens)
-            self._record_step(plan, result, rate, seconds)
+            self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
+            if batch.step in self.state.passed_over:
+                self._record_passed_over(plan)
+            else:
+                began = time.perf_counter()
+                rate = learning_rate(config.optimizer, batch.step, config.total_steps)
+                result = train_step(self.engine, batch, run, compute, config.seed, rate)
+                seconds = time.perf_counter() - began
+                if result.skipped:
+                    self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
+                else:
+                    self.state = replace(self.state, tokens=self.state.tokens + plan.config.tokens_per_step)
+                self._record_step(plan, result, rate, seconds)
+                if result.skipped and self._is_rolled_back(plan, batch, run, result):
+                    return
             last = self.state.step == plan.end_step
             if last or self.state.step % config.validation.every_steps == 0:
                 self._validate(plan, run, row, held_out)
-            if last or self.state.step % config.checkpoint.every_steps == 0:
+            due = self.state.step % config.checkpoint.every_steps == 0
+            # Among skipped steps a checkpoint would be no place to roll back to.
+            if last or (due and not non_finite.in_a_row(self.state)):
                 save_checkpoint(self.directory.checkpoints, self.engine, config, self.state, compute)
+
+    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, run: ForwardPass, result: StepResult) -> bool:
+        """After a skipped step: say so, and roll the run back when it is time to. Raises NotFiniteError at the end."""
+        policy, now = self.config.non_finite, self.state
+        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, plan)
+        found = non_finite.says(result)
+        verdict = non_finite.verdict(now, policy)
+        if verdict is non_finite.Verdict.STOP:
+            raise non_finite.stop(now, policy, found, samples)
+        self._say(f"step {now.step}: skipped, {found}; samples: {non_finite.named(samples)}")
+        if verdict is non_finite.Verdict.SKIP:
+            return False
+        self.engine.destroy()
+        del self.engine  # before another one is built beside it
+        self.engine, checkpoint = self._start()
+        self.state = non_finite.rolled_back(now, checkpoint)
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = self._open_recorder()
+        ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
+        self._say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
+        return True
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
         """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
@@ -225,8 +268,29 @@ class _Run:
             "tokens_per_second": plan.config.tokens_per_step / seconds,
             "peak_memory_gib": memory,
         }
+        if result.skipped:
+            row["skipped"] = True
+        else:
+            spike = self.recorder.losses.spike(result.loss)
+            row |= {} if spike is None else {"loss_spike": spike}
+            self.recorder.losses.add(result.loss)
         self.recorder.row(row, "train")
         self.recorder.advance(self.state.step, result.loss)
+
+    def _record_passed_over(self, plan: StagePlan) -> None:
+        if self.recorder is None:
+            return
+        row = {
+            "step": self.state.step,
+            "stage": plan.number,
+            "context_length": plan.config.context_length,
+            "loss": None,
+            "skipped": True,
+            "passed_over": True,
+            "tokens": self.state.tokens,
+        }
+        self.recorder.row(row, "train")
+        self.recorder.advance(self.state.step, math.nan)
 
     def _validate(self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample]) -> None:
         loss_sum, scored = validate(self.engine, self.held_out, samples, plan, run, self.compute, row)
@@ -241,8 +305,8 @@ class _Run:
         if self.recorder is not None:
             self.recorder.row_once(self.last_validation, "validation")
             self._say(
-                f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
-                f"(context {plan.config.context_length:,}, {scored:,} bases)"
+                f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity "
+                f"{self.last_validation['validation_perplexity']:.4f} (context {plan.config.context_length:,}, {scored:,} bases)"
             )
 
     def _finish(self) -> None:
@@ -258,7 +322,7 @@ class _Run:
                 Sources(self.config.data, "train"), self.held_out, samples, plan.config.context_length, BASELINE_ORDERS
             )
             self.directory.write_summary(
-                {**self.last_validation, "markov_losses": {str(k): v for k, v in baselines.items()}}
+                {**finite(self.last_validation), "markov_losses": {str(k): v for k, v in baselines.items()}}
             )
             self._say(*self._closing_lines(self.last_validation["validation_loss"], baselines))
         dist.barrier()

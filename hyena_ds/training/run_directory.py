@@ -1,6 +1,6 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  metrics.jsonl  log.txt  summary.json (at the end)  tensorboard/  checkpoints/
+config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  tensorboard/  checkpoints/
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
+_NOT_THE_RUN = (
+    *("resume", "local_ranks", "deepspeed_log", "convolution"),
+    *("non_finite.skips", "non_finite.roll_backs"),
+)
+"""Settings that may change when a run is continued."""
 
 
 class RunDirectory:
@@ -24,6 +29,7 @@ class RunDirectory:
     def __init__(self, config: RunConfig):
         self.path = Path(config.output) / config.name
         self.config_file = self.path / "config.yaml"
+        self.stream = self.path / "stream.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"
@@ -44,7 +50,7 @@ class RunDirectory:
         before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
         now = _flatten(yaml.safe_load(dump_yaml(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in ("resume", "local_ranks", "deepspeed_log", "convolution")]
+        changed = [key for key in changed if key not in _NOT_THE_RUN]
         if changed:
             shown = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed[:3])
             raise UserError(
