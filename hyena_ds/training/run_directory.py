@@ -6,6 +6,7 @@ config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  te
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
-_NOT_THE_RUN = (
-    *("resume", "local_ranks", "deepspeed_log", "convolution"),
-    *("non_finite.skips", "non_finite.roll_backs"),
+_NOT_THE_RUN = re.compile(
+    r"resume|local_ranks|deepspeed_log|convolution|activation_policy|non_finite\.\w+"
+    r"|stages\.\d+\.(micro_batch_size|sequence_parallel)|data\.workers"
 )
-"""Settings that may change when a run is continued."""
+"""Settings that may change when a run is continued: the steps, their samples and their order stay what they were."""
 
 
 class RunDirectory:
@@ -50,7 +51,7 @@ class RunDirectory:
         before = _flatten(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
         now = _flatten(yaml.safe_load(dump_yaml(config)))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in _NOT_THE_RUN]
+        changed = [key for key in changed if not _NOT_THE_RUN.fullmatch(key)]
         if changed:
             shown = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed[:3])
             raise UserError(
