@@ -30,8 +30,10 @@ def table(samples: list[Consumed]) -> str:
     first = samples[0]
     heading = ["sample", "assembly", "chromosome", "start", "end", "strand", "epoch", "shards"]
     rows = [
-        [str(s.sample), s.assembly, s.chromosome, f"{s.start:,}", f"{s.end:,}", s.strand, str(s.epoch)]
-        + [" ".join(f"{s.source}/{shard}" for shard in s.shards)]
+        [
+            *(str(s.sample), s.assembly, s.chromosome, f"{s.start:,}", f"{s.end:,}", s.strand, str(s.epoch)),
+            " ".join(f"{s.source}/{shard}" for shard in s.shards),
+        ]
         for s in samples
     ]
     widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
