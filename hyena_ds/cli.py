@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from hyena_ds.errors import UserError
+from hyena_ds.errors import LocalError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except UserError as error:
-        # Ranks agree on errors, so one of them speaks for all.
-        if os.environ.get("RANK", "0") == "0":
+        # Ranks agree on errors, so one of them speaks for all; what one has met alone it says itself.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
             print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
+    from hyena_ds.data.command import add_commands as add_data_commands
 
     parser = argparse.ArgumentParser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly"))
     bench = commands.add_parser("bench", help="time, memory and exchanged bytes of a step and its parts")
     add_bench_commands(bench)
+    add_data_commands(commands.add_parser("data", help="which bases a step of a run consumed"))
     train = commands.add_parser("train", help="train a model from a YAML config")
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
     again = commands.add_parser(

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like: one sentence, exit code 2, no traceback."""
+"""What ends a run on purpose: one sentence, no traceback; exit code 2, or 3 where the numbers went wrong."""
 
 from __future__ import annotations
 
@@ -7,3 +7,13 @@ class UserError(Exception):
     """Something the user can put right. The text says where, what was found, what was wanted and what to do."""
 
     exit_code = 2
+
+
+class LocalError(UserError):
+    """What this rank alone has met, and the others cannot know: it speaks for itself, whatever its number."""
+
+
+class NotFiniteError(UserError):
+    """Loss or gradients were not finite more often than the config allows; all ranks raise it together."""
+
+    exit_code = 3

@@ -35,7 +35,13 @@ class RunState:
     stage: int
     """Stage of the last step."""
     tokens: int
-    """Tokens seen."""
+    """Tokens trained on."""
+    skipped: tuple[int, ...] = ()
+    """Steps done, numbered from 0, whose loss or gradients were not finite: nothing was trained on them."""
+    passed_over: tuple[int, ...] = ()
+    """Steps, done or to come, that were such before the run was rolled back: nothing is trained on them either."""
+    roll_backs: int = 0
+    """Times that the run was rolled back."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,9 @@ def read_record(checkpoint: Path) -> Record:
     path, manifest = checkpoint / RUN_STATE, read_manifest(checkpoint)
     try:
         raw = json.loads(path.read_bytes())
-        state = RunState(**{name: raw.pop(name) for name in ("step", "stage", "tokens")})
+        numbers = [raw.pop(name) for name in ("step", "stage", "tokens")]
+        skipped, passed_over = (tuple(raw.pop(name)) for name in ("skipped", "passed_over"))
+        state = RunState(*numbers, skipped, passed_over, raw.pop("roll_backs"))
         del raw["format"]
         record = Record(state=state, **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

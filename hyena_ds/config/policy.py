@@ -42,3 +42,6 @@ POLICIES: dict[PolicyName, Policy] = {
     "lean": Policy(True, False, False, False, False, False, True),
     "leanest": Policy(False, False, False, False, False, False, False),
 }
+
+UNITS: dict[PolicyName, int] = {"fastest": 15, "balanced": 5, "lean": 3, "leanest": 1}
+"""What a layer keeps under each policy, the leaner the later, with an MLP of 4 times the width."""

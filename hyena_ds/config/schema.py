@@ -228,6 +228,20 @@ class SupervisorConfig:
 
 
 @dataclass(frozen=True)
+class NonFiniteConfig:
+    """What is done about steps whose loss or gradient norm is NaN or infinite; their update never happens."""
+
+    skips: int = 3
+    """Such steps in a row that are skipped; one more rolls the run back to its last checkpoint."""
+    roll_backs: int = 1
+    """Times that a run is rolled back, and goes on past the bad steps; then it stops with exit code 3."""
+
+    def __post_init__(self) -> None:
+        for name in ("skips", "roll_backs"):
+            _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run."""
 
@@ -246,6 +260,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -20,6 +20,7 @@ from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.data.tokenizer import UNKNOWN, N
+from hyena_ds.errors import LocalError, UserError
 from hyena_ds.ops.cross_entropy import IGNORED
 
 
@@ -77,11 +78,23 @@ def make_micro_batch(
 def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
     """The steps of a stage from `from_step` (of the run) on, in order.
 
-    With `config.workers` > 0 processes read ahead; one that dies is an error in the training process.
+    With `config.workers` > 0 processes read ahead; one that dies is a RuntimeError in the training process, raised
+    wherever that is. Raises LocalError when a shard cannot be read: the other ranks may have read theirs.
     """
     dataset = _StepDataset(config, seed, plan, part)
     steps = range(from_step, plan.end_step)
-    return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf))
+    reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
+    for item in reader:
+        if isinstance(item, _Unread):
+            raise LocalError(item.problem)
+        yield item
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """In place of a step that could not be read: an exception would cross from a worker with its traceback as text."""
+
+    problem: str
 
 
 def _deaf(worker: int) -> None:
@@ -98,7 +111,13 @@ class _StepDataset(Dataset):
         self.config, self.seed, self.plan, self.part = config, seed, plan, part
         self._stream: StageStream | None = None
 
-    def __getitem__(self, step: int) -> StepBatch:
+    def __getitem__(self, step: int) -> StepBatch | _Unread:
+        try:
+            return self._read(step)
+        except UserError as error:
+            return _Unread(str(error))
+
+    def _read(self, step: int) -> StepBatch:
         if self._stream is None:
             self._stream = StageStream(Sources(self.config, "train"), self.seed, self.plan)
         samples = self._stream.samples(step - self.plan.first_step)

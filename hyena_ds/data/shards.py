@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,32 @@ def verify_shard(directory: str | Path, shard: Shard) -> None:
 def map_tokens(directory: str | Path, shard: Shard) -> NDArray[np.uint8]:
     """The whole tar as a read-only memory map; a chunk's tokens are `[offset : offset + length]`."""
     return np.memmap(Path(directory) / shard.file, dtype=np.uint8, mode="r")
+
+
+class ShardReader:
+    """One tar, open for reading. Unlike a memory map it tells a file that went bad from a crash of the process."""
+
+    def __init__(self, directory: str | Path, shard: Shard):
+        self.path = Path(directory) / shard.file
+        try:
+            self._file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise self._unreadable(error.strerror) from None
+
+    def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
+        """Fill `ids` with the bytes from `offset` on. Raises UserError, naming the shard, when they cannot be had."""
+        view = memoryview(ids)  # type: ignore[arg-type]  # numpy 2.4's own types do not say that arrays are buffers
+        while view:
+            try:
+                count = os.preadv(self._file.fileno(), [view], offset)
+            except OSError as error:
+                raise self._unreadable(error.strerror) from None
+            if count == 0:
+                raise self._unreadable(f"it ends at byte {offset}")
+            view, offset = view[count:], offset + count
+
+    def _unreadable(self, problem: str | None) -> UserError:
+        return UserError(
+            f"{self.path}: the shard became unreadable ({problem or 'unknown error'}); make it readable, or copy or "
+            "prepare it again, then start the same line again: the run continues"
+        )

@@ -40,6 +40,19 @@ class Sample:
     reverse: bool
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """One reading of a source within a stage."""
+
+    source: int
+    number: int
+    first_sample: int
+    """Number within the stage's samples of the first that it gives."""
+    windows: int
+    shards: tuple[str, ...]
+    """Files in their order; windows are shuffled within groups of `shuffle_shards` of them."""
+
+
 class Sources:
     """The shard sets of a run, opened for one split."""
 
@@ -105,15 +118,46 @@ class StageStream:
         first = step * self.plan.config.sequences
         return [self._sample(number) for number in range(first, first + self.plan.config.sequences)]
 
-    def _sample(self, number: int) -> Sample:
+    def epoch(self, number: int) -> tuple[int, int]:
+        """Source and epoch of sample `number` of the stage."""
+        source, drawn = self._drawn(number)
+        return source, drawn // self._orders[source].windows.count
+
+    def epochs(self) -> list[Epoch]:
+        """Every epoch that the stage begins, in the order of their first samples."""
+        total = self.plan.config.step_count * self.plan.config.sequences
+        found = []
+        for source, order in enumerate(self._orders):
+            number = 0
+            while (first := self._number(source, number * order.windows.count)) < total:
+                shards = tuple(order.shards(number))
+                found.append(Epoch(source, number, first, order.windows.count, shards))
+                number += 1
+        return sorted(found, key=lambda epoch: epoch.first_sample)
+
+    def _drawn(self, number: int) -> tuple[int, int]:
+        """Source of sample `number` of the stage, and how many samples that source gave before."""
         block, within = divmod(number, _INTERLEAVE_BLOCK)
         if len(self._quotas) == 1:
-            source, drawn = 0, number
-        else:
-            sources = np.repeat(np.arange(len(self._quotas)), self._quotas)
-            sources = sources[permutation(_INTERLEAVE_BLOCK, *self._key, _INTERLEAVE, block)]
-            source = int(sources[within])
-            drawn = block * self._quotas[source] + int((sources[:within] == source).sum())
+            return 0, number
+        sources = self._interleaved(block)
+        source = int(sources[within])
+        return source, block * self._quotas[source] + int((sources[:within] == source).sum())
+
+    def _number(self, source: int, drawn: int) -> int:
+        """The inverse of `_drawn`: the sample of the stage that is the source's number `drawn`."""
+        if len(self._quotas) == 1:
+            return drawn
+        block, within = divmod(drawn, self._quotas[source])
+        return block * _INTERLEAVE_BLOCK + int(np.flatnonzero(self._interleaved(block) == source)[within])
+
+    def _interleaved(self, block: int) -> NDArray[np.int64]:
+        """The sources of the samples of a block."""
+        sources = np.repeat(np.arange(len(self._quotas)), self._quotas)
+        return sources[permutation(_INTERLEAVE_BLOCK, *self._key, _INTERLEAVE, block)]
+
+    def _sample(self, number: int) -> Sample:
+        source, drawn = self._drawn(number)
         strand = self.sources.config.reverse_complement and int(hash64(*self._key, _STRAND, source, drawn)) & 1
         return Sample(source, self._orders[source].start(drawn), bool(strand))
 

@@ -9,15 +9,17 @@ shards. Positions are int64 and count bases of the split.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.data.shards import Chunk, ShardIndex, map_tokens, read_index
+from hyena_ds.data.shards import Chunk, ShardIndex, ShardReader, read_index
 from hyena_ds.errors import UserError
 
 Positions = NDArray[np.int64]
+_OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Track:
         self.segment_starts: Positions = self.chunk_starts[breaks]
         self.segment_ends: Positions = np.append(self.segment_starts[1:], self.chunk_starts[-1])
         self._runs = _ignored_runs(self.chunks, self.chunk_starts, ignore)
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        # Files beyond these are closed again: a system lets a process hold only so many.
+        self._reader = lru_cache(maxsize=_OPEN_FILES)(lambda shard: ShardReader(directory, self.index.shards[shard]))
 
     @property
     def length(self) -> int:
@@ -69,10 +72,20 @@ class Track:
             within = start + filled - int(self.chunk_starts[number])
             take = min(length - filled, self.chunks[number].length - within)
             begin = self.chunks[number].offset + within
-            ids[filled : filled + take] = self._map(self.chunks[number].shard)[begin : begin + take]
+            self._reader(self.chunks[number].shard).read_into(ids[filled : filled + take], begin)
             filled += take
             number += 1
         return ids
+
+    @property
+    def shard_files(self) -> list[str]:
+        """Files that hold bases of the split, in index order."""
+        return list(dict.fromkeys(self.index.shards[chunk.shard].file for chunk in self.chunks))
+
+    def shards(self, start: int, length: int) -> list[str]:
+        """Files that hold the positions [start, start + length)."""
+        first, last = np.searchsorted(self.chunk_starts, (start, start + length - 1), side="right") - 1
+        return list(dict.fromkeys(self.index.shards[chunk.shard].file for chunk in self.chunks[first : last + 1]))
 
     def ignored_before(self, positions: Positions) -> Positions:
         """How many positions before each of `positions` hold a token that is not scored."""
@@ -91,11 +104,6 @@ class Track:
         chunk = self.chunks[number]
         first = chunk.start + start - int(self.chunk_starts[number])
         return Origin(chunk.assembly, chunk.chromosome, first, first + length, strand)
-
-    def _map(self, shard: int) -> NDArray[np.uint8]:
-        if shard not in self._maps:
-            self._maps[shard] = map_tokens(self.directory, self.index.shards[shard])
-        return self._maps[shard]
 
 
 def _adjacent(left: Chunk, right: Chunk) -> bool:

@@ -95,6 +95,12 @@ class EpochOrder:
         shifted = self.windows.starts(slot, offset.astype(np.int64))
         return int(np.where(self.windows._worth(shifted), shifted, tiled)[0])
 
+    def shards(self, epoch: int) -> list[str]:
+        """Files of the shards that hold windows, in the order in which the epoch takes them."""
+        files = self.windows.track.shard_files
+        order = (int(shard) for group in self._epoch_groups(epoch)[1] for shard in group)
+        return [files[shard] for shard in order if self.windows.kept_per_shard[shard]]
+
     def _epoch_groups_uncached(self, epoch: int) -> tuple[Positions, list[Positions]]:
         shards = permutation(len(self.windows.kept_per_shard), *self.key, _SHARDS, epoch)
         groups = [shards[i : i + self.shuffle_shards] for i in range(0, len(shards), self.shuffle_shards)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from hyena_ds.monitoring.spikes import LossHistory
 
 _PLAIN_SECONDS = 15.0
 """Seconds between progress lines where there is no terminal."""
@@ -19,7 +22,10 @@ class Recorder:
     """Open for a run that continues after `step`: later rows of metrics.jsonl, of a run cut short, are dropped."""
 
     def __init__(self, metrics: Path, log: Path, tensorboard: Path, step: int, total_steps: int):
-        self._last_row = _drop_rows_after(metrics, step)
+        kept = _drop_rows_after(metrics, step)
+        self.scored = {(row["step"], row["context_length"]) for row in kept if "validation_loss" in row}
+        """Step and context length of every validation that there is a row of."""
+        self.losses = LossHistory(kept)
         self._metrics = metrics.open("a", encoding="utf-8")
         self._log = log.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
@@ -50,23 +56,15 @@ class Recorder:
         self._log.flush()
 
     def row(self, row: dict[str, Any], prefix: str) -> None:
-        """Append a row to metrics.jsonl and its numbers to TensorBoard under `prefix/`."""
+        """Append a row to metrics.jsonl and its numbers to TensorBoard under `prefix/`; NaN and infinity become null."""
+        row = finite(row)
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        self._last_row = row
+        if "validation_loss" in row:
+            self.scored.add((row["step"], row["context_length"]))
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._events.add_scalar(f"{prefix}/{name}", value, row["step"])
-
-    def row_once(self, row: dict[str, Any], prefix: str) -> None:
-        """Like `row`, unless metrics.jsonl ends with it: a run killed between its last checkpoint and its summary
-        validates once more."""
-        if self._last_row != row:
-            self.row(row, prefix)
-
-    def ends_with(self, step: int, field: str) -> bool:
-        """Whether the last row of metrics.jsonl is of `step` and has `field`."""
-        return self._last_row is not None and self._last_row["step"] == step and field in self._last_row
 
     def advance(self, step: int, loss: float) -> None:
         """Show that `step` steps are done."""
@@ -81,10 +79,15 @@ class Recorder:
         self._bar.close()
 
 
-def _drop_rows_after(metrics: Path, step: int) -> dict[str, Any] | None:
-    """Rewrite metrics.jsonl without rows after `step`; the last row that stays."""
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """`row` as JSON can say it: None for NaN and infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _drop_rows_after(metrics: Path, step: int) -> list[dict[str, Any]]:
+    """Rewrite metrics.jsonl without rows after `step`; the rows that stay."""
     if not metrics.is_file():
-        return None
+        return []
     rows = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
@@ -96,4 +99,4 @@ def _drop_rows_after(metrics: Path, step: int) -> dict[str, Any] | None:
     partial = metrics.with_name(f".{metrics.name}.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     partial.replace(metrics)
-    return rows[-1] if rows else None
+    return rows

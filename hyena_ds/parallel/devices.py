@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from hyena_ds.errors import LocalError, UserError
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -27,13 +29,27 @@ def device_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def check_ranks_here(ranks: int, devices: int) -> None:
+    """Raise UserError when this machine has accelerators, but not one for each of the `ranks` that start on it."""
+    if 0 < devices < ranks:
+        raise UserError(
+            f"this machine: found {ranks} ranks and {devices} {'GPU' if devices == 1 else 'GPUs'}, wanted a GPU for each "
+            f"rank; start at most {devices} here (local_ranks: {devices} or the launcher's number of processes), or let "
+            "the ranks see more (CUDA_VISIBLE_DEVICES; empty, they compute on the CPU)"
+        )
+
+
 def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. Collective.
+    Without a launcher it is a group of one. Collective. Raises UserError when there are fewer accelerators than ranks,
+    and LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    check_ranks_here(
+        int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1), device_count()
+    )
     if device_count() > 0:
         device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)
@@ -72,4 +88,13 @@ def _join(compute: Compute, timeout: timedelta) -> None:
     # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
     # every later run when its builder was killed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        port = os.environ["MASTER_PORT"]
+        raise LocalError(
+            f"MASTER_PORT {port}: another program listens on this port, wanted a free one for the ranks to meet; "
+            "choose another (--master_port of the launcher, or the variable MASTER_PORT on every machine)"
+        ) from None

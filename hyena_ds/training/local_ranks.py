@@ -31,11 +31,15 @@ def under_launcher() -> bool:
 
 
 def local_ranks(config: RunConfig) -> int:
-    """Processes to start: what the config says, else one a GPU, else as many as the widest stage needs."""
-    if config.local_ranks is not None:
-        return config.local_ranks
-    from hyena_ds.parallel.devices import device_count
+    """Processes to start: what the config says, else one a GPU, else as many as the widest stage needs.
 
+    Raises UserError when the machine has GPUs, but too few.
+    """
+    from hyena_ds.parallel.devices import check_ranks_here, device_count
+
+    if config.local_ranks is not None:
+        check_ranks_here(config.local_ranks, device_count())
+        return config.local_ranks
     return device_count() or config.widest_sequence_parallel
 
 

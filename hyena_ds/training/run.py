@@ -1,52 +1,46 @@
 """A whole run, on one rank of it.
 
-    check shards --> model (fresh, initialised or resumed) --> engine --> per stage: steps, validation, checkpoints
-    --> last validation, Markov baselines, summary
+    preflight --> starting (fresh, initialised or resumed) --> per stage: steps, validations, checkpoints
+    --> Markov baselines, summary
 
-Rank 0 speaks and writes; every rank runs the same collectives in the same order.
+After every step the ranks' votes say whether to stop and whether a checkpoint is still being written. Every rank runs the
+same collectives in the same order.
 """
 
 from __future__ import annotations
 
-import math
-import secrets
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import deepspeed
 import torch
 import torch.distributed as dist
 
-from hyena_ds.checkpoints.choice import choose_checkpoint
-from hyena_ds.checkpoints.directory import set_aside_after
-from hyena_ds.checkpoints.engine_state import load_moments
-from hyena_ds.checkpoints.manifest import WEIGHTS, Record, RunState, read_record
-from hyena_ds.checkpoints.saved_state import SavedState
-from hyena_ds.checkpoints.weights import check_same_shape, find_weights
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.loader import Slice, stage_steps
-from hyena_ds.data.shards import read_index, verify_shard
-from hyena_ds.data.stream import Sample, Sources, validation_samples
-from hyena_ds.errors import UserError
-from hyena_ds.evaluation.markov import bits, markov_losses
-from hyena_ds.evaluation.validation import validate
-from hyena_ds.model.backbone import HyenaDNA, build_model
+from hyena_ds.data.loader import Slice, StepBatch, stage_steps
+from hyena_ds.data.provenance import write_order
+from hyena_ds.data.stream import Sources
+from hyena_ds.errors import LocalError, UserError
+from hyena_ds.evaluation.markov import markov_losses
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.model.published import read_weights
-from hyena_ds.monitoring.recorder import Recorder
-from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution, choose_convolution
-from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
+from hyena_ds.monitoring.recorder import finite
+from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
+from hyena_ds.parallel.agreement import agreed, from_rank_zero
 from hyena_ds.parallel.devices import Compute, broken_collective, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
-from hyena_ds.training.engine import build_engine, quiet
+from hyena_ds.training import non_finite
+from hyena_ds.training.engine import quiet
 from hyena_ds.training.interruption import Interruption, Stop
+from hyena_ds.training.journal import Journal
 from hyena_ds.training.local_ranks import bind_cores
+from hyena_ds.training.machine_faults import in_a_sentence
+from hyena_ds.training.preflight import check_shards, common_convolution
 from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.training.scores import Scores
+from hyena_ds.training.starting import roll_back, start
 from hyena_ds.training.step import StepResult, train_step
 from hyena_ds.training.watchdog import Watchdog
 
@@ -67,7 +61,10 @@ def train(config: RunConfig, interruption: Interruption) -> int:
     compute = start_compute()
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
-        return _train(config, compute, directory, interruption, watchdog)
+        return train_on(compute, config, directory, interruption, watchdog)
+    except LocalError as error:
+        watchdog.failed(error, of_collective=False)
+        raise
     except UserError:
         raise
     except Exception as error:
@@ -79,9 +76,10 @@ def train(config: RunConfig, interruption: Interruption) -> int:
         dist.destroy_process_group()
 
 
-def _train(
-    config: RunConfig, compute: Compute, directory: RunDirectory, interruption: Interruption, watchdog: Watchdog
+def train_on(
+    compute: Compute, config: RunConfig, directory: RunDirectory, interruption: Interruption, watchdog: Watchdog
 ) -> int:
+    """Train in a process group that is up; returns the exit code. Collective."""
     agreed(lambda: directory.check(config))
     if agreed(directory.is_complete):
         if compute.rank == 0:
@@ -89,7 +87,7 @@ def _train(
         return 0
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    agreed(lambda: _check_shards(config, compute))
+    agreed(lambda: check_shards(config, compute))
     return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
 
 
@@ -100,33 +98,6 @@ def complete_message(directory: RunDirectory) -> list[str]:
         f"To train on from its weights, give a config another name and initialize_from: {directory.path}",
         f"To start afresh, remove {directory.path}, or choose another name (name=OTHER on the command line).",
     ]
-
-
-def common_convolution(config: RunConfig, compute: Compute) -> Choice:
-    """The long convolution's back end, the same on every rank: cuDNN's only where none is without it. Collective."""
-    lengths = [stage.context_length for stage in config.schedule]
-    own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths))
-    for rank, without in enumerate(from_every_rank(own.why if own.convolution is FFT else None)):
-        if without is not None:
-            return Choice(FFT, f"rank {rank}: {without}" if rank else without)
-    return own
-
-
-def _check_shards(config: RunConfig, compute: Compute) -> None:
-    """Every split and window that the run needs is there; every rank checks its share of the checksums."""
-    indices = [read_index(source.shards) for source in config.data.sources]
-    for split in ("train", "valid"):
-        sources = Sources(config.data, split, indices)
-        for stage in config.schedule:
-            sources.windows(stage.context_length)
-    if config.data.verify:
-        shards = [
-            (source.shards, shard)
-            for source, index in zip(config.data.sources, indices, strict=True)
-            for shard in index.shards
-        ]
-        for path, shard in shards[compute.rank :: compute.ranks]:
-            verify_shard(path, shard)
 
 
 class _Run:
@@ -142,111 +113,58 @@ class _Run:
         interruption: Interruption,
         watchdog: Watchdog,
     ):
-        self.config = config
-        self.compute = compute
-        self.directory = directory
-        self.plans = plans
-        self.choice = choice
-        self.interruption = interruption
-        self.watchdog = watchdog
+        self.config, self.compute, self.directory, self.plans = config, compute, directory, plans
+        self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
-        self.held_out = Sources(config.data, "valid")
-        self.news: list[str] = []
-        """What the start has to say, once there is a log."""
-        self.engine, self.state, run = self._start()
-        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, run)
-        self.last_validation: dict[str, Any] = {}
-        self.final: tuple[ForwardPass, int, list[Sample]] | None = None
-
-    def _start(self) -> tuple[deepspeed.DeepSpeedEngine, RunState, str]:
-        """A fresh engine, or the one of a checkpoint; where the run stands; its random name."""
-        checkpoints = self.directory.checkpoints
-        checkpoint, damaged = choose_checkpoint(checkpoints, self.config.resume, self.compute)
-        changed = agreed(lambda: self.directory.changes(self.config, checkpoint))
-        self.news += damaged
-        self.news += [f"changed since: {change}" for change in changed]
-        model = build_model(self.config.model, self.config.seed)
-        if checkpoint is None:
-            if self.config.initialize_from is not None:
-                agreed(lambda: _initialize(model, self.config))
-            return self._engine(model), RunState(0, 0, 0), secrets.token_hex(8)
-        engine, record = self._resume(model, checkpoint)
-        self.news.append(f"resuming after step {record.state.step} from {checkpoint}")
-        aside = agreed(lambda: set_aside_after(checkpoints, record.state.step) if self.compute.rank == 0 else [])
-        self.news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
-        return engine, record.state, record.run
-
-    def _resume(self, model: HyenaDNA, checkpoint: Path) -> tuple[deepspeed.DeepSpeedEngine, Record]:
-        record = agreed(lambda: read_record(checkpoint))
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        saved = agreed(lambda: SavedState(checkpoint, shapes))
-        model.load_state_dict(agreed(saved.parameters))
-        engine = self._engine(model)
-        load_moments(engine, saved.tensor, record.updates)
-        return engine, record
-
-    def _engine(self, model: HyenaDNA) -> deepspeed.DeepSpeedEngine:
-        return build_engine(self.config, model.to(self.compute.device), self.compute.ranks)
+        self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
+        started = start(config, compute, directory)
+        self.engine, self.state, self.news = started.engine, started.state, started.news
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run)
+        agreed(self._create_directory if compute.rank == 0 else lambda: None)
+        self.journal = Journal(directory, self.state, config.total_steps, writes=compute.rank == 0)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
-        self.recorder: Recorder | None = None
-        if self.compute.rank == 0:
-            agreed(lambda: self.directory.create(self.config))
-            self.recorder = Recorder(
-                self.directory.metrics,
-                self.directory.log,
-                self.directory.tensorboard,
-                self.state.step,
-                self.config.total_steps,
-            )
-        else:
-            agreed(lambda: None)
-        self._say(*describe(self.config, self.compute.ranks))
-        self._say(f"convolution: {self.choice.convolution.name} ({self.choice.why})")
-        self._say(*self.news)
+        self.journal.say(*describe(self.config, self.compute.ranks))
+        self.journal.say(f"convolution: {self.choice.convolution.name} ({self.choice.why})", *self.news)
         try:
             self.interruption.hold()
-            stop = self._owed_validation()
-            for plan in self.plans:
-                if stop is None and self.state.step < plan.end_step:
+            stop = self.scores.owed(self.engine, self.journal, self.state.step)
+            while stop is None and self.state.step < self.config.total_steps:  # a roll back may lead to an earlier stage
+                plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
+                with in_a_sentence(self.config, plan, self.compute):
                     stop = self._stage(plan)
             self.interruption.release()
-            if stop is not None:
-                self._say(
-                    f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
-                    "the same command goes on from there"
-                )
-                return stop.code
-            self._finish()
-            return 0
+            if stop is None:
+                with in_a_sentence(self.config, self.plans[-1], self.compute):
+                    self._finish()
+                return 0
+            self.journal.say(
+                f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
+                "the same command goes on from there"
+            )
+            return stop.code
         finally:
-            if self.recorder is not None:
-                self.recorder.close()
+            self.journal.close()
 
     def _stage(self, plan: StagePlan) -> Stop | None:
-        """Train a stage to its end, or until somebody asks to stop; what is reached then is saved."""
-        config, compute = self.config, self.compute
+        """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
         run, row = self._place(plan)
         part = Slice(row, run.layout.offset, run.layout.local_length)
-        held_out = validation_samples(self.held_out, plan.config.context_length, config.validation.windows)
-        for batch in stage_steps(config.data, config.seed, plan, part, self.state.step):
-            began = time.perf_counter()
-            rate = learning_rate(config.optimizer, batch.step, config.total_steps)
-            self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
-            result = train_step(self.engine, batch, run, compute, config.seed, rate, self._votes, self.watchdog.mark)
-            self.watchdog.end_step()
-            seconds = time.perf_counter() - began
-            tokens = self.state.tokens + plan.config.tokens_per_step
-            self.state = RunState(batch.step + 1, plan.number, tokens)
-            self._record_step(plan, result, rate, seconds)
-            *asked, writing = result.votes
-            self.checkpoints.after_step([writing])
-            stop = self.interruption.stop_of(asked)
-            last = self.state.step == plan.end_step
-            if stop is None and (last or self.state.step % config.validation.every_steps == 0):
-                stop = self._validate(plan, run, row, held_out) or self._validate_at_final_context(plan, last)
-            if stop is not None or last or self.state.step % config.checkpoint.every_steps == 0:
+        for batch in stage_steps(self.config.data, self.config.seed, plan, part, self.state.step):
+            self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
+            stop = None
+            if batch.step in self.state.passed_over:
+                self.journal.passed_over(plan, self.state)
+            else:
+                result = self._step(plan, batch, run)
+                *asked, writing = result.votes
+                self.checkpoints.after_step([writing])
+                if result.skipped and self._is_rolled_back(plan, batch, run, result):
+                    return None
+                stop = self.interruption.stop_of(asked)
+            stop = stop or self.scores.after_step(self.engine, self.journal, plan, self.state.step)
+            if self._is_saved(plan, stop):
                 self.watchdog.enter("save", self.state.step)
                 self.checkpoints.save(self.engine, self.state)
                 stop = stop or self._asked_to_stop()
@@ -254,6 +172,28 @@ class _Run:
                 self.checkpoints.finish()
                 return stop
         return None
+
+    def _step(self, plan: StagePlan, batch: StepBatch, run: ForwardPass) -> StepResult:
+        """One optimizer step and its row; the run's state counts it."""
+        began = time.perf_counter()
+        rate = learning_rate(self.config.optimizer, batch.step, self.config.total_steps)
+        self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
+        seed, mark = self.config.seed, self.watchdog.mark
+        result = train_step(self.engine, batch, run, self.compute, seed, rate, self._votes, mark)
+        self.watchdog.end_step()
+        if result.skipped:
+            self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
+        else:
+            self.state = replace(self.state, tokens=self.state.tokens + plan.config.tokens_per_step)
+        seconds = time.perf_counter() - began
+        self.journal.step(plan, self.state, result, rate, seconds, peak_memory_gib(self.compute))
+        return result
+
+    def _is_saved(self, plan: StagePlan, stop: Stop | None) -> bool:
+        """Whether a checkpoint is due. Among skipped steps it would be no place to roll back to."""
+        if stop is not None or self.state.step == plan.end_step:
+            return True
+        return self.state.step % self.config.checkpoint.every_steps == 0 and not non_finite.in_a_row(self.state)
 
     def _votes(self) -> tuple[float, ...]:
         """What the ranks have to agree on after every step: whether to stop, and whether a checkpoint is being written."""
@@ -265,127 +205,49 @@ class _Run:
         dist.all_reduce(votes)
         return self.interruption.stop_of(votes.tolist())
 
-    def _owed_validation(self) -> Stop | None:
-        """A run that was stopped between a step and its validation makes up for it; one without steps left needs it again."""
-        step, recorder = self.state.step, self.recorder
-        plan = next(plan for plan in self.plans if step <= plan.end_step)
-        due = step > 0 and (step == plan.end_step or step % self.config.validation.every_steps == 0)
-        there = from_rank_zero(lambda: recorder is not None and recorder.ends_with(step, "validation_loss"))
-        if step < self.config.total_steps and (there or not due):
-            return None
-        run, row = self._place(plan)
-        held_out = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
-        return self._validate(plan, run, row, held_out)
+    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, run: ForwardPass, result: StepResult) -> bool:
+        """After a skipped step: say so, and roll the run back when it is time to. Raises NotFiniteError at the end."""
+        policy, now = self.config.non_finite, self.state
+        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, plan)
+        found = non_finite.says(result)
+        verdict = non_finite.verdict(now, policy)
+        if verdict is non_finite.Verdict.STOP:
+            raise non_finite.stop(now, policy, found, samples)
+        self.journal.say(f"step {now.step}: skipped, {found}; samples: {non_finite.named(samples)}")
+        if verdict is non_finite.Verdict.SKIP:
+            return False
+        self.watchdog.enter("save", now.step)
+        self.checkpoints.finish()
+        self.engine.destroy()
+        del self.engine  # before another one is built beside it
+        self.engine, checkpoint = roll_back(self.config, self.compute, self.directory)
+        self.state = non_finite.rolled_back(now, checkpoint)
+        self.journal.roll_back(self.state)
+        ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
+        self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
+        return True
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
-        """How the stage's passes run on this rank's slice, and its data-parallel row in the stage's grid."""
         return place(plan, self.config, self.compute, self.groups, self.choice.convolution)
 
-    def _record_step(self, plan: StagePlan, result: StepResult, rate: float, seconds: float) -> None:
-        memory = peak_memory_gib(self.compute)
-        if self.recorder is None:
-            return
-        row = {
-            "step": self.state.step,
-            "stage": plan.number,
-            "context_length": plan.config.context_length,
-            "loss": result.loss,
-            "perplexity": math.exp(min(result.loss, 700.0)),
-            "learning_rate": rate,
-            "gradient_norm": result.gradient_norm,
-            "tokens": self.state.tokens,
-            "tokens_per_second": plan.config.tokens_per_step / seconds,
-            "peak_memory_gib": memory,
-        }
-        self.recorder.row(row, "train")
-        self.recorder.advance(self.state.step, result.loss)
-
-    def _validate_at_final_context(self, plan: StagePlan, boundary: bool) -> Stop | None:
-        """The same at the last stage's context length and grid, when the config wants it and `plan` is of another."""
-        final, when = self.plans[-1], self.config.validation.final_context
-        context_length = final.config.context_length
-        if plan.config.context_length == context_length or when == "never" or (when == "boundaries" and not boundary):
-            return None
-        if self.final is None:
-            samples = validation_samples(self.held_out, context_length, self.config.validation.windows)
-            self.final = (*self._place(final), samples)
-        return self._validate(plan, *self.final, at=final)
-
-    def _validate(
-        self, plan: StagePlan, run: ForwardPass, row: int, samples: list[Sample], at: StagePlan | None = None
-    ) -> Stop | None:
-        """Score `samples` while `plan` trains, with its own passes or those of the stage `at`, unless somebody asks to
-        stop first. Collective."""
-        at = at or plan
-        self.watchdog.enter("validation", self.state.step)
-        stop: Stop | None = None
-
-        def stopping(forward: int) -> bool:
-            nonlocal stop
-            self.watchdog.mark(f"forward {forward + 1}")
-            stop = self._asked_to_stop()
-            return stop is not None
-
-        result = validate(self.engine, self.held_out, samples, at, run, self.compute, row, stopping)
-        if result is None:
-            return stop
-        loss_sum, scored = result
-        loss = loss_sum / scored
-        self.last_validation = {
-            "step": self.state.step,
-            "stage": plan.number,
-            "context_length": at.config.context_length,
-            "validation_loss": loss,
-            "validation_perplexity": math.exp(min(loss, 700.0)),
-        }
-        if self.recorder is not None:
-            self.recorder.row_once(self.last_validation, "validation" if at is plan else "validation_final_context")
-            self._say(
-                f"step {self.state.step}: validation loss {loss:.4f} nats a base, perplexity {math.exp(loss):.4f} "
-                f"(context {at.config.context_length:,}, {scored:,} bases)"
-            )
-        return None
+    def _create_directory(self) -> None:
+        self.directory.create(self.config)
+        write_order(self.directory.stream, self.config)
 
     def _finish(self) -> None:
         self.watchdog.enter("save", self.state.step)
         self.checkpoints.finish()
-        plan = self.plans[-1]
-        samples = validation_samples(self.held_out, plan.config.context_length, self.config.validation.windows)
         self.watchdog.enter("finish", self.state.step)
-        if self.recorder is not None:
-            self.recorder.end_progress()
-            self._say("counting Markov baselines on the training bases")
-            baselines = markov_losses(
-                Sources(self.config.data, "train"), self.held_out, samples, plan.config.context_length, BASELINE_ORDERS
-            )
-            self.directory.write_summary(
-                {**self.last_validation, "markov_losses": {str(k): v for k, v in baselines.items()}}
-            )
-            self._say(*self._closing_lines(self.last_validation["validation_loss"], baselines))
+        if self.journal.writes:
+            self.journal.end_progress()
+            self.journal.say("counting Markov baselines on the training bases")
+            context_length, last = self.plans[-1].config.context_length, self.scores.last
+            samples = self.scores.samples(context_length)
+            training = Sources(self.config.data, "train")
+            baselines = markov_losses(training, self.scores.held_out, samples, context_length, BASELINE_ORDERS)
+            self.directory.write_summary({**finite(last), "markov_losses": {str(k): v for k, v in baselines.items()}})
+            self.journal.conclude(self.state, context_length, last["validation_loss"], baselines)
         dist.barrier()
-
-    def _closing_lines(self, loss: float, baselines: dict[int, float]) -> list[str]:
-        path = self.directory.path
-        rows = [("HyenaDNA (this run)", loss)]
-        rows += [(f"Markov, order {order}", value) for order, value in baselines.items()]
-        lines = ["", f"held-out windows of {self.plans[-1].config.context_length:,} bases", ""]
-        lines.append(f"  {'model':<22}{'nats a base':>12}{'bits a base':>12}{'perplexity':>12}")
-        lines += [f"  {name:<22}{v:>12.4f}{bits(v):>12.4f}{math.exp(v):>12.4f}" for name, v in rows]
-        beaten = [order for order, value in baselines.items() if loss < value]
-        lines += [
-            "",
-            f"The model predicts better than order {', '.join(map(str, beaten))}."
-            if beaten
-            else "The model does not yet beat a Markov baseline: train it longer.",
-            f"run: {path}   weights: {path / 'checkpoints' / f'step-{self.state.step:08d}' / WEIGHTS}",
-            f"curves: tensorboard --logdir {path / 'tensorboard'}",
-        ]
-        return lines
-
-    def _say(self, *lines: str) -> None:
-        if self.recorder is not None:
-            for line in lines:
-                self.recorder.say(line)
 
 
 def place(
@@ -401,10 +263,3 @@ def place(
     policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
     run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
     return run, topology.row(compute.rank)
-
-
-def _initialize(model: HyenaDNA, config: RunConfig) -> None:
-    path = find_weights(config.initialize_from or "")
-    found, parameters = read_weights(path, config.model.filter_shift)
-    check_same_shape(path, found, config.model)
-    model.load_state_dict(parameters)

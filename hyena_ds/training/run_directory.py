@@ -1,6 +1,6 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
+config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class RunDirectory:
     def __init__(self, config: RunConfig):
         self.path = Path(config.output) / config.name
         self.config_file = self.path / "config.yaml"
+        self.stream = self.path / "stream.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"

@@ -4,10 +4,15 @@
 
 The engine averages gradients over all ranks, so the reduced gradient is exactly that of (sum of token losses) / (scored
 targets) over the global batch, whatever the grid, the accumulation, and how unevenly ignored targets fall.
+
+A loss that is not finite is back-propagated as NaN: whether the reduced gradients are finite, which all ranks see alike,
+then decides alone about the update. Without one the parameters, the moments and the engine are as if the batch had never
+been there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +37,11 @@ class StepResult:
     """Before clipping."""
     votes: tuple[float, ...] = ()
     """The sums over all ranks of what each handed in."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the update was left out, because the loss or the gradient norm was not finite."""
+        return not math.isfinite(self.gradient_norm)
 
 
 def train_step(
@@ -64,11 +74,16 @@ def train_step(
         mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.
         engine.set_gradient_accumulation_boundary(filters.last)
-        engine.backward(micro_loss * (compute.ranks / batch.scored), scale_wrt_gas=False)
+        scale = torch.where(micro_loss.detach().isfinite(), compute.ranks / batch.scored, math.nan)
+        engine.backward(micro_loss * scale, scale_wrt_gas=False)
         loss_sum += micro_loss.detach()
         if filters.last:
             filters.close()
             norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
+            if norm is not None and not math.isfinite(norm):
+                # ZeRO 1 to 3 leave such an update out themselves; without ZeRO the engine does not look.
+                engine.zero_grad()
+                engine.set_gradient_accumulation_boundary(False)
             mark("update")
         engine.step()
     if norm is None:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,8 +23,10 @@ from torch.utils.checkpoint import checkpoint
 
 import hyena_ds.parallel.layout as layout_module
 import hyena_ds.training.engine as engine_module
+from hyena_ds.checkpoints.engine_state import gather_state
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.tokenizer import MASK
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.forward_pass import ForwardPass
@@ -35,11 +37,12 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
 from hyena_ds.training.objective import NextToken
-from hyena_ds.training.run import common_convolution
-from hyena_ds.training.step import train_step
+from hyena_ds.training.preflight import common_convolution
+from hyena_ds.training.step import StepResult, train_step
 from tests.cudnn_stand_in import ENOUGH, install
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
 from tests.pieces import small_pieces
+from tests.poison import poisoned_by
 
 
 @lru_cache
@@ -155,6 +158,34 @@ def train(
         trained.parameters = _parameters(engine)
         trained.masters = _masters(engine, trained.parameters)
     return trained
+
+
+@dataclass
+class Numbered:
+    """What steps gave, and where they led."""
+
+    results: list[StepResult]
+    state: dict[str, Tensor]
+    """Parameters and moments."""
+    first_moments: list[Tensor]
+    """After the first step."""
+
+
+def train_numbered(
+    compute: Compute, grid: Grid, config: RunConfig, steps: list[tuple[int, GlobalBatch]], gradient: bool
+) -> Numbered:
+    """Train the lively model with AdamW on numbered steps; sequences that hold a MASK spoil the loss or its gradient."""
+    results: list[StepResult] = []
+    first_moments: list[Tensor] = []
+    poisoned = _replaced(engine_module, "NextToken", poisoned_by(MASK, gradient))
+    with poisoned, _engine(compute, config, lively_model(config.model), None) as engine:
+        for step, batch in steps:
+            run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
+            results.append(train_step(engine, batch.on_rank(step, grid, compute.rank), run, compute, SEED, 5e-3))
+            if len(results) == 1:
+                first_moments = [tensors["exp_avg"].clone() for _, tensors in gather_state(engine)]
+        state = {f"{kind} {name}": t.clone() for name, tensors in gather_state(engine) for kind, t in tensors.items()}
+    return Numbered(results, state, first_moments)
 
 
 def golden(

@@ -8,6 +8,8 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +64,32 @@ def train(config: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 def start_ranks(module: str, arguments: list[str], ranks: int, **environment: str) -> list[int]:
     """Run `python -m module arguments` as bare ranks; their exit codes."""
+    return [code for code, _ in ends_of_ranks(module, arguments, ranks, **environment)]
+
+
+def ends_of_ranks(module: str, arguments: list[str], ranks: int, **environment: str) -> list[tuple[int, str]]:
+    """Run `python -m module arguments` as bare ranks; exit code, and what was printed, of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    processes = []
-    for rank in range(ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
-        processes.append(
-            subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=_environment() | own)
-        )
-    try:
-        return [process.wait(TIMEOUT) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    processes: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        try:
+            for rank, output in enumerate(outputs):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+                command, env = [sys.executable, "-m", module, *arguments], _environment() | own
+                processes.append(
+                    subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, text=True)
+                )
+            codes = [process.wait(TIMEOUT) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for output in outputs:
+            output.seek(0)
+        return [(code, output.read()) for code, output in zip(codes, outputs, strict=True)]
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

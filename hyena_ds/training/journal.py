@@ -1,0 +1,126 @@
+"""What a run writes down of itself: the rows of its steps and validations, and what it says. On rank 0; elsewhere nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
+from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.evaluation.markov import bits
+from hyena_ds.monitoring.recorder import Recorder
+from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.training.step import StepResult
+
+
+class Journal:
+    """Every rank has one; only rank 0's has a recorder."""
+
+    def __init__(self, directory: RunDirectory, state: RunState, total_steps: int, writes: bool):
+        """Later rows than `state`, of a run cut short, are dropped."""
+        self._directory, self._total_steps = directory, total_steps
+        self._recorder = self._open(state) if writes else None
+
+    @property
+    def writes(self) -> bool:
+        return self._recorder is not None
+
+    def roll_back(self, state: RunState) -> None:
+        """Go on after `state`, as a resumed run would."""
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = self._open(state)
+
+    def close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def say(self, *lines: str) -> None:
+        """Lines for the terminal and for log.txt."""
+        if self._recorder is not None:
+            for line in lines:
+                self._recorder.say(line)
+
+    def step(self, plan: StagePlan, state: RunState, result: StepResult, rate: float, seconds: float, gib: float) -> None:
+        """The row of a step that took `seconds` and whose largest rank has held `gib` GiB."""
+        recorder = self._recorder
+        if recorder is None:
+            return
+        row = {
+            **_where(plan, state),
+            "loss": result.loss,
+            "perplexity": math.exp(min(result.loss, 700.0)),
+            "learning_rate": rate,
+            "gradient_norm": result.gradient_norm,
+            "tokens": state.tokens,
+            "tokens_per_second": plan.config.tokens_per_step / seconds,
+            "peak_memory_gib": gib,
+        }
+        if result.skipped:
+            row["skipped"] = True
+        else:
+            spike = recorder.losses.spike(result.loss)
+            row |= {} if spike is None else {"loss_spike": spike}
+            recorder.losses.add(result.loss)
+        recorder.row(row, "train")
+        recorder.advance(state.step, result.loss)
+
+    def passed_over(self, plan: StagePlan, state: RunState) -> None:
+        """The row of a step on which nothing is trained any more."""
+        if self._recorder is None:
+            return
+        row = {**_where(plan, state), "loss": None, "skipped": True, "passed_over": True, "tokens": state.tokens}
+        self._recorder.row(row, "train")
+        self._recorder.advance(state.step, math.nan)
+
+    def validation(self, row: dict[str, Any], scored: int, at_final: bool) -> None:
+        """The row of a validation, unless it is there from before the run was cut short."""
+        if self._recorder is None:
+            return
+        if not self.is_scored(row["step"], row["context_length"]):
+            self._recorder.row(row, "validation_final_context" if at_final else "validation")
+        self.say(
+            f"step {row['step']}: validation loss {row['validation_loss']:.4f} nats a base, perplexity "
+            f"{row['validation_perplexity']:.4f} (context {row['context_length']:,}, {scored:,} bases)"
+        )
+
+    def is_scored(self, step: int, context_length: int) -> bool:
+        """Whether metrics.jsonl has this validation."""
+        return self._recorder is not None and (step, context_length) in self._recorder.scored
+
+    def end_progress(self) -> None:
+        if self._recorder is not None:
+            self._recorder.end_progress()
+
+    def conclude(self, state: RunState, context_length: int, loss: float, baselines: dict[int, float]) -> None:
+        """The last words: the model beside the Markov baselines, and where everything is."""
+        self.say(*_closing_lines(self._directory.path, state, context_length, loss, baselines))
+
+    def _open(self, state: RunState) -> Recorder:
+        paths = self._directory
+        return Recorder(paths.metrics, paths.log, paths.tensorboard, state.step, self._total_steps)
+
+
+def _where(plan: StagePlan, state: RunState) -> dict[str, Any]:
+    return {"step": state.step, "stage": plan.number, "context_length": plan.config.context_length}
+
+
+def _closing_lines(
+    path: Path, state: RunState, context_length: int, loss: float, baselines: dict[int, float]
+) -> list[str]:
+    rows = [("HyenaDNA (this run)", loss)]
+    rows += [(f"Markov, order {order}", value) for order, value in baselines.items()]
+    lines = ["", f"held-out windows of {context_length:,} bases", ""]
+    lines.append(f"  {'model':<22}{'nats a base':>12}{'bits a base':>12}{'perplexity':>12}")
+    lines += [f"  {name:<22}{v:>12.4f}{bits(v):>12.4f}{math.exp(min(v, 700.0)):>12.4f}" for name, v in rows]
+    beaten = [order for order, value in baselines.items() if loss < value]
+    return [
+        *lines,
+        "",
+        f"The model predicts better than order {', '.join(map(str, beaten))}."
+        if beaten
+        else "The model does not yet beat a Markov baseline: train it longer.",
+        f"run: {path}   weights: {path / 'checkpoints' / f'step-{state.step:08d}' / WEIGHTS}",
+        f"curves: tensorboard --logdir {path / 'tensorboard'}",
+    ]

@@ -1,0 +1,107 @@
+"""The validations of a run: of the stage under way, and of the last stage's context length.
+
+    due(stage, step) --> [the stage, the last stage] or fewer --validate--> a row of metrics.jsonl each
+
+They change nothing of the training. One that was asked to stop is made up for when the run goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed
+
+from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.stream import Sample, Sources, validation_samples
+from hyena_ds.evaluation.validation import validate
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.parallel.agreement import from_rank_zero
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.training.interruption import Stop
+from hyena_ds.training.journal import Journal
+from hyena_ds.training.watchdog import Watchdog
+
+
+class Scores:
+    """Held-out windows, and what was scored last."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        compute: Compute,
+        plans: tuple[StagePlan, ...],
+        place: Callable[[StagePlan], tuple[ForwardPass, int]],
+        asked_to_stop: Callable[[], Stop | None],
+        watchdog: Watchdog,
+    ):
+        """`place` says how a stage's passes run here, and its data-parallel row; `asked_to_stop` is collective."""
+        self._config, self._compute, self._plans = config, compute, plans
+        self._place, self._asked_to_stop, self._watchdog = place, asked_to_stop, watchdog
+        self.held_out = Sources(config.data, "valid")
+        self.last: dict[str, Any] = {}
+        self._samples: dict[int, list[Sample]] = {}
+
+    def samples(self, context_length: int) -> list[Sample]:
+        """The windows that are scored at a context length, always the same ones."""
+        if context_length not in self._samples:
+            count = self._config.validation.windows
+            self._samples[context_length] = validation_samples(self.held_out, context_length, count)
+        return self._samples[context_length]
+
+    def due(self, plan: StagePlan, step: int) -> list[StagePlan]:
+        """The stages whose windows are scored after `step` steps, the last of which was of `plan`."""
+        boundary = step == plan.end_step
+        if step == 0 or not (boundary or step % self._config.validation.every_steps == 0):
+            return []
+        final, when = self._plans[-1], self._config.validation.final_context
+        another = final.config.context_length != plan.config.context_length
+        return [plan, final] if another and (when == "always" or (when == "boundaries" and boundary)) else [plan]
+
+    def after_step(
+        self, engine: deepspeed.DeepSpeedEngine, journal: Journal, plan: StagePlan, step: int
+    ) -> Stop | None:
+        """Score what is due, unless somebody asks to stop first. Collective."""
+        return self._score(engine, journal, plan, step, self.due(plan, step))
+
+    def owed(self, engine: deepspeed.DeepSpeedEngine, journal: Journal, step: int) -> Stop | None:
+        """Make up for what a run that was cut short did not score; one without steps left needs it again. Collective."""
+        plan = next(plan for plan in self._plans if step <= plan.end_step)
+        wanted = self.due(plan, step)
+        there = from_rank_zero(lambda: [journal.is_scored(step, at.config.context_length) for at in wanted])
+        ended = step == self._config.total_steps
+        missing = [at for at, scored in zip(wanted, there, strict=True) if ended or not scored]
+        return self._score(engine, journal, plan, step, missing)
+
+    def _score(
+        self, engine: deepspeed.DeepSpeedEngine, journal: Journal, plan: StagePlan, step: int, wanted: list[StagePlan]
+    ) -> Stop | None:
+        stop: Stop | None = None
+
+        def stopping(forward: int) -> bool:
+            nonlocal stop
+            self._watchdog.mark(f"forward {forward + 1}")
+            stop = self._asked_to_stop()
+            return stop is not None
+
+        for at in wanted:
+            self._watchdog.enter("validation", step)
+            run, row = self._place(at)
+            context_length = at.config.context_length
+            samples = self.samples(context_length)
+            result = validate(engine, self.held_out, samples, at, run, self._compute, row, stopping)
+            if result is None:
+                return stop
+            loss_sum, scored = result
+            loss = loss_sum / scored
+            self.last = {
+                "step": step,
+                "stage": plan.number,
+                "context_length": context_length,
+                "validation_loss": loss,
+                "validation_perplexity": math.exp(min(loss, 700.0)),
+            }
+            journal.validation(self.last, scored, at_final=at is not plan)
+        return None

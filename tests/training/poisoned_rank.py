@@ -1,0 +1,15 @@
+"""`hyena-ds train` as a rank whose loss (with POISON=gradient: its gradient) is spoilt by every window that holds an N."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hyena_ds.cli import main
+from hyena_ds.data.tokenizer import N
+from hyena_ds.training import engine
+from tests.poison import poisoned_by
+
+if __name__ == "__main__":
+    engine.NextToken = poisoned_by(N, os.environ.get("POISON") == "gradient")
+    sys.exit(main())
