@@ -42,3 +42,5 @@ POLICIES: dict[PolicyName, Policy] = {
     "lean": Policy(True, False, False, False, False, False, True),
     "leanest": Policy(False, False, False, False, False, False, False),
 }
+KEPT_UNITS: dict[PolicyName, int] = {"fastest": 15, "balanced": 5, "lean": 3, "leanest": 1}
+"""Units a layer that live from forward to backward, the filter's among them; of an MLP four times as wide as the model."""
