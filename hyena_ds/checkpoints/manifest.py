@@ -164,9 +164,9 @@ def read_record(checkpoint: Path) -> Record:
     path, manifest = checkpoint / RUN_STATE, read_manifest(checkpoint)
     try:
         raw = json.loads(path.read_bytes())
-        numbers = [raw.pop(name) for name in ("step", "stage", "tokens")]
+        step, stage, tokens, roll_backs = (raw.pop(name) for name in ("step", "stage", "tokens", "roll_backs"))
         skipped, passed_over = (tuple(raw.pop(name)) for name in ("skipped", "passed_over"))
-        state = RunState(*numbers, skipped, passed_over, raw.pop("roll_backs"))
+        state = RunState(step, stage, tokens, skipped, passed_over, roll_backs)
         del raw["format"]
         record = Record(state=state, **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

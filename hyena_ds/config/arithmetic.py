@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hyena_ds.config.policy import PolicyName
+from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.errors import UserError
@@ -25,7 +25,7 @@ class StagePlan:
     """Number of the stage's first optimizer step within the run; steps count from 0."""
     micro_batch_size: int
     """Sequences per forward pass on one data-parallel row, whether configured or chosen."""
-    activation_policy: PolicyName = "balanced"
+    activation_policy: PolicyName
     """The stage's own, else the run's."""
 
     @property
@@ -38,6 +38,7 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
     plans = []
     first_step = 0
     longest = max(config.schedule, key=lambda stage: (stage.context_length, stage.local_length))
+    longest_kept = KEPT_UNITS[longest.activation_policy or config.activation_policy]
     for number, stage in enumerate(config.schedule):
         key, within = config.place(number)
         place = f"stages.{within}." if key == "stages" else f"warmup: rung {within}: "
@@ -59,10 +60,11 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
                 f"(data parallel {data_parallel}{size} on {ranks} ranks); change global_batch or {cure}"
             )
         per_row = stage.sequences // data_parallel
-        micro_batch_size = stage.micro_batch_size or _largest_divisor(
-            per_row, longest.local_length // stage.local_length
-        )
         policy = stage.activation_policy or config.activation_policy
+        # A leaner policy buys no more: what a layer needs for a moment does not shrink with what it keeps.
+        kept = KEPT_UNITS[policy]
+        limit = longest.local_length * min(kept, longest_kept) // (kept * stage.local_length)
+        micro_batch_size = stage.micro_batch_size or _largest_divisor(per_row, limit)
         accumulation = per_row // micro_batch_size
         plans.append(StagePlan(number, stage, data_parallel, accumulation, first_step, micro_batch_size, policy))
         first_step += stage.step_count

@@ -43,5 +43,6 @@ POLICIES: dict[PolicyName, Policy] = {
     "leanest": Policy(False, False, False, False, False, False, False),
 }
 
-UNITS: dict[PolicyName, int] = {"fastest": 15, "balanced": 5, "lean": 3, "leanest": 1}
-"""What a layer keeps under each policy, the leaner the later, with an MLP of 4 times the width."""
+KEPT_UNITS: dict[PolicyName, int] = {"fastest": 15, "balanced": 5, "lean": 3, "leanest": 1}
+"""Units a layer that live from forward to backward, the filter's among them; of an MLP four times as wide as the model.
+The leaner the later."""

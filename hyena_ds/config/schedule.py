@@ -26,8 +26,8 @@ class StageConfig:
     """Optimizer steps in this stage. Give this or `tokens`."""
     micro_batch_size: int | None = None
     """Sequences per forward pass on one data-parallel row. Left out, it is chosen: the largest that divides the row's
-    sequences and holds no more tokens on a rank than one sequence of the run's longest stage does, so that under the same
-    activation policy no stage needs more memory than that one."""
+    sequences and holds no more tokens on a rank than one sequence of the run's longest stage does (fewer where the
+    stage's activation policy keeps more of each), so that no stage needs more memory than that one."""
     global_batch: int | None = None
     """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""
     global_batch_tokens: int | None = None

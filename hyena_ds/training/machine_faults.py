@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from hyena_ds.config.arithmetic import StagePlan
-from hyena_ds.config.policy import UNITS
+from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import LocalError
 from hyena_ds.parallel.devices import Compute
@@ -44,18 +44,18 @@ def out_of_memory(config: RunConfig, plan: StagePlan) -> str:
     asked = (
         f"out of memory at context_length {stage.context_length:,}, micro_batch_size {plan.micro_batch_size}, "
         f"sequence_parallel {stage.sequence_parallel} and activation_policy {plan.activation_policy}, which keeps "
-        f"{_gib(config, plan, UNITS[plan.activation_policy])} for backward"
+        f"{_gib(config, plan, KEPT_UNITS[plan.activation_policy])} for backward"
     )
     return f"{asked}; {_leaner(config, plan)}, then start again: a run continues from its last checkpoint"
 
 
 def _leaner(config: RunConfig, plan: StagePlan) -> str:
     """Slower recomputation is cheaper than more micro steps, and those are cheaper than more ranks."""
-    stage, policies = plan.config, list(UNITS)
+    stage, policies = plan.config, list(KEPT_UNITS)
     place = policies.index(plan.activation_policy)
     if place + 1 < len(policies):
         policy = policies[place + 1]
-        return f"set activation_policy: {policy} ({_gib(config, plan, UNITS[policy])})"
+        return f"set activation_policy: {policy} ({_gib(config, plan, KEPT_UNITS[policy])})"
     if plan.micro_batch_size > 1:
         smaller = next(n for n in range(plan.micro_batch_size - 1, 0, -1) if plan.micro_batch_size % n == 0)
         return f"set stages.{plan.number}.micro_batch_size: {smaller}, with the same results"

@@ -94,6 +94,19 @@ def test_a_stage_whose_slice_is_longer_than_that_of_the_longest_stage_takes_one_
     assert [plan.micro_batch_size for plan in plans] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("rungs", "last", "sizes"),
+    [("lean", "lean", [8, 4, 2, 1]), ("leanest", "fastest", [8, 4, 2, 1]), ("balanced", "lean", [4, 2, 1, 1])],
+)
+def test_a_policy_that_keeps_more_than_the_longest_stages_does_gets_a_smaller_micro_batch(
+    rungs: str, last: str, sizes: list[int]
+) -> None:
+    """`lean` keeps 3 x 64 at 64 tokens, and `balanced` no more than that with 38: 4 x 8, 2 x 16 or 1 x 32."""
+    row = f"stages=[{{context_length: 64, global_batch: 8, steps: 2, activation_policy: {last}}}]"
+    config = parse("warmup.to=32", "warmup.global_batch=8", f"warmup.activation_policy={rungs}", row)
+    assert [plan.micro_batch_size for plan in plan_stages(config, 1)] == sizes
+
+
 def test_a_configured_micro_batch_stands() -> None:
     rows = "stages=[{context_length: 16, global_batch: 24, steps: 2, micro_batch_size: 3}, {context_length: 64, steps: 1, global_batch: 2}]"
     plans = plan_stages(parse(rows, text=BEGINNING), 2)

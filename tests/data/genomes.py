@@ -87,4 +87,4 @@ def plan(
     first_step: int = 0,
 ) -> StagePlan:
     stage = StageConfig(context_length, steps, micro, global_batch=sequences, sequence_parallel=sp)
-    return StagePlan(number, stage, dp, sequences // (dp * micro), first_step, micro)
+    return StagePlan(number, stage, dp, sequences // (dp * micro), first_step, micro, "balanced")

@@ -127,11 +127,6 @@ def test_so_many_in_a_row_are_skipped_then_rolled_back_then_the_end() -> None:
     assert in_a_row(RunState(12, 0, 0, (3, 4, 5, 11), (8, 9, 10), 1)) == 1
 
 
-def test_a_checkpoint_from_before_steps_were_skipped_is_read(tmp_path: Path) -> None:
-    (tmp_path / "run_state.json").write_text('{"step": 5, "stage": 1, "tokens": 40}')
-    assert load_run_state(tmp_path) == RunState(5, 1, 40)
-
-
 def test_a_spike_is_measured_from_the_steps_before_and_the_same_after_a_resume() -> None:
     generator = random.Random(3)
     losses = [1.3 + generator.gauss(0, 0.01) for _ in range(3 * WINDOW)]
