@@ -208,9 +208,7 @@ class Monitor:
         data = _received(connection)
         seen = next((s for s in self._seen.values() if s.connection is connection), None)
         if not data:
-            self._selector.unregister(connection)
-            del self._unread[connection]
-            connection.close()
+            self._drop(connection)
             if seen is not None:
                 seen.connection = None
                 if not seen.said_bye:
@@ -219,18 +217,34 @@ class Monitor:
             return None
         *lines, self._unread[connection] = (self._unread[connection] + data).split(b"\n")
         for line in filter(None, lines):
-            message = json.loads(line)
             if seen is None:
-                if message.get("token") != self.token:
-                    self._unread[connection] = b""
+                seen = self._welcomed(connection, line, now)
+                if seen is None:
+                    self._drop(connection)
                     return None
-                place = Place(**message["place"])
-                seen = self._seen[place.rank] = Seen(place, Pulse(), now, now, connection=connection)
             seen.heard_at = now
-            fault = self._take(seen, message, now)
+            fault = self._take(seen, json.loads(line), now)
             if fault is not None:
                 return fault
         return None
+
+    def _welcomed(self, connection: socket.socket, line: bytes, now: float) -> Seen | None:
+        """The rank that introduces itself; None for a stranger who came upon the port."""
+        try:
+            message = json.loads(line)
+            known = message["token"] == self.token
+        except (ValueError, TypeError, KeyError):
+            return None
+        if not known:
+            return None
+        place = Place(**message["place"])
+        self._seen[place.rank] = Seen(place, Pulse(), now, now, connection=connection)
+        return self._seen[place.rank]
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        del self._unread[connection]
+        connection.close()
 
     def _take(self, seen: Seen, message: dict[str, Any], now: float) -> Fault | None:
         if "pulse" in message:

@@ -200,13 +200,13 @@ class _Run:
             for plan in self.plans:
                 if stop is None and self.state.step < plan.end_step:
                     stop = self._stage(plan)
-            self.interruption.release()
             if stop is not None:
                 self._say(
                     f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
                     "the same command goes on from there"
                 )
                 return stop.code
+            self.interruption.release()
             self._finish()
             return 0
         finally:

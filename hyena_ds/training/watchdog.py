@@ -88,7 +88,8 @@ def stuck(ranks: list[Seen], now: float) -> Fault | None:
     return Fault("stuck", first.place.rank, first.pulse.step, text)
 
 
-_SETTING = {"start": "start", "finish": "validation", "validation": "validation", "save": "save"}
+_SETTING = {"start": "start", "validation": "validation", "save": "save"}
+"""Whose bound is a setting of that name; a step's is `step`, and the count at the end has none."""
 
 
 class Watchdog:
@@ -149,7 +150,8 @@ class Watchdog:
 
     def enter(self, phase: str, step: int) -> None:
         """Something other than a step begins: validation, save or finish."""
-        self._pulse.enter(phase, step, getattr(self.config, _SETTING[phase]))
+        bound = getattr(self.config, _SETTING[phase]) if phase in _SETTING else float("inf")
+        self._pulse.enter(phase, step, bound)
 
     def mark(self, doing: str) -> None:
         """The main thread has come to `doing`; every rank marks the same."""
