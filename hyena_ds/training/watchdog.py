@@ -23,17 +23,15 @@ from typing import Any
 from hyena_ds.config.schema import WatchdogConfig
 from hyena_ds.parallel.heartbeat import (
     FAULT_CODE,
-    GRACE_SECONDS,
     Fault,
     Member,
-    Monitor,
     Place,
     Pulse,
-    Seen,
     main_thread_place,
     speaker,
     this_place,
 )
+from hyena_ds.parallel.monitor import GRACE_SECONDS, Monitor, Seen
 from hyena_ds.training.interruption import Stop, leave_alone, say_left
 from hyena_ds.training.relay import RELAY
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Monitor, Place, Pulse, Seen, speaker, this_place
+from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker, this_place
+from hyena_ds.parallel.monitor import Monitor, Seen
 from hyena_ds.training.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuck
 from tests.paths import ROOT
 
