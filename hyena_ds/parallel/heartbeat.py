@@ -116,6 +116,10 @@ class Member:
         self._thread = threading.Thread(target=self._serve, daemon=True, name="heartbeat")
         self._thread.start()
 
+    def beat(self) -> None:
+        """Send a beat now: fast steps would otherwise come and go between two."""
+        self._send(self._beat())
+
     def raised(self, error: str, of_collective: bool) -> None:
         self._send({**self._beat(), "raised": error, "of_collective": of_collective})
 

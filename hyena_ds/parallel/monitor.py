@@ -94,6 +94,9 @@ class Monitor:
         self._thread = threading.Thread(target=self._serve, daemon=True, name="monitor")
         self._thread.start()
 
+    def beat(self) -> None:
+        """Rank 0's own pulse needs no sending."""
+
     def raised(self, error: str, of_collective: bool) -> None:
         with self._lock:
             self._own_error = self._note_error(self._seen[0], error, of_collective)

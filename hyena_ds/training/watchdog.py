@@ -141,7 +141,7 @@ class Watchdog:
         """A training step begins; `step` is its number in metrics.jsonl."""
         first = stage != self._stage
         self._stage, self._tokens, self._began = stage, tokens, time.monotonic()
-        self._pulse.enter("step", step, self._pace.allowed(tokens, first))
+        self._enter("step", step, self._pace.allowed(tokens, first))
 
     def end_step(self) -> None:
         self._pace.took(time.monotonic() - self._began, self._tokens)
@@ -149,7 +149,7 @@ class Watchdog:
     def enter(self, phase: str, step: int) -> None:
         """Something other than a step begins: validation, save or finish."""
         bound = getattr(self.config, _SETTING[phase]) if phase in _SETTING else float("inf")
-        self._pulse.enter(phase, step, bound)
+        self._enter(phase, step, bound)
 
     def mark(self, doing: str) -> None:
         """The main thread has come to `doing`; every rank marks the same."""
@@ -190,6 +190,11 @@ class Watchdog:
         self._over.set()
         if self._side is not None:
             self._side.close()
+
+    def _enter(self, phase: str, step: int, allowed: float) -> None:
+        self._pulse.enter(phase, step, allowed)
+        if self._side is not None:
+            self._side.beat()
 
     def _watch_alone(self) -> None:
         """Before there is anybody to tell, and for the end of whoever started this rank."""
