@@ -134,16 +134,16 @@ class _Run:
                 plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
                 with in_a_sentence(self.config, plan, self.compute):
                     stop = self._stage(plan)
+            if stop is not None:
+                self.journal.say(
+                    f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
+                    "the same command goes on from there"
+                )
+                return stop.code
             self.interruption.release()
-            if stop is None:
-                with in_a_sentence(self.config, self.plans[-1], self.compute):
-                    self._finish()
-                return 0
-            self.journal.say(
-                f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
-                "the same command goes on from there"
-            )
-            return stop.code
+            with in_a_sentence(self.config, self.plans[-1], self.compute):
+                self._finish()
+            return 0
         finally:
             self.journal.close()
 

@@ -63,7 +63,7 @@ class Restarts:
         if failure.step > self._step:
             self._step, self._used, self._pause = failure.step, 0, FIRST_PAUSE
         if self._used >= self._allowed:
-            return f"{self._used} restarts brought no newer checkpoint (supervisor.restarts_without_progress)"
+            return f"restarts without a newer checkpoint: {self._used} (supervisor.restarts_without_progress)"
         self._used += 1
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         return pause

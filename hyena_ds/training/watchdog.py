@@ -23,17 +23,15 @@ from typing import Any
 from hyena_ds.config.schema import WatchdogConfig
 from hyena_ds.parallel.heartbeat import (
     FAULT_CODE,
-    GRACE_SECONDS,
     Fault,
     Member,
-    Monitor,
     Place,
     Pulse,
-    Seen,
     main_thread_place,
     speaker,
     this_place,
 )
+from hyena_ds.parallel.monitor import GRACE_SECONDS, Monitor, Seen
 from hyena_ds.training.interruption import Stop, leave_alone, say_left
 from hyena_ds.training.relay import RELAY
 
@@ -88,7 +86,8 @@ def stuck(ranks: list[Seen], now: float) -> Fault | None:
     return Fault("stuck", first.place.rank, first.pulse.step, text)
 
 
-_SETTING = {"start": "start", "finish": "validation", "validation": "validation", "save": "save"}
+_SETTING = {"start": "start", "validation": "validation", "save": "save"}
+"""Whose bound is a setting of that name; a step's is `step`, and the count at the end has none."""
 
 
 class Watchdog:
@@ -142,14 +141,15 @@ class Watchdog:
         """A training step begins; `step` is its number in metrics.jsonl."""
         first = stage != self._stage
         self._stage, self._tokens, self._began = stage, tokens, time.monotonic()
-        self._pulse.enter("step", step, self._pace.allowed(tokens, first))
+        self._enter("step", step, self._pace.allowed(tokens, first))
 
     def end_step(self) -> None:
         self._pace.took(time.monotonic() - self._began, self._tokens)
 
     def enter(self, phase: str, step: int) -> None:
         """Something other than a step begins: validation, save or finish."""
-        self._pulse.enter(phase, step, getattr(self.config, _SETTING[phase]))
+        bound = getattr(self.config, _SETTING[phase]) if phase in _SETTING else float("inf")
+        self._enter(phase, step, bound)
 
     def mark(self, doing: str) -> None:
         """The main thread has come to `doing`; every rank marks the same."""
@@ -190,6 +190,11 @@ class Watchdog:
         self._over.set()
         if self._side is not None:
             self._side.close()
+
+    def _enter(self, phase: str, step: int, allowed: float) -> None:
+        self._pulse.enter(phase, step, allowed)
+        if self._side is not None:
+            self._side.beat()
 
     def _watch_alone(self) -> None:
         """Before there is anybody to tell, and for the end of whoever started this rank."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, Seen, speaker
-from hyena_ds.training.watchdog import FIRST_SLOWER, SLOWER, Pace, stuck
+from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker, this_place
+from hyena_ds.parallel.monitor import Monitor, Seen
+from hyena_ds.training.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuck
 from tests.paths import ROOT
 
 BOUND = 20.0
@@ -120,6 +123,34 @@ def test_a_start_without_all_ranks_ends_by_itself(tmp_path: Path) -> None:
     assert ending.codes == [FAULT_CODE]
     assert "has been starting for 2 s without reaching all other ranks" in ending.errors[0]
     assert ending.faults[0]["kind"] == "stuck"
+
+
+def test_a_rank_that_cannot_reach_rank_0_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    watchdog = Watchdog(WatchdogConfig(), tmp_path / "faults.jsonl")
+    try:
+        with pytest.raises(OSError) as caught:
+            watchdog.join(2, lambda value: (port, "token"), lambda work: work())
+        assert caught.value.strerror == (
+            f"rank 1 cannot reach rank 0's heartbeat at port {port} (Connection refused); open the port, or set "
+            "watchdog.enabled=false"
+        )
+    finally:
+        watchdog.close()
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_a_rank(tmp_path: Path) -> None:
+    faults: list[Fault] = []
+    monitor = Monitor(this_place(0), 2, 1.0, Pulse(), stuck, faults.append, "127.0.0.1")
+    with socket.create_connection(("127.0.0.1", monitor.port)) as stranger:
+        stranger.sendall(b'{"token": "guess", "place": {}}\nnot even JSON\n')
+        time.sleep(0.5)
+    time.sleep(0.5)
+    monitor.close()
+    assert not faults
 
 
 def seen(rank: int, progress: int, late: float = 0.0, waiting: bool = False) -> Seen:
