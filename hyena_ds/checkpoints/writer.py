@@ -22,6 +22,7 @@ from hyena_ds.checkpoints.engine_state import fragments, updates_done, whole_par
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
 from hyena_ds.checkpoints.saved_state import named_slices, state_file
 from hyena_ds.checkpoints.tensor_file import safetensors_chunks
+from hyena_ds.config.changes import stage_rows
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
@@ -95,7 +96,7 @@ class CheckpointWriter:
         return files
 
     def _record(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> Record:
-        rows, ranks = self._config.stages, self._compute.ranks
+        rows, ranks = stage_rows(self._config), self._compute.ranks
         sequence_parallel = rows[state.stage].sequence_parallel
         return Record(
             run=self._run,

@@ -44,9 +44,7 @@ def test_a_checkpoint_is_completed_at_the_end_of_a_later_step_by_all_ranks_at_on
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
 
 
-def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(
-    ranks: Callable[[int], Pool], tmp_path: Path
-) -> None:
+def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(ranks: Callable[[int], Pool], tmp_path: Path) -> None:
     there = ranks(2).run(cases.save, directory=tmp_path, zero_stage=1, steps=[1, 2, 6])[0]
     assert there[1] == [".step-00000001.partial"]
     assert "step-00000001" in there[2], "the next save waits for the one under way"
