@@ -37,7 +37,7 @@ def problem_of(checkpoint: Path, first: int | None = None, every: int = 1) -> st
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The newest one without a problem by its manifest and sizes; None where there is none at all.
+    """The newest one without a problem by manifest, run state and sizes; None where there is none at all.
 
     Raises UserError when there are checkpoints and all are damaged.
     """

@@ -26,7 +26,7 @@ def list_checkpoints(run: str | Path, verify: bool) -> tuple[list[str], bool]:
     if resumed is None:
         lines.append("resume: latest finds none of them whole")
     if not verify:
-        lines.append("manifests, presence and sizes were checked; --verify reads every byte")
+        lines.append("manifests, run states, presence and sizes were checked; --verify reads every byte")
     return lines, not any(problems.values())
 
 

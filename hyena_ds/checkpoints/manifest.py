@@ -137,7 +137,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 
 def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1) -> Manifest:
-    """Raise UserError that names the file and what is wrong, unless the manifest holds and every file has its size.
+    """Raise UserError that names the file and what is wrong, unless manifest and run state hold and every file has its size.
 
     With `first`, the bytes of every `every`-th file from there on are read and compared too, so that ranks share the work.
     """
@@ -152,7 +152,8 @@ def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1)
             size = file.stat().st_size
             if size != wanted.bytes:
                 raise UserError(f"{file}: found {size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
-            if first is not None and number % every == first and sha256_of(file) != wanted.sha256:
+            read = name == RUN_STATE or (first is not None and number % every == first)
+            if read and sha256_of(file) != wanted.sha256:
                 raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
         except OSError as error:
             raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None

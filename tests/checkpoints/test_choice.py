@@ -66,6 +66,13 @@ def test_a_damaged_one_is_named_by_every_rank_and_the_one_before_it_is_used(
     assert all(answer[0].startswith(f"refused: {run / 'checkpoints' / TWO / file}: ") for answer in named)
 
 
+def test_a_flipped_byte_in_the_run_state_shows_without_reading_the_tensors(run: Path, written: Path) -> None:
+    spoil(run, TWO, "run_state.json", "flip", written)
+    assert latest_checkpoint(run / "checkpoints") == run / "checkpoints" / ONE
+    lines, whole = list_checkpoints(run, verify=False)
+    assert not whole and "run_state.json: does not match its SHA-256" in lines[2]
+
+
 def test_where_none_is_whole_the_run_is_refused_and_not_started_afresh(
     run: Path, written: Path, ranks: Callable[[int], Pool]
 ) -> None:

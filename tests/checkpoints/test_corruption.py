@@ -77,7 +77,7 @@ def test_a_manifest_of_another_format_is_refused_with_both(
 
 
 def test_the_ranks_share_of_the_checksums_covers_every_file(written: Path, tmp_path: Path) -> None:
-    for file in FILES[1:]:
+    for file in FILES[2:]:  # the manifest and the run state are read by all
         copy = tmp_path / file / STEP
         shutil.copytree(written / STEP, copy)
         damage(copy, written / "step-00000001", file, "flip", random.Random(1))
