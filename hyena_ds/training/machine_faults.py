@@ -42,7 +42,7 @@ def out_of_memory(config: RunConfig, plan: StagePlan) -> str:
     """What was asked for, and the cheapest change that asks for less."""
     stage = plan.config
     asked = (
-        f"out of memory at context_length {stage.context_length:,}, micro_batch_size {stage.micro_batch_size}, "
+        f"out of memory at context_length {stage.context_length:,}, micro_batch_size {stage.micro_batch_size:,}, "
         f"sequence_parallel {stage.sequence_parallel} and activation_policy {config.activation_policy}, which keeps "
         f"{_gib(config, plan, UNITS[config.activation_policy])} for backward"
     )
@@ -60,13 +60,11 @@ def _leaner(config: RunConfig, plan: StagePlan) -> str:
         smaller = next(n for n in range(stage.micro_batch_size - 1, 0, -1) if stage.micro_batch_size % n == 0)
         return f"set stages.{plan.number}.micro_batch_size: {smaller}, with the same results"
     ranks = plan.data_parallel * stage.sequence_parallel
-    wider = next(
-        n
-        for n in range(stage.sequence_parallel + 1, config.model.width + 1)
-        if (config.model.width % n == 0 and stage.context_length % n == 0) or n == config.model.width
-    )
-    more = f" on {wider} ranks or more" if wider > ranks else ""
-    return f"set stages.{plan.number}.sequence_parallel: {wider}{more}, or shorten the context"
+    for wider in range(stage.sequence_parallel + 1, config.model.width + 1):
+        if config.model.width % wider == 0 and stage.context_length % wider == 0:
+            more = f" on {wider} ranks or more" if wider > ranks else ""
+            return f"set stages.{plan.number}.sequence_parallel: {wider}{more}, or shorten the context"
+    return "shorten the context or narrow the model"
 
 
 def _gib(config: RunConfig, plan: StagePlan, units: int) -> str:
