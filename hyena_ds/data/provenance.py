@@ -16,6 +16,9 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sources, StageStream
 from hyena_ds.errors import UserError
 
+EPOCHS_RECORDED = 100
+"""Of each source in each stage; a toy genome may be read a million times."""
+
 
 @dataclass(frozen=True)
 class Consumed:
@@ -86,13 +89,13 @@ def consumed(config: RunConfig, step: int) -> list[Consumed]:
 
 
 def write_order(file: Path, config: RunConfig) -> None:
-    """Write stream.jsonl for the whole run; the same bytes whenever it is written."""
+    """Write stream.jsonl for the whole run, the first EPOCHS_RECORDED epochs of it; the same bytes whenever it is written."""
     sources = Sources(config.data, "train")
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w", encoding="utf-8") as out:
         for plan in _plans(config):
             stream = StageStream(sources, config.seed, plan)
-            for epoch in stream.epochs():
+            for epoch in stream.epochs(EPOCHS_RECORDED):
                 row = {
                     "stage": plan.number,
                     "first_step": plan.first_step + epoch.first_sample // plan.config.sequences + 1,
@@ -111,5 +114,5 @@ def _plans(config: RunConfig) -> list[StagePlan]:
     plans: list[StagePlan] = []
     for number, stage in enumerate(config.schedule):
         first = plans[-1].end_step if plans else 0
-        plans.append(StagePlan(number, stage, 1, 1, first, micro_batch_size=stage.sequences))
+        plans.append(StagePlan(number, stage, 1, 1, first, stage.sequences, config.activation_policy))
     return plans

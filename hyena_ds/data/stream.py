@@ -123,16 +123,16 @@ class StageStream:
         source, drawn = self._drawn(number)
         return source, drawn // self._orders[source].windows.count
 
-    def epochs(self) -> list[Epoch]:
-        """Every epoch that the stage begins, in the order of their first samples."""
+    def epochs(self, most: int) -> list[Epoch]:
+        """The epochs that the stage begins, `most` of each source, in the order of their first samples."""
         total = self.plan.config.step_count * self.plan.config.sequences
         found = []
         for source, order in enumerate(self._orders):
-            number = 0
-            while (first := self._number(source, number * order.windows.count)) < total:
-                shards = tuple(order.shards(number))
-                found.append(Epoch(source, number, first, order.windows.count, shards))
-                number += 1
+            for number in range(most):
+                first = self._number(source, number * order.windows.count)
+                if first >= total:
+                    break
+                found.append(Epoch(source, number, first, order.windows.count, tuple(order.shards(number))))
         return sorted(found, key=lambda epoch: epoch.first_sample)
 
     def _drawn(self, number: int) -> tuple[int, int]:

@@ -210,7 +210,7 @@ class Monitor:
         if of_collective:
             seen.lost_collective, seen.lost_at = error, time.monotonic()
             return None
-        return Fault("raised", seen.place.rank, seen.pulse.step, f"{seen} raised {error}")
+        return Fault("raised", seen.place.rank, seen.pulse.step, f"{seen} {error}")
 
     def _look_at_own(self, now: float) -> None:
         own = self._seen[0]

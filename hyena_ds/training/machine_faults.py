@@ -42,7 +42,7 @@ def out_of_memory(config: RunConfig, plan: StagePlan) -> str:
     """What was asked for, and the cheapest change that asks for less."""
     stage = plan.config
     asked = (
-        f"out of memory at context_length {stage.context_length:,}, micro_batch_size {plan.micro_batch_size}, "
+        f"out of memory at context_length {stage.context_length:,}, micro_batch_size {plan.micro_batch_size:,}, "
         f"sequence_parallel {stage.sequence_parallel} and activation_policy {plan.activation_policy}, which keeps "
         f"{_gib(config, plan, KEPT_UNITS[plan.activation_policy])} for backward"
     )
@@ -52,21 +52,24 @@ def out_of_memory(config: RunConfig, plan: StagePlan) -> str:
 def _leaner(config: RunConfig, plan: StagePlan) -> str:
     """Slower recomputation is cheaper than more micro steps, and those are cheaper than more ranks."""
     stage, policies = plan.config, list(KEPT_UNITS)
+    key, number = config.place(plan.number)
+    row = key if key == "warmup" else f"{key}.{number}"
     place = policies.index(plan.activation_policy)
     if place + 1 < len(policies):
         policy = policies[place + 1]
-        return f"set activation_policy: {policy} ({_gib(config, plan, KEPT_UNITS[policy])})"
-    if plan.micro_batch_size > 1:
+        of_row = f"{row}." if stage.activation_policy is not None else ""
+        return f"set {of_row}activation_policy: {policy} ({_gib(config, plan, KEPT_UNITS[policy])})"
+    if plan.micro_batch_size > 1 and key == "stages":
         smaller = next(n for n in range(plan.micro_batch_size - 1, 0, -1) if plan.micro_batch_size % n == 0)
-        return f"set stages.{plan.number}.micro_batch_size: {smaller}, with the same results"
+        return f"set {row}.micro_batch_size: {smaller}, with the same results"
     ranks = plan.data_parallel * stage.sequence_parallel
-    wider = next(
-        n
-        for n in range(stage.sequence_parallel + 1, config.model.width + 1)
-        if (config.model.width % n == 0 and stage.context_length % n == 0) or n == config.model.width
-    )
-    more = f" on {wider} ranks or more" if wider > ranks else ""
-    return f"set stages.{plan.number}.sequence_parallel: {wider}{more}, or shorten the context"
+    for wider in range(stage.sequence_parallel + 1, config.model.width + 1):
+        if config.model.width % wider == 0 and stage.context_length % wider == 0:
+            more = f" on {wider} ranks or more" if wider > ranks else ""
+            if key == "warmup":
+                return f"set warmup.tokens_per_rank: {stage.local_length // 2}{more}, or shorten the context"
+            return f"set {row}.sequence_parallel: {wider}{more}, or shorten the context"
+    return "shorten the context or narrow the model"
 
 
 def _gib(config: RunConfig, plan: StagePlan, units: int) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.errors import LocalError
 from hyena_ds.parallel.heartbeat import (
     FAULT_CODE,
     Fault,
@@ -162,9 +163,12 @@ class Watchdog:
         """
         if self._side is None:
             return
-        if not of_collective:
-            traceback.print_exc()
-        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, LocalError):  # a sentence for the user, which the first cause repeats
+            summary = f"ended the run: {error}"
+        else:
+            summary = " ".join(f"raised {type(error).__name__}: {error}".split())
+            if not of_collective:
+                traceback.print_exc()
         self._side.raised(summary, of_collective)
         time.sleep(GRACE_SECONDS + _LAST_WORDS_SECONDS if of_collective else _LAST_WORDS_SECONDS)
         if of_collective:  # nobody knows a better cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import dump_yaml
 from hyena_ds.config.schema import ModelConfig, RunConfig, StageConfig
 from hyena_ds.data.loader import Slice, stage_steps
-from hyena_ds.data.provenance import consumed, write_order
+from hyena_ds.data.provenance import EPOCHS_RECORDED, consumed, write_order
 from tests.data.genomes import GENOME, SEP, data_config, other_strand, tokens_of, write_shards
 from tests.paths import ROOT
 
@@ -148,3 +149,14 @@ def test_no_run_and_no_such_step_are_refused(run: tuple[RunConfig, Path], tmp_pa
         beyond = _show(directory, step)
         assert (beyond.returncode, beyond.stdout) == (2, "")
         assert beyond.stderr == f"hyena-ds: error: step {step}: the run 'run' has the steps 1 to 35\n"
+
+
+def test_a_million_readings_of_a_small_genome_are_recorded_briefly_and_their_last_step_is_shown(
+    run: tuple[RunConfig, Path], tmp_path: Path
+) -> None:
+    config, _ = run
+    steps = 10_000_000
+    config = dataclasses.replace(config, stages=(StageConfig(16, steps, 1, global_batch=8),))
+    write_order(tmp_path / "stream.jsonl", config)
+    assert len((tmp_path / "stream.jsonl").read_text().splitlines()) == 2 * EPOCHS_RECORDED
+    assert consumed(config, steps - 1)[0].epoch > 900_000
