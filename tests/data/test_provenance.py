@@ -159,4 +159,4 @@ def test_a_million_readings_of_a_small_genome_are_recorded_briefly_and_their_las
     config = dataclasses.replace(config, stages=(StageConfig(16, steps, 1, global_batch=8),))
     write_order(tmp_path / "stream.jsonl", config)
     assert len((tmp_path / "stream.jsonl").read_text().splitlines()) == 2 * EPOCHS_RECORDED
-    assert consumed(config, steps - 1)[0].epoch > 900_000
+    assert consumed(config, steps - 1)[0].epoch > 500_000
