@@ -43,6 +43,9 @@ def share(value: Any) -> Any:
 if mine == "late":
     time.sleep(60)
 watchdog.join(ranks, share, lambda work: work())
+(directory / f"joined-{rank}").touch()
+while not all((directory / f"joined-{other}").exists() for other in range(ranks)):
+    time.sleep(0.02)
 for mark in range(1_000_000):
     if mark == 0:
         watchdog.begin_step(1, 0, 1)
