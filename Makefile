@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test test-full lint bench clean
+.PHONY: help train test test-full soak soak-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
+	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
@@ -37,6 +38,16 @@ test: $(VENV)/installed
 
 test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+soak: $(VENV)/installed
+	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --count 40
+
+soak-full: $(VENV)/installed
+	HYENA_CORRUPTIONS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 50
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --all
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

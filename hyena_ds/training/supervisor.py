@@ -22,14 +22,20 @@ from types import FrameType
 from typing import Any
 
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.errors import UserError
+from hyena_ds.errors import NotFiniteError, UserError
 from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS, STARTED, Requests, name_of
 from hyena_ds.training.relay import end_session
 from hyena_ds.training.run_directory import RunDirectory
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
-WANTED_CODES = (0, UserError.exit_code, DEADLINE_CODE, *(128 + number for number in SIGNALS))
+WANTED_CODES = (
+    0,
+    UserError.exit_code,
+    NotFiniteError.exit_code,
+    DEADLINE_CODE,
+    *(128 + number for number in SIGNALS),
+)
 """Exit codes of a run that ended as somebody wanted, or that would end the same way again."""
 
 

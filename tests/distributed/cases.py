@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hyena_ds.parallel.layout as layout_module
 import hyena_ds.training.engine as engine_module
-from hyena_ds.checkpoints.engine_state import gather_state
+from hyena_ds.checkpoints.engine_state import fragments
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.tokenizer import MASK
@@ -166,7 +166,7 @@ class Numbered:
 
     results: list[StepResult]
     state: dict[str, Tensor]
-    """Parameters and moments."""
+    """Parameters and moments that this rank owns."""
     first_moments: list[Tensor]
     """After the first step."""
 
@@ -183,8 +183,12 @@ def train_numbered(
             run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
             results.append(train_step(engine, batch.on_rank(step, grid, compute.rank), run, compute, SEED, 5e-3))
             if len(results) == 1:
-                first_moments = [tensors["exp_avg"].clone() for _, tensors in gather_state(engine)]
-        state = {f"{kind} {name}": t.clone() for name, tensors in gather_state(engine) for kind, t in tensors.items()}
+                first_moments = [fragment.slices["exp_avg"].clone() for fragment in fragments(engine)]
+        state = {
+            f"{kind} {fragment.name} from {fragment.offset}": tensor.clone()
+            for fragment in fragments(engine)
+            for kind, tensor in fragment.slices.items()
+        }
     return Numbered(results, state, first_moments)
 
 

@@ -40,7 +40,7 @@ def supervise(directory: Path, script: str, restarts: int = 5) -> tuple[int, int
     return done.returncode, len(file.read_text().splitlines()) if file.exists() else 0, lines
 
 
-@pytest.mark.parametrize("code", [0, 2, 75, 130, 138, 143])
+@pytest.mark.parametrize("code", [0, 2, 3, 75, 130, 138, 143])
 def test_a_run_that_ended_as_wanted_is_not_started_again(code: int, tmp_path: Path) -> None:
     assert supervise(tmp_path, f"exit {code}") == (code, 1, [])
 

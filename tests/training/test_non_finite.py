@@ -88,8 +88,9 @@ def test_a_run_skips_stops_resumes_rolls_back_and_ends_where_one_that_skips_all_
     final = "checkpoints/step-00000010"
     ours, theirs = (load_file(tmp_path / "runs" / name / final / "weights.safetensors") for name in ("run", "whole"))
     assert all((ours[key] == theirs[key]).all() for key in theirs)
-    state = read_record(tmp_path / "runs" / "run" / final).state
-    assert (state.skipped, state.passed_over, state.roll_backs, state.updates) == ((3,), (6, 7), 1, 7)
+    record = read_record(tmp_path / "runs" / "run" / final)
+    state = record.state
+    assert (state.skipped, state.passed_over, state.roll_backs, record.updates) == ((3,), (6, 7), 1, 7)
 
 
 def test_a_run_whose_first_steps_are_bad_is_rolled_back_to_its_start(shards: Path, tmp_path: Path) -> None:
@@ -121,7 +122,6 @@ def test_so_many_in_a_row_are_skipped_then_rolled_back_then_the_end() -> None:
     assert verdict(third, policy) is Verdict.ROLL_BACK
     back = rolled_back(third, RunState(7, 0, 0, skipped=(3, 4, 5)))
     assert (back.step, back.skipped, back.passed_over, back.roll_backs) == (7, (3, 4, 5), (8, 9, 10), 1)
-    assert back.updates == 4
     assert verdict(RunState(14, 0, 0, (3, 4, 5, 11, 12, 13), (8, 9, 10), 1), policy) is Verdict.STOP
     # What was passed over is neither skipped again nor does it count among those in a row.
     assert in_a_row(RunState(12, 0, 0, (3, 4, 5, 11), (8, 9, 10), 1)) == 1
