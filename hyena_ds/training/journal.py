@@ -42,7 +42,9 @@ class Journal:
             for line in lines:
                 self._recorder.say(line)
 
-    def step(self, plan: StagePlan, state: RunState, result: StepResult, rate: float, seconds: float, gib: float) -> None:
+    def step(
+        self, plan: StagePlan, state: RunState, result: StepResult, rate: float, seconds: float, gib: float
+    ) -> None:
         """The row of a step that took `seconds` and whose largest rank has held `gib` GiB."""
         recorder = self._recorder
         if recorder is None:

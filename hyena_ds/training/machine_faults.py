@@ -17,19 +17,18 @@ from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import LocalError
-from hyena_ds.parallel.devices import Compute
 
 _ALLOCATOR = re.compile(r"can't allocate memory|bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)", re.DOTALL)
 
 
 @contextmanager
-def in_a_sentence(config: RunConfig, plan: StagePlan, compute: Compute) -> Iterator[None]:
+def in_a_sentence(config: RunConfig, plan: StagePlan) -> Iterator[None]:
     """Turn what the machine did to this rank in stage `plan` into a LocalError; everything else passes through."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        where = f"rank {compute.rank}, stage {plan.number}"
+        where = f"stage {plan.number}"
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or _ALLOCATOR.search(text):
             raise LocalError(f"{where}: {out_of_memory(config, plan)}") from None

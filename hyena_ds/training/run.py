@@ -130,9 +130,11 @@ class _Run:
         try:
             self.interruption.hold()
             stop = self.scores.owed(self.engine, self.journal, self.state.step)
-            while stop is None and self.state.step < self.config.total_steps:  # a roll back may lead to an earlier stage
+            while (
+                stop is None and self.state.step < self.config.total_steps
+            ):  # a roll back may lead to an earlier stage
                 plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
-                with in_a_sentence(self.config, plan, self.compute):
+                with in_a_sentence(self.config, plan):
                     stop = self._stage(plan)
             if stop is not None:
                 self.journal.say(
@@ -141,7 +143,7 @@ class _Run:
                 )
                 return stop.code
             self.interruption.release()
-            with in_a_sentence(self.config, self.plans[-1], self.compute):
+            with in_a_sentence(self.config, self.plans[-1]):
                 self._finish()
             return 0
         finally:

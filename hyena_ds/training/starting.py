@@ -1,7 +1,7 @@
 """Where a run begins: a fresh or initialised model, or a checkpoint that all ranks have checked.
 
-    choose_checkpoint --none--> build_model (--> initialize_from) --> engine
-                      --PATH--> changes allowed? --> parameters --> engine --> moments
+choose_checkpoint --none--> build_model (--> initialize_from) --> engine
+                  --PATH--> changes allowed? --> parameters --> engine --> moments
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def start(config: RunConfig, compute: Compute, directory: RunDirectory) -> Start
     return Start(engine, record.state, record.run, tuple(news))
 
 
-def roll_back(config: RunConfig, compute: Compute, directory: RunDirectory) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
+def roll_back(
+    config: RunConfig, compute: Compute, directory: RunDirectory
+) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
     """The engine of the run's own newest whole checkpoint, or of its beginning where there is none. Collective."""
     checkpoint, _ = choose_checkpoint(directory.checkpoints, "latest", compute)
     if checkpoint is None:

@@ -36,4 +36,6 @@ def test_a_step_that_is_not_finite_leaves_no_trace(ranks: Ranks, zero_stage: int
         assert [r for r in found.results if not r.skipped] == wanted.results
         assert found.state.keys() == wanted.state.keys()
         assert all((found.state[key] == wanted.state[key]).all() for key in wanted.state)
-    assert all(not moment.any() for found in everyone for moment in found.first_moments), "an update came of the bad first step"
+    assert all(not moment.any() for found in everyone for moment in found.first_moments), (
+        "an update came of the bad first step"
+    )

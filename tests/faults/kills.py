@@ -8,6 +8,7 @@ Kills fall at random moments, while a checkpoint is being written, while ranks s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import subprocess
@@ -78,6 +79,7 @@ def soak(count: int, seed: int, directory: Path) -> dict[str, Any]:
         stages=stages,
         validation={"every_steps": 25, "windows": 3},
         checkpoint={"every_steps": SAVE_EVERY},
+        supervisor={"restarts_without_progress": 20},  # kills during saves and starts allow none
     )
     whole = train(config, "name=whole")
     assert whole.returncode == 0, whole.stderr
@@ -161,10 +163,8 @@ class _Run:
 
     def end(self) -> None:
         for process in [*self._processes(), self._supervisor]:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
 
 
 def _rank(process: psutil.Process) -> str | None:
