@@ -162,7 +162,7 @@ class _Run:
             return []
 
     def end(self) -> None:
-        for process in [*self._processes(), self._supervisor]:
+        for process in [self._supervisor, *self._processes()]:  # it would start them again
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
