@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def run(name: str, final_context: str, **changes: Any) -> None:
         validation = {**VALIDATION, "final_context": final_context}
-        checkpoint = {"every_steps": 1000, "keep": 10}
+        checkpoint = {"every_steps": 1000, "keep_last": 10}
         path = directory / f"{name}.yaml"
         result = train(write_config(path, shards, name=name, validation=validation, checkpoint=checkpoint, **changes))
         assert result.returncode == 0, result.stderr
