@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,7 +136,9 @@ class _Supervisor:
         if not faults:
             return Failure(f"the run ended with exit code {code}", step, None)
         first = faults[0]
-        raised = (first["step"], first["text"].split(" raised ", 1)[-1]) if first["kind"] == "raised" else None
+        # Without rank, host and process, which differ from start to start.
+        error = re.split(r" raised | ended the run: ", first["text"], maxsplit=1)[-1]
+        raised = (first["step"], error) if first["kind"] == "raised" else None
         return Failure(f"{first['text']} (exit code {code})", step, raised)
 
     def _slept(self, seconds: float) -> bool:

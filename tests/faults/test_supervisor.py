@@ -51,8 +51,9 @@ def test_a_dead_rank_costs_one_restart_and_one_line(tmp_path: Path) -> None:
     assert lines == ["hyena-ds supervise: rank 1 died (exit code 70); starting again from step 3 in 1 s"]
 
 
-def test_the_same_error_at_the_same_step_twice_is_not_tried_a_third_time(tmp_path: Path) -> None:
-    script = 'checkpoint 3; fault 4 raised "rank $starts (process $$) raised ValueError: bad"'
+@pytest.mark.parametrize("error", ["raised ValueError: bad", "ended the run: stage 0: out of memory"])
+def test_the_same_error_at_the_same_step_twice_is_not_tried_a_third_time(tmp_path: Path, error: str) -> None:
+    script = f'checkpoint 3; fault 4 raised "rank $starts (process $$) {error}"'
     code, starts, lines = supervise(tmp_path, script)
     assert (code, starts) == (70, 2)
     assert lines[-1].endswith("giving up: step 4 raised the same error twice in a row")
