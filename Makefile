@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test test-full soak soak-full lint bench clean
+.PHONY: help train test test-packages test-full soak soak-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make test    run every test, distributed ones included"
+	@echo "make test-packages   install sshd, pdsh, Slurm and shellcheck (Debian, root), without which tests of clusters are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
 	@echo "make lint    ruff and mypy"
@@ -35,6 +36,12 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-packages:
+	@command -v apt-get >/dev/null 2>&1 || { echo "make: found no apt-get; install by hand: $$(xargs < tests/cluster/packages.txt)" >&2; exit 2; }
+	@[ "$$(id -u)" -eq 0 ] || { echo "make: apt-get needs root: sudo make test-packages" >&2; exit 2; }
+	apt-get update -qq
+	xargs env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends < tests/cluster/packages.txt >/dev/null
 
 test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
