@@ -47,12 +47,12 @@ test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 soak: $(VENV)/installed
-	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py
+	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --count 40
 
 soak-full: $(VENV)/installed
-	HYENA_CORRUPTIONS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py
+	HYENA_CORRUPTIONS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --all
 

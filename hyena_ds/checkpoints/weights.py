@@ -5,21 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyena_ds.checkpoints.directory import latest_checkpoint
-from hyena_ds.checkpoints.manifest import WEIGHTS
+from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, read_manifest
 from hyena_ds.config.schema import ModelConfig
+from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file of a path that names it, a checkpoint, or a run."""
+    """The weights file of a path that names it, a checkpoint, or a run; in a checkpoint it is checked against the manifest.
+
+    Raises UserError when there is none, or it is not what was written.
+    """
     path = Path(path)
     candidates = [path] if path.is_file() else [path / WEIGHTS]
     if path.is_dir() and (newest := latest_checkpoint(path / "checkpoints")):
         candidates.append(newest / WEIGHTS)
     for candidate in candidates:
         if candidate.is_file():
+            _check(candidate)
             return candidate
     raise UserError(f"{path}: found no {WEIGHTS}; name a weights file, a checkpoint or a run directory")
+
+
+def _check(weights: Path) -> None:
+    if weights.name != WEIGHTS or not (weights.parent / MANIFEST).is_file():
+        return  # a file on its own: nothing says what it should be
+    written = read_manifest(weights.parent).files.get(WEIGHTS)
+    if written is None or written.sha256 != sha256_of(weights):
+        raise UserError(
+            f"{weights}: does not match its SHA-256 in {MANIFEST}: the file is damaged; take the weights of another checkpoint"
+        )
 
 
 def check_same_shape(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:

@@ -10,6 +10,7 @@ same collectives in the same order.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -88,7 +89,10 @@ def train_on(
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
     agreed(lambda: check_shards(config, compute))
-    return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
+    patience = 2 * config.watchdog.silence
+    with ExitStack() as held:
+        agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
+        return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:

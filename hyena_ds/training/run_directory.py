@@ -1,11 +1,19 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
 config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
+running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +29,7 @@ from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
+LOCK = "running.lock"
 
 
 class RunDirectory:
@@ -36,6 +45,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
+        self.lock = self.path / LOCK
 
     def is_complete(self) -> bool:
         return self.summary.is_file()
@@ -51,7 +61,7 @@ class RunDirectory:
         if not self.path.exists():
             return
         if not self.config_file.is_file():
-            if any(entry.name != FAULTS for entry in self.path.iterdir()):
+            if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return
         if config.resume == "never":
@@ -80,6 +90,39 @@ class RunDirectory:
                 "set them back, choose another name, or remove the directory to start afresh"
             )
         return found
+
+    @contextmanager
+    def held(self, patience: float) -> Iterator[None]:
+        """Keep every other run out of the directory.
+
+        Waits `patience` seconds for one that is still there: after a fault its last process may take a while to notice.
+        Raises UserError that names it when it stays.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._take(descriptor, time.monotonic() + patience)
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int, until: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                    raise UserError(
+                        f"{self.path}: {holder} is training this run; wait for its end, stop it, or choose another name"
+                    ) from None
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                    return
+                raise
+            time.sleep(0.2)
 
     def create(self, config: RunConfig) -> None:
         """Make the directory, with the config as it is now."""

@@ -100,15 +100,21 @@ def save_and_load(
         }
 
 
-def save_until_full(compute: Compute, directory: Path, background: bool, full: int, limit: int) -> list[str]:
-    """Save at step 1, then at step 2 while rank `full` may write no more than `limit` bytes a file; every rank's words."""
+def save_until_full(
+    compute: Compute, directory: Path, background: bool, full: int, limit: int, first: bool = True
+) -> list[str]:
+    """Save at step 1 (unless `first` is false), then at step 2 while rank `full` may write no more than `limit` bytes a file.
+
+    Every rank's words.
+    """
     config = tiny(compute.ranks, 1, background=background)
     writer = CheckpointWriter(directory, config, compute, RUN)
     words = []
     with _engine(compute, config, lively_model(config.model), None) as engine:
         _train(compute, config, engine, writer, 1)
-        writer.save(engine, RunState(1, 0, 256))
-        writer.finish()
+        if first:
+            writer.save(engine, RunState(1, 0, 256))
+            writer.finish()
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         if compute.rank == full:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+COUNT = int(os.environ.get("HYENA_CORRUPTIONS", "30"))
+"""Random damages that a test tries."""
 KINDS = ("flip", "truncate", "extend", "delete", "swap", "zero")
 
 

@@ -17,7 +17,7 @@ from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.checkpoints.weights import find_weights
 from hyena_ds.errors import UserError
 from tests.checkpoints import cases
-from tests.checkpoints.corruption import damage
+from tests.checkpoints.corruption import COUNT, damage, damaged_copies
 from tests.distributed.pool import Pool
 from tests.paths import ROOT
 
@@ -64,6 +64,32 @@ def test_a_damaged_one_is_named_by_every_rank_and_the_one_before_it_is_used(
     # The one that was named by its path is not replaced by another.
     named = ranks(2).run(cases.choose, directory=run / "checkpoints", resume=str(run / "checkpoints" / TWO), timeout=30)
     assert all(answer[0].startswith(f"refused: {run / 'checkpoints' / TWO / file}: ") for answer in named)
+
+
+def test_random_damage_is_named_by_every_rank_within_the_bound_and_the_one_before_is_used(
+    written: Path, tmp_path: Path, ranks: Callable[[int], Pool]
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(written / ONE, checkpoints / ONE)
+    hit = set()
+    for copy, done in damaged_copies(written / TWO, written / ONE, checkpoints, COUNT, seed=COUNT + 1):
+        answers = ranks(2).run(cases.choose, directory=checkpoints, resume="latest", timeout=30)
+        assert [name for name, _ in answers] == [ONE, ONE], (done, answers)
+        assert all(f"passed over: {copy / done.file}: " in line for _, (line,) in answers), (done, answers)
+        hit.add(done.file)
+    assert hit == {path.name for path in (written / TWO).iterdir()}
+
+
+def test_weights_to_start_from_are_those_that_the_manifest_names(run: Path, written: Path) -> None:
+    file = run / "checkpoints" / TWO / "weights.safetensors"
+    assert find_weights(file) == find_weights(file.parent) == file
+    spoil(run, TWO, "weights.safetensors", "flip", written)
+    for path in (run, file.parent, file):
+        with pytest.raises(UserError, match=r"weights\.safetensors: does not match its SHA-256 in manifest\.json"):
+            find_weights(path)
+    alone = run / "weights.safetensors"  # a copy that no manifest speaks of
+    shutil.copy(file, alone)
+    assert find_weights(alone) == alone
 
 
 def test_a_flipped_byte_in_the_run_state_shows_without_reading_the_tensors(run: Path, written: Path) -> None:

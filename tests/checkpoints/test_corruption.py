@@ -1,11 +1,7 @@
-"""Whatever happens to a checkpoint's bytes is noticed, named, and noticed without a process group.
-
-HYENA_CORRUPTIONS says how many random ones are tried (default 30).
-"""
+"""Whatever happens to a checkpoint's bytes is noticed, named, and noticed without a process group."""
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
@@ -15,9 +11,8 @@ import pytest
 
 from hyena_ds.checkpoints.directory import problem_of
 from hyena_ds.checkpoints.manifest import read_manifest, write_manifest
-from tests.checkpoints.corruption import KINDS, damage, damaged_copies
+from tests.checkpoints.corruption import COUNT, KINDS, damage, damaged_copies
 
-COUNT = int(os.environ.get("HYENA_CORRUPTIONS", "30"))
 FILES = [
     "manifest.json",
     "run_state.json",

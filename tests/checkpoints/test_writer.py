@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,41 @@ def test_a_rank_that_cannot_write_ends_all_with_one_sentence_and_leaves_what_was
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
     assert problem_of(tmp_path / "step-00000001", first=0) is None
     assert (tmp_path / "latest").read_text() == "step-00000001\n"
+
+
+@pytest.fixture()
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB with room for one checkpoint more, but not two."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, text=True, timeout=30
+    )
+    if mounted.returncode:
+        reason = f"a small file system cannot be mounted here: {mounted.stderr.strip()}"
+        assert os.environ.get("CI") != "true", reason
+        pytest.skip(reason)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True, timeout=30)
+
+
+def test_a_disk_that_fills_up_ends_all_ranks_with_one_sentence(ranks: Callable[[int], Pool], full_disk: Path) -> None:
+    checkpoints = full_disk / "checkpoints"
+    ranks(2).run(cases.save, directory=checkpoints, zero_stage=1, steps=[1])
+    size = sum(path.stat().st_size for path in (checkpoints / "step-00000001").iterdir())
+    free = shutil.disk_usage(full_disk).free
+    (full_disk / "other").write_bytes(bytes(free - size // 2))
+    answers = ranks(2).run(
+        cases.save_until_full, directory=checkpoints, background=True, full=-1, limit=0, timeout=120, first=False
+    )
+    assert answers[0] == answers[1]
+    (sentence,) = answers[0]
+    assert sentence.startswith(f"{checkpoints / '.step-00000002.partial'}/"), sentence
+    assert "the checkpoint of step 2 could not be written (No space left on device)" in sentence
+    assert [path.name for path in sorted(checkpoints.glob("step-*"))] == ["step-00000001"]
+    assert problem_of(checkpoints / "step-00000001", first=0) is None
 
 
 def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None = None) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from hyena_ds.parallel.heartbeat import FAULT_CODE
+from hyena_ds.training.interruption import DEADLINE_CODE
 from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, write_config
 
@@ -172,3 +173,25 @@ def test_an_error_on_one_rank_is_what_the_user_sees(shards: Path, tmp_path: Path
     assert output.count("Traceback") == 1 and "Connection closed" not in output
     assert "step 2, backward of micro step 2) raised ValueError: trouble" in output
     assert not launch.left()
+
+
+@pytest.mark.skipif(os.environ.get("HYENA_FULL") != "1", reason="takes a minute: make test-full (HYENA_FULL=1) runs it")
+def test_a_step_longer_than_the_launchers_patience_is_finished_and_saved_on_a_signal_and_at_the_deadline(
+    shards: Path, tmp_path: Path, launches: list[Launch]
+) -> None:
+    config = write_config(tmp_path / "config.yaml", shards)
+    command = [sys.executable, "-m", MODULE, "train", str(config)]
+    signalled = Launch(tmp_path, [*command, "name=signalled"], "sleep:40", 3, 1)
+    deadline = Launch(tmp_path, [*command, "name=deadline", "stop_after=60s"], "sleep:60", 3, 1)
+    launches += [signalled, deadline]
+    for launch in launches:
+        launch.in_trouble()
+    signalled.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code, output = signalled.end()
+    assert time.monotonic() - began > 31, "the step was not long"
+    assert code == 128 + signal.SIGTERM and "stopped by SIGTERM after step 4 of 10, which is saved" in output, output
+    assert latest(tmp_path / "runs" / "signalled") == "step-00000004"
+    code, output = deadline.end()
+    assert code == DEADLINE_CODE and "after step 4 of 10, which is saved" in output, output
+    assert latest(tmp_path / "runs" / "deadline") == "step-00000004"
