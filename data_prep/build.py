@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,7 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
         except BlockingIOError:
             raise Interrupted(f"{partial}: another prep is writing it; wait for it, or name another 'output'") from None
         if not resumed:
+            _say_what_is_discarded(partial, identity)
             for stale in partial.iterdir():
                 shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             identity.write(partial)
@@ -116,6 +118,16 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
     finally:
         os.close(lock)
     shutil.rmtree(partial)
+
+
+def _say_what_is_discarded(partial: Path, identity: Identity) -> None:
+    made = read_identity(partial)
+    if made is not None:
+        why = "; ".join(differences(made, identity))
+        print(
+            f"hyena-ds prep: {partial}: discarding the unfinished work of another config or input ({why})",
+            file=sys.stderr,
+        )
 
 
 def _missing_parents(path: Path) -> list[Path]:

@@ -94,7 +94,7 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
     optimizer, validation = config.optimizer, config.validation
     plans = plan_stages(config, ranks)
     lines = [
-        f"{config.name}: {config.total_steps:,} steps, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
+        f"{config.name}: {_steps(config.total_steps)}, {config.total_tokens:,} tokens, ZeRO stage {config.zero_stage}, "
         f"{config.precision}, on {ranks} {'rank' if ranks == 1 else 'ranks'}"
     ]
     if config.model.extension is not None:
@@ -104,7 +104,7 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
         )
     lines.append(
         f"learning rate: one schedule over all {config.total_steps:,} steps, not reset between stages; to "
-        f"{optimizer.learning_rate:.2e} in {round(optimizer.warmup_fraction * config.total_steps):,} steps, then a cosine "
+        f"{optimizer.learning_rate:.2e} in {_steps(round(optimizer.warmup_fraction * config.total_steps))}, then a cosine "
         f"to {optimizer.minimum_learning_rate:.2e}"
     )
     lines.append(
@@ -112,6 +112,10 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
     )
     lines.append("batch: sequences of a step = data-parallel rows x micro batch x micro steps")
     return lines + _aligned([_HEADINGS, *_rows(config, plans)])
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} {'step' if count == 1 else 'steps'}"
 
 
 _HEADINGS = (

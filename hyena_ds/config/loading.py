@@ -89,14 +89,29 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise UserError(f"{name}:{line}: found the control character {error.character:#x}, wanted text") from None
     loader.name = name
     try:
-        return loader.get_single_node()
+        root = loader.get_single_node()
+        if root is not None:
+            _refuse_cycles(root, ())
+        return root
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{where}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{name}: found values nested too deeply to be read, wanted a config") from None
     finally:
         loader.dispose()
+
+
+def _refuse_cycles(node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+    """An alias within what it names has no end. Raises UserError."""
+    if any(node is outer for outer in above):
+        raise UserError(f"{_where(node)}: found an alias of a value within that value, wanted one that ends")
+    children = [child for _, child in node.value] if isinstance(node, yaml.MappingNode) else node.value
+    if not isinstance(node, yaml.ScalarNode):
+        for child in children:
+            _refuse_cycles(child, (*above, node))
 
 
 def _override(root: yaml.Node, override: str) -> None:

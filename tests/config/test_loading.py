@@ -59,6 +59,16 @@ def test_a_good_file_becomes_the_dataclass_with_its_defaults() -> None:
     assert parse(GOOD) == Bicycle("swift", (Wheel(28), Wheel(26, 36)), price=0.0006)
 
 
+def test_an_alias_within_itself_is_refused_in_a_file_and_in_an_override() -> None:
+    says = "found an alias of a value within that value, wanted one that ends"
+    assert problem("name: a\nwheels: &a [*a]\n") == f"bike.yaml:2: {says}"
+    assert says in problem("name: a\nwheels: []\n", "parts=&a {b: *a}")
+
+
+def test_values_nested_without_reason_are_refused() -> None:
+    assert "nested too deeply" in problem(f"name: a\nwheels: {'[' * 5000}{']' * 5000}\n")
+
+
 @pytest.mark.parametrize(("text", "value"), [("6e-4", 6e-4), ("1E3", 1000.0), ("2", 2.0), ("-.5", -0.5), ("3.", 3.0)])
 def test_every_way_to_write_a_number_is_a_float_where_a_float_is_wanted(text: str, value: float) -> None:
     price = parse(f"name: a\nwheels: []\nprice: {text}\n").price

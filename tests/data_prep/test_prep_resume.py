@@ -120,7 +120,9 @@ def test_unfinished_work_of_another_config_or_input_is_not_used(workshop, sequen
         changed = {"chunk_length": 90}
     else:
         workshop.fasta({"a": sequence[2000:4000]})
-    workshop.build(**changed)
+    said = workshop.build(**changed).err
+    why = "'chunk_length' was 100 and is 90" if change == "config" else "the FASTA has other bytes"
+    assert f"discarding the unfinished work of another config or input ({why})" in said
     fresh = workshop.directory / "fresh"
     workshop.build(output=str(fresh), **changed)
     assert files_of(workshop.output) == files_of(fresh)
