@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.parallel.devices import Compute, start_compute
+from hyena_ds.training.local_ranks import bind_cores
 
 _CLOCK_TICK = 1e-4
 """CPU seconds below these are not told apart."""
@@ -37,9 +38,13 @@ class Timed:
 
 
 def start_process(grouped: bool, threads: int) -> Compute:
-    """This process's device; in a group, joined to the others. A process on its own needs no process group."""
+    """This process's device; in a group, joined to the others (with HYENA_BIND_CORES=1 on its own cores, as in training).
+
+    A process on its own needs no process group.
+    """
     torch.set_num_threads(threads)
     if grouped:
+        bind_cores()
         return start_compute()
     device, local_rank = torch.get_default_device(), int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():

@@ -1,11 +1,10 @@
 """`hyena-ds bench plot`: time per step and peak memory against context length, from the JSON files of `bench step`.
 
-One line a side, in both panels in the same colour, named at its right end. matplotlib is imported here only.
+One line a side, in both panels in the same colour. matplotlib is imported here only.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +38,11 @@ def plot(results: Sequence[str], output: str) -> None:
         (time_axes, "seconds", "Time of an optimizer step, seconds"),
         (memory_axes, "memory", "Peak memory of a process, GiB"),
     ):
-        ends = []
         for side, points in lines.items():
             colour, marker = styles[side]
             lengths = [point["context_length"] for point in points]
             values = [point[key] for point in points]
-            axes.plot(lengths, values, color=colour, marker=marker, markersize=6, linewidth=2)
+            axes.plot(lengths, values, color=colour, marker=marker, markersize=6, linewidth=2, label=side)
             if key == "seconds":
                 axes.fill_between(
                     lengths,
@@ -54,10 +52,10 @@ def plot(results: Sequence[str], output: str) -> None:
                     alpha=0.12,
                     lw=0,
                 )
-            ends.append((lengths[-1], values[-1], side, colour))
         _axes(axes, title, sorted({p["context_length"] for points in lines.values() for p in points}))
-        figure.canvas.draw()
-        _name_lines(axes, ends)
+        axes.legend(
+            loc="upper left", frameon=False, fontsize=10, labelcolor="linecolor"
+        )  # everything rises to the right
     figure.suptitle(_title(lines, machine), fontsize=11, color=_INK, x=0.01, ha="left")
     figure.savefig(output, dpi=150, facecolor="white")
     pyplot.close(figure)
@@ -132,52 +130,6 @@ def _axes(axes: Any, title: str, lengths: list[int]) -> None:
         axes.tick_params(axis="x", labelsize=8.5)
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
-
-
-def _name_lines(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
-    """Names right of the axes, in the order of the lines' ends and far enough apart to be read.
-
-    A line that ends early has its name above its end: everything rises to the right, so there is room.
-    """
-    last = max(length for length, _, _, _ in ends)
-    height = axes.get_window_extent().height
-    least = 15.0 * axes.figure.dpi / 100 / height
-    places = []
-    for length, value, side, colour in ends:
-        if length < last:
-            axes.annotate(
-                side,
-                xy=(length, value),
-                xytext=(4, 9),
-                textcoords="offset points",
-                color=colour,
-                fontsize=9.5,
-                ha="right",
-                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-            )
-            continue
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform((length, value)))
-        places.append([y, x, y, side, colour])
-    places.sort(key=lambda place: place[0])
-    for before, place in itertools.pairwise(places):
-        place[0] = max(place[0], before[0] + least)
-    if places and places[-1][0] > 1:
-        places[-1][0] = 1.0
-        for after, place in itertools.pairwise(reversed(places)):
-            place[0] = min(place[0], after[0] - least)
-    for place_y, x, y, side, colour in places:
-        axes.annotate(
-            side,
-            xy=(x, y),
-            xytext=(1.03, place_y),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=9.5,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.5, "shrinkB": 5},
-        )
 
 
 def _tokens(length: float) -> str:

@@ -55,7 +55,7 @@ class Ranks:
             environment = _environment(processes, threads, allocator)
             environment.update(LOCAL_RANK=str(rank))
             if grouped:
-                environment.update(RANK=str(rank), WORLD_SIZE=str(processes))
+                environment.update(RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
                 environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             self._processes.append(
                 subprocess.Popen(
