@@ -5,7 +5,7 @@
                                     launcher in a session of its own: no signal reaches it
 
 DeepSpeed's launcher would end its ranks one after another, each after 30 seconds, and dies of SIGUSR1, leaving them behind.
-`python -m hyena_ds.training.relay [--remove FILE] COMMAND ...` is the same for a shell script. No torch.
+`python -m hyena_ds.training.relay COMMAND ...` is the same for a shell script. No torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from types import FrameType
 from hyena_ds.training.interruption import AGAIN, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
 
 RELAY = "HYENA_RELAY_PID"
-"""The process that relays signals to the ranks of this machine; they leave when it is gone."""
+"""The process without which the ranks of this machine leave: the one that relays signals to them, or, on a host that ssh
+has reached, sshd's for the connection."""
 LEFT_BEHIND_CODE = 70
 """The launcher ended and left ranks behind, whatever it returned."""
 
@@ -141,16 +142,5 @@ def _members(session: int) -> list[int]:
     return members
 
 
-def _main(arguments: list[str]) -> int:
-    leftover = None
-    if arguments[:1] == ["--remove"]:
-        leftover, arguments = Path(arguments[1]), arguments[2:]
-    try:
-        return run_relayed(arguments, os.environ)
-    finally:
-        if leftover is not None:
-            leftover.unlink(missing_ok=True)
-
-
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(run_relayed(sys.argv[1:], os.environ))

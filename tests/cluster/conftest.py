@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts, why_not
+from tests.cluster.launches import Reference, reference
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,9 @@ def hosts_of(hosts_are_possible: None, tmp_path: Path) -> Iterator[Callable[[int
     """`hosts_of(count)` starts hosts that live as long as the test."""
     with ExitStack() as stack:
         yield lambda count: stack.enter_context(Hosts(count, tmp_path / "hosts"))
+
+
+@pytest.fixture(scope="session")
+def single(hosts_are_possible: None, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Shards, and the losses that one process has on them."""
+    return reference(tmp_path_factory.mktemp("single"))

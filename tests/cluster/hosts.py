@@ -47,7 +47,7 @@ _SSH = """Host *
 _BOOT = """set -e
 hostname "$1"
 mount --bind "$2/ssh" /etc/ssh
-mount --bind "$2/hosts" /etc/hosts
+mount --bind "$2/hosts-$1" /etc/hosts
 mount -t tmpfs tmpfs /run
 mkdir /run/sshd
 exec /usr/sbin/sshd -D -e
@@ -229,8 +229,9 @@ class Hosts:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ssh / key)], check=True)
         (ssh / "sshd_config").write_text(_SSHD)
         (ssh / "ssh_config").write_text(_SSH)
-        names = "".join(f"{host.address} {host.name}\n" for host in self.hosts)
-        (self._directory / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        for own in self.hosts:  # as Debian and Ubuntu have it: to itself, a host is 127.0.1.1
+            others = "".join(f"{host.address} {host.name}\n" for host in self.hosts if host is not own)
+            (self._directory / f"hosts-{own.name}").write_text(f"127.0.0.1 localhost\n127.0.1.1 {own.name}\n{others}")
 
 
 def why_not() -> str | None:
