@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import secrets
 import shlex
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,12 +30,14 @@ from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.interruption import AGAIN, STOP_FILE
 from hyena_ds.training.relay import RELAY, run_relayed
 from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch
 from hyena_ds.training.supervisor import WANTED_CODES, read_faults
 
 RANK_SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "rank.sh"
 
 _FORWARDED = (
     STOP_FILE,
+    LAUNCH,
     "HYENA_BIND_CORES",
     "DS_ACCELERATOR",
     "GLIBC_TUNABLES",
@@ -44,7 +46,8 @@ _FORWARDED = (
 )
 _FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "TORCH_")
 """Of variables that libraries read. What begins with PYTHON or UCX is forwarded by DeepSpeed."""
-_REACH_SECONDS = 60
+_END_SECONDS = 10
+"""Beyond twice the silence: the watchdog's, and then ssh's."""
 _ENTRY = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*(#.*)?")
 
 
@@ -87,22 +90,40 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: Sequence[str], e
     plan_stages(config, sum(host.slots for host in hosts))
     directory = RunDirectory(config)
     directory.check(config)
-    ssh = not environment.get("NO_SSH")
+    names, silence, ssh = [host.name for host in hosts], config.watchdog.silence, not environment.get("NO_SSH")
+    stop_file = environment.get("STOP_FILE") or f".hyena-stop.{socket.gethostname()}.{os.getpid()}"
     own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    own[STOP_FILE] = environment.get("STOP_FILE") or str(
-        Path.cwd() / f".hyena-stop.{socket.gethostname()}.{os.getpid()}"
-    )
+    own |= {STOP_FILE: str(Path(stop_file).absolute()), LAUNCH: secrets.token_hex(8)}
     if ssh:
-        own["PDSH_SSH_ARGS_APPEND"] = _ssh_arguments(environment, config.watchdog.silence)
-        reach(hosts, own)
+        own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(silence)}".strip()
+        check_hosts(names, {"directory": Path.cwd(), "Python": Path(sys.executable), "script": RANK_SCRIPT}, own)
     program = ["bash", str(RANK_SCRIPT), sys.executable, "-m", "hyena_ds", "train", config_path, *overrides]
     known = len(read_faults(directory.faults))
     with tempfile.NamedTemporaryFile("w", prefix="hyena-forwarded-") as file:
         file.write(environment_file(own) if ssh else "")
         file.flush()
         own["DS_ENV_FILE"] = file.name  # where DeepSpeed reads what to forward
-        code = run_relayed(launch_command(hostfile, hosts, program, own, ssh), own)
+        command = launch_command(hostfile, hosts, program, own, ssh)
+        code = run_relayed(command, own, overdue(directory.faults, 2 * silence + _END_SECONDS))
+    if ssh and code not in WANTED_CODES:
+        end_launch(names, own[LAUNCH], own)
     return _ended(code, directory, read_faults(directory.faults)[known:])
+
+
+def overdue(faults: Path, seconds: float) -> Callable[[], bool]:
+    """Whether a fault has been written for so long that the launcher should have ended.
+
+    It waits for a process that is stopped; and the host's other ranks, which would end it, there may not be.
+    """
+    known, since = _size(faults), math.inf
+
+    def is_overdue() -> bool:
+        nonlocal since
+        if since == math.inf and _size(faults) != known:
+            since = time.monotonic()
+        return time.monotonic() - since > seconds
+
+    return is_overdue
 
 
 def launch_command(
@@ -143,48 +164,6 @@ def address_of(host: Host) -> str | None:
     return next((each for each in addresses if not ip_address(each.partition("%")[0]).is_loopback), None)
 
 
-def reach(hosts: Sequence[Host], environment: Mapping[str, str]) -> None:
-    """Raise UserError with every host that ssh does not reach, or that lacks the repository or its Python."""
-    missing = [program for program in ("pdsh", "ssh") if shutil.which(program, path=environment.get("PATH")) is None]
-    if missing:
-        raise UserError(
-            f"this machine: found no {' and no '.join(missing)}; install it (Debian: apt-get install pdsh openssh-client), or "
-            "start the ranks of each host there: NO_SSH=1 NODE_RANK=... bash launch/hostfile.sh ..."
-        )
-    wanted = {"directory": Path.cwd(), "Python": sys.executable, "script": RANK_SCRIPT}
-    look = "; ".join(
-        f"[ -e {shlex.quote(str(path))} ] || {{ echo found no {what} {shlex.quote(str(path))} >&2; exit 1; }}"
-        for what, path in wanted.items()
-    )
-    options = ["-o", "BatchMode=yes", *shlex.split(environment["PDSH_SSH_ARGS_APPEND"]), "-o", "ConnectTimeout=10"]
-    probes = [
-        subprocess.Popen(
-            ["ssh", *options, host.name, look],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in hosts
-    ]
-    problems = []
-    for host, probe in zip(hosts, probes, strict=True):
-        try:
-            said = probe.communicate(timeout=_REACH_SECONDS)[1].strip().splitlines()
-        except subprocess.TimeoutExpired:
-            probe.kill()
-            probe.communicate()
-            said = [f"ssh got no answer in {_REACH_SECONDS} s"]
-        if probe.returncode != 0:
-            problems.append(f"{host.name}: {said[-1] if said else f'ssh ended with code {probe.returncode}'}")
-    if problems:
-        raise UserError(
-            f"hosts: {'; '.join(problems)}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
-            f"the repository and its environment where they are here; try: ssh {hosts[0].name} true, or take the host out"
-        )
-
-
 def environment_file(environment: Mapping[str, str]) -> str:
     """What every host's ranks are to see of `environment`, as DeepSpeed reads it. Raises UserError."""
     lines = []
@@ -214,15 +193,12 @@ def _in_double_quotes(value: str) -> str:
     return re.sub(r"([\\$`\"])", r"\\\1", value).replace("%", "%%")
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _kinds(environment: Mapping[str, str]) -> set[str]:
     return {name for name in environment if name.startswith(_FORWARDED_KINDS)}
-
-
-def _ssh_arguments(environment: Mapping[str, str], silence: float) -> str:
-    """ssh waits for ever for a host that is gone; but it must not give a host up before the watchdog does."""
-    interval = math.ceil(silence / 3)
-    alive = f"-o ServerAliveInterval={interval} -o ServerAliveCountMax=4"
-    return f"{environment.get('PDSH_SSH_ARGS_APPEND', '')} {alive}".strip()
 
 
 def _ended(code: int, directory: RunDirectory, faults: list[dict[str, object]]) -> int:

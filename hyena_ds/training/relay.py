@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -34,10 +34,12 @@ _LAST_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 
 
-def run_relayed(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_relayed(
+    command: Sequence[str], environment: Mapping[str, str], overdue: Callable[[], bool] = lambda: False
+) -> int:
     """Run the launcher `command`; its exit code, or 128 + signal when it was stopped before its end. Main thread only.
 
-    No process of the launcher's session outlives the call.
+    No process of the launcher's session outlives the call, nor the time when it is `overdue`.
     """
     with tempfile.TemporaryDirectory(prefix="hyena-stop-") as directory:
         stop_file = Path(environment.get(STOP_FILE) or Path(directory) / "stop")
@@ -45,14 +47,14 @@ def run_relayed(command: Sequence[str], environment: Mapping[str, str]) -> int:
         own = {STOP_FILE: str(stop_file.absolute()), RELAY: str(os.getpid())}
         started = {STARTED: environment.get(STARTED) or repr(time.monotonic())}
         try:
-            return _Relay(stop_file).run(command, {**environment, **own, **started})
+            return _Relay(stop_file, overdue).run(command, {**environment, **own, **started})
         finally:
             stop_file.unlink(missing_ok=True)
 
 
 class _Relay:
-    def __init__(self, stop_file: Path):
-        self.stop_file = stop_file
+    def __init__(self, stop_file: Path, overdue: Callable[[], bool]):
+        self.stop_file, self.overdue = stop_file, overdue
         self.requests = Requests()
         self.at_once: float | None = None
         """When a second Ctrl-C came."""
@@ -73,7 +75,8 @@ class _Relay:
     def _wait(self, launcher: subprocess.Popen[bytes]) -> bool:
         """Until the launcher has ended; whether it left processes behind. It is not reaped, so its id stays its own."""
         while os.waitid(os.P_PID, launcher.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            if self.at_once is not None and time.monotonic() - self.at_once > _AT_ONCE_SECONDS:
+            late = self.at_once is not None and time.monotonic() - self.at_once > _AT_ONCE_SECONDS
+            if late or self.overdue():
                 return end_session(launcher.pid)
             time.sleep(0.1)
         ended = time.monotonic()

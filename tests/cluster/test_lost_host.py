@@ -73,3 +73,20 @@ def test_a_killed_host_is_named_and_the_other_goes_on_from_the_checkpoint(
     code, output = Launch(login, hosts.hostfile(2, 1), config).end()  # where the hostfile says, not where it is typed
     assert code == 0, output
     assert are_equal(losses(run), single.losses)
+
+
+def test_a_stopped_rank_alone_on_its_host_is_named_and_does_not_remain(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(2)
+    config, run = write_run(tmp_path, single.shards), tmp_path / "runs" / "run"
+    launch = Launch(hosts[0], hosts.hostfile(1), config)
+    launch.reach(run, 4)
+    (stopped,) = [process for process in hosts[1].processes("hyena_ds train") if "LOCAL_RANK" in process.environ()]
+    stopped.suspend()
+    began = time.monotonic()
+    code, output = launch.end()
+    assert time.monotonic() - began < BOUND + SILENCE, output
+    assert code == FAULT_CODE, output
+    assert output.splitlines()[-1].startswith("hyena-ds: error: the run has ended: rank 1 on node1 (process "), output
+    assert not left(*hosts)
