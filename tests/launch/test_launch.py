@@ -96,3 +96,4 @@ def test_a_host_gives_its_ranks_the_settings_unless_it_has_gpus(
     seen = dict(line.split("=", 1) for line in result.stdout.split("\0") if line)
     settings = {} if on_gpu else {"DS_ACCELERATOR": "cpu", **cpu_settings(2, own)}
     assert {name: seen[name] for name in (*NAMES, "DS_ACCELERATOR") if name in seen} == {**own, **settings}
+    assert (seen.get("CUDA_VISIBLE_DEVICES") == "") == (not on_gpu)
