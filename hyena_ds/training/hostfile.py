@@ -83,7 +83,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
-def train_on_hosts(hostfile: Path, config_path: str, overrides: Sequence[str], environment: Mapping[str, str]) -> int:
+def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], environment: Mapping[str, str]) -> int:
     """Train the config on the hosts; the exit code. Raises UserError before anything is started. Main thread only."""
     hosts = read_hostfile(hostfile)
     config = load_yaml(config_path, RunConfig, overrides)
