@@ -69,8 +69,9 @@ def test_a_killed_host_is_named_and_the_other_goes_on_from_the_checkpoint(
     assert "has been silent for" in last and "seen by rank 2 in " in last
     assert not left(second, login)
     assert len(losses(run)) < STEPS
-    code, output = Launch(login, hosts.hostfile(2, 1), config).end()  # where the hostfile says, not where it is typed
+    code, output = Launch(login, hosts.hostfile(2, 1), config).end()
     assert code == 0, output
+    assert "node1: resuming after step" in output  # where the hostfile says, not where it is typed
     assert are_equal(losses(run), single.losses)
 
 
