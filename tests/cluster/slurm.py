@@ -53,7 +53,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
 {parameters}
 PreemptType=preempt/partition_prio
@@ -183,9 +183,10 @@ class Slurm:
 
     def _idle(self) -> int:
         try:
-            return self.run("sinfo", "--noheader", "--Node", "--format", "%T").split().count("idle")
+            rows = self.run("sinfo", "--noheader", "--Node", "--format", "%N %T").splitlines()
         except (AssertionError, subprocess.SubprocessError):  # slurmctld does not answer yet
             return 0
+        return len({row for row in rows if row.endswith(" idle")})  # a node has a row for each of its partitions
 
     def _until(self, what: str, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + UP_SECONDS

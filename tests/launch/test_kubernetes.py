@@ -80,8 +80,15 @@ def versions() -> list[str]:
     return [OLDEST, kubernetes_validate.latest_version()]
 
 
+def documented() -> dict[str, Any]:
+    """The manifests that launch/README.md tells to write."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "launch" / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return _by_kind("\n---\n".join(block for block in blocks if "apiVersion" in block))
+
+
 def test_the_manifests_are_valid_by_the_published_schemas() -> None:
-    for resources in (shipped(), *(printed(CONFIG, "name=x", **settings) for settings in SETTINGS)):
+    assert documented().keys() == {"PersistentVolumeClaim", "Pod"}
+    for resources in (shipped(), documented(), *(printed(CONFIG, "name=x", **settings) for settings in SETTINGS)):
         for resource in resources.values():
             for version in versions():
                 validate(resource, version)
