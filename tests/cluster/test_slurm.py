@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import time
@@ -114,26 +115,48 @@ def test_a_users_mistake_ends_the_job_and_is_not_tried_again(slurm: Slurm, shard
     assert "sequence_parallel" in job.said()
 
 
+class Ranks:
+    """A job whose ranks only write down what they find; `seen` is their environments, in the order of their numbers."""
+
+    def __init__(self, slurm: Slurm, directory: Path, *options: str):
+        python = directory / "python"
+        show = f'env > "{directory}/$RANK.env"'
+        lines = ("#!/usr/bin/env bash", f'[ "$2 $3" = "hyena_ds train" ] || exec "{sys.executable}" "$@"', show)
+        python.write_text("\n".join(lines) + "\n")
+        python.chmod(0o755)
+        config = write_config(directory / "config.yaml", directory)
+        job = Job(slurm, directory, *options, SCRIPT, str(config), PYTHON=str(python))
+        ended = job.ended()
+        assert ended["JobState"] == "COMPLETED", job.said()
+        files = sorted(directory.glob("*.env"), key=lambda file: int(file.stem))
+        self.seen = [dict(re.findall(r"^(\w+)=(.*)$", file.read_text(), re.MULTILINE)) for file in files]
+
+    def column(self, name: str) -> list[str | None]:
+        return [seen.get(name) for seen in self.seen]
+
+
 @pytest.mark.parametrize(
     ("options", "ranks"),
     [([], 4), (["--gpus-per-node=4"], 4), (["--ntasks=2", "--gpus-per-task=1"], 2), (["--ntasks-per-node=3"], 3)],
 )
 def test_there_is_a_rank_for_each_gpu_and_every_rank_sees_all_of_its_node(
-    options: list[str], ranks: int, slurm: Slurm, shards: Path, tmp_path: Path
+    options: list[str], ranks: int, slurm: Slurm, tmp_path: Path
 ) -> None:
-    python = tmp_path / "python"
-    show = f'env > "{tmp_path}/$RANK.env"'
-    python.write_text(f'#!/usr/bin/env bash\n[ "$2 $3" = "hyena_ds train" ] || exec "{sys.executable}" "$@"\n{show}\n')
-    python.chmod(0o755)
-    config = write_config(tmp_path / "config.yaml", shards)
-    ended = (job := Job(slurm, tmp_path, "--partition=gpu", *options, SCRIPT, str(config), PYTHON=str(python))).ended()
-    assert ended["JobState"] == "COMPLETED", job.said()
-    files = sorted(tmp_path.glob("*.env"))
-    assert [file.stem for file in files] == [str(rank) for rank in range(ranks)]
-    for rank, file in enumerate(files):
-        seen = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        assert [seen[name] for name in names] == [str(rank), str(rank), str(ranks), str(ranks)]
-        assert seen["CUDA_VISIBLE_DEVICES"] == ",".join(map(str, range(len(GPUS))))
-        assert seen["HYENA_STOP_FILE"] == str(tmp_path / "stop")
-        assert "HYENA_STARTED" in seen and "HYENA_RELAY_PID" not in seen
+    job = Ranks(slurm, tmp_path, "--partition=gpu", *options)
+    numbers = [str(rank) for rank in range(ranks)]
+    assert job.column("RANK") == job.column("LOCAL_RANK") == numbers
+    assert job.column("WORLD_SIZE") == job.column("LOCAL_WORLD_SIZE") == [str(ranks)] * ranks
+    assert job.column("CUDA_VISIBLE_DEVICES") == [",".join(map(str, range(len(GPUS))))] * ranks
+
+
+def test_ranks_are_numbered_node_after_node_and_share_what_they_have_to(slurm: Slurm, tmp_path: Path) -> None:
+    job = Ranks(slurm, tmp_path, "--nodes=2", "--ntasks-per-node=2", "--distribution=cyclic")
+    assert job.column("SLURMD_NODENAME") == ["node1", "node1", "node2", "node2"]
+    assert job.column("RANK") == ["0", "1", "2", "3"]
+    assert job.column("LOCAL_RANK") == ["0", "1", "0", "1"]
+    assert job.column("WORLD_SIZE") == ["4"] * 4 and job.column("LOCAL_WORLD_SIZE") == ["2"] * 4
+    assert len(set(job.column("MASTER_PORT"))) == 1 and job.column("MASTER_ADDR") == ["127.0.0.1"] * 4
+    assert job.column("HYENA_STOP_FILE") == [str(tmp_path / "stop")] * 4
+    # The clock and the processes of the first node mean nothing to the second.
+    assert [started is not None for started in job.column("HYENA_STARTED")] == [True, True, False, False]
+    assert job.column("HYENA_RELAY_PID") == [None] * 4
