@@ -156,7 +156,7 @@ class Batch:
         slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
         ours = {"STEPS": str(self.steps), "CODE": str(code), "PREEMPTED": "None"}
         ours["STOP_FILE"] = str(self.stage.directory / "stop")
-        return self.stage.run("slurm.sbatch", *self.arguments, **slurm, **ours, **environment)
+        return self.stage.run("slurm.sbatch", *self.arguments, **{**slurm, **ours, **environment})
 
     def step(self) -> str:
         return self.steps.read_text()
