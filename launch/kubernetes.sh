@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Print what a run needs on Kubernetes, for kubectl (1.26 or newer): ConfigMap, Service and Job of kubernetes.yaml
+# Print what a run needs on Kubernetes, for kubectl (1.29 or newer): ConfigMap, Service and Job of kubernetes.yaml
 #   IMAGE=registry.example/hyena-ds NODES=4 GPUS=8 bash launch/kubernetes.sh configs/large-1m.yaml [key.path=value ...] \
 #       | kubectl apply -f -
 # NAME    of all three objects (default hyena)

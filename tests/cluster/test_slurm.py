@@ -16,8 +16,8 @@ from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, train, write_config
 
 SCRIPT = "launch/slurm.sbatch"
-TIMEOUT = 240
-STEPS = 600
+TIMEOUT = 400
+STEPS = 400
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def torchrun(*arguments: str, port: int = 0) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(
     ("end", "code"),
-    [("exit 0", 0), ("exit 2", 2), ("[ $RANK = 0 ] || exit 143; exec sleep 60", 143), ("kill -9 $$", 137)],
+    [("exit 2", 2), ("[ $RANK = 0 ] || exit 143; exec sleep 60", 143), ("kill -9 $BASHPID", 137)],
 )
 def test_the_exit_code_is_that_of_the_first_rank_that_failed(end: str, code: int) -> None:
     done = torchrun("--no-python", "bash", "-c", end)
