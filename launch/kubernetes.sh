@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Print what a run needs on Kubernetes, for kubectl (1.29 or newer): ConfigMap, Service and Job of kubernetes.yaml
+#   IMAGE=registry.example/hyena-ds NODES=4 GPUS=8 bash launch/kubernetes.sh configs/large-1m.yaml [key.path=value ...] \
+#       | kubectl apply -f -
+# NAME    of all three objects (default hyena)
+# IMAGE   with the repository in /opt/hyena-ds, see launch/README.md (default hyena-ds:latest)
+# NODES   pods (default 1)
+# GPUS    of a pod; 0: ranks compute on the CPU (default 0)
+# RANKS   processes of a pod (default: GPUS, or 1)
+# CPUS    cores of a pod, shared by its ranks (default: 4 a rank)
+# MEMORY  of a pod (default: 32Gi a rank)
+# CLAIM   persistent volume claim that all pods can write, mounted at /workspace: shards and runs (default: NAME)
+# FORWARD names of further variables of this shell that the ranks must see
+set -euo pipefail
+config=${1:?usage: bash launch/kubernetes.sh CONFIG [key.path=value ...]}
+shift
+name=${NAME:-hyena}
+nodes=${NODES:-1}
+gpus=${GPUS:-0}
+ranks=${RANKS:-$((gpus > 0 ? gpus : 1))}
+cpus=${CPUS:-$((4 * ranks))}
+threads=$((cpus / ranks > 0 ? cpus / ranks : 1))
+text() { # a line of YAML text
+    printf "%s'%s'\n" "$1" "${2//\'/\'\'}"
+}
+value() { # of an environment variable
+    printf '/name: %s$/{n;s|value: .*|value: "%s"|}\n' "$1" "$2"
+}
+key() {
+    printf 's|\\b%s: .*|%s: %s|\n' "$1" "$1" "$2"
+}
+
+printf 'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: %s\ndata:\n  config.yaml: |2\n' "$name"
+sed 's/^/    /' "$config"
+printf -- '\n---\n'
+sed -f <(
+    printf '/^#/d\n'
+    value NNODES "$nodes"
+    value RANKS "$ranks"
+    value OMP_NUM_THREADS "$threads"
+    value MASTER_ADDR "$name-0.$name"
+    key completions "$nodes"
+    key parallelism "$nodes"
+    key image "${IMAGE:-hyena-ds:latest}"
+    key cpu "$cpus"
+    key memory "${MEMORY:-$((32 * ranks))Gi}"
+    if [ "$gpus" -gt 0 ]; then key nvidia.com/gpu "$gpus"; else printf '/nvidia.com.gpu/d\n'; fi
+    printf 's|claimName: .*|claimName: %s|\n' "${CLAIM:-$name}"
+    printf 's/: hyena$/: %s/\n' "$name"
+) -e "/config.config.yaml/r "<(for override; do text '            - ' "$override"; done) \
+    -e "/^          env:/r "<(for variable in ${FORWARD:-}; do
+        text '            - name: ' "$variable"
+        text '              value: ' "${!variable}"
+    done) "$(dirname "${BASH_SOURCE[0]}")/kubernetes.yaml"
