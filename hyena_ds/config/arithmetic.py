@@ -76,6 +76,15 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, max(1, limit)), 0, -1) if number % divisor == 0)
 
 
+def tokens_until(config: RunConfig, step: int) -> int:
+    """Tokens of the first `step` steps of the schedule."""
+    tokens = 0
+    for stage in config.schedule:
+        steps = min(step, stage.step_count)
+        tokens, step = tokens + steps * stage.tokens_per_step, step - steps
+    return tokens
+
+
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """Linear warmup, then a cosine to the minimum at the run's last step; `step` counts from 0 over the whole run.
 

@@ -1,6 +1,7 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
+config.yaml  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
+faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
+ENVIRONMENT = "environment.jsonl"
 
 
 class RunDirectory:
@@ -36,6 +38,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
+        self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
         return self.summary.is_file()

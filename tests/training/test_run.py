@@ -26,11 +26,14 @@ STEP_FIELDS = [
     "context_length",
     "loss",
     "perplexity",
+    "bits_per_base",
     "learning_rate",
     "gradient_norm",
     "tokens",
     "tokens_per_second",
     "peak_memory_gib",
+    "exchange_share",
+    "input_wait_seconds",
 ]
 
 
