@@ -11,18 +11,16 @@ import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from hyena_ds.monitoring.rows import Row, read_rows, training_time
 from hyena_ds.sweeps.plan import Sweep, SweepRun
 from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS
-from hyena_ds.training.run_directory import FAULTS, SUMMARY
+from hyena_ds.training.run_directory import FAULTS, METRICS, SUMMARY
 from hyena_ds.training.supervisor import read_faults
 
 RESULTS = "results.csv"
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
 """Exit codes of a run that was asked to stop, and saved."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,10 @@ def rows_of(sweep: Sweep) -> list[Row]:
 
 
 def _row(run: SweepRun) -> Row:
-    steps = _training_rows(run.directory / "metrics.jsonl")
+    steps = [row for row in read_rows(run.directory / METRICS) if "loss" in row]
     complete, outcome = is_complete(run), read_outcome(run)
     summary = json.loads((run.directory / SUMMARY).read_text(encoding="utf-8")) if complete else {}
-    seconds, tokens = _time_of(steps)
+    seconds, tokens = training_time(steps)
     last = steps[-1] if steps else {}
     status, error = _status(run, complete, outcome, last.get("step", 0))
     return {
@@ -94,32 +92,6 @@ def _status(run: SweepRun, complete: bool, outcome: Outcome | None, step: int) -
     if step or faults:
         return f"unfinished, {step:,} of {run.config.total_steps:,} steps", error
     return "not started", None
-
-
-def _training_rows(metrics: Path) -> list[Row]:
-    try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # half-written, as of a run that is under way
-        if isinstance(row, dict) and "loss" in row:
-            rows.append(row)
-    return rows
-
-
-def _time_of(steps: list[Row]) -> tuple[float, int]:
-    """Seconds of training, data included, validation and checkpoints not; and the tokens of these steps."""
-    seconds, tokens = 0.0, 0
-    for row in steps:
-        if row.get("tokens_per_second") and row["tokens"] > tokens:
-            seconds += (row["tokens"] - tokens) / row["tokens_per_second"] + row.get("input_wait_seconds", 0.0)
-            tokens = row["tokens"]
-    return seconds, tokens
 
 
 def write_csv(sweep: Sweep, rows: list[Row]) -> Path:

@@ -23,16 +23,19 @@ from hyena_ds.errors import UserError
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 ENVIRONMENT = "environment.jsonl"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
 
 
 class RunDirectory:
     """Paths of a run."""
 
-    def __init__(self, config: RunConfig):
-        self.path = Path(config.output) / config.name
-        self.config_file = self.path / "config.yaml"
+    def __init__(self, config: RunConfig, path: Path | None = None):
+        """Where `config` puts it; or at `path`, which a copied run may be."""
+        self.path = path or Path(config.output) / config.name
+        self.config_file = self.path / CONFIG
         self.stream = self.path / "stream.jsonl"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = self.path / METRICS
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
