@@ -7,7 +7,7 @@ wandb   Weights & Biases, if its package is installed; a resumed run goes on in 
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ CSV = "csv"
 
 def check_monitors(config: MonitorsConfig) -> None:
     """Raise UserError when a monitor's package is missing."""
-    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
-        raise UserError(
-            "monitors.wandb: found no package wandb, which it needs; pip install wandb, or leave monitors.wandb out"
-        )
+    if config.wandb is not None:
+        try:
+            importlib.import_module("wandb")
+        except ImportError:
+            raise UserError(
+                "monitors.wandb: found no package wandb, which it needs; pip install wandb, or leave monitors.wandb out"
+            ) from None
 
 
 class Monitors:

@@ -36,7 +36,7 @@ class Progress:
         self._bar = tqdm(
             initial=tokens,
             total=total_tokens,
-            desc=f"step {step:,} of {total_steps:,}",
+            desc=f"step {step:,}/{total_steps:,}",
             bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed}<{remaining}]",
             dynamic_ncols=True,
             mininterval=1.0,
@@ -51,12 +51,9 @@ class Progress:
 
     def advance(self, now: Reached) -> str | None:
         """Move the bar; every PLAIN_SECONDS a line that says the same."""
-        text = (
-            f"step {now.step:,} of {self._total_steps:,} (stage {now.stage}, context {now.context_length:,}): "
-            f"loss {now.loss:.4f}"
-        )
         if self.has_bar:
-            self._bar.set_description_str(text, refresh=False)
+            where = f"step {now.step:,}/{self._total_steps:,}, context {now.context_length:,}"
+            self._bar.set_description_str(f"{where}, loss {now.loss:.4f}", refresh=False)
             self._bar.update(now.tokens - self._bar.n)
         seconds = time.monotonic() - self._plain_at
         if seconds < PLAIN_SECONDS:
@@ -64,7 +61,8 @@ class Progress:
         rate = (now.tokens - self._plain_tokens) / seconds
         self._plain_at, self._plain_tokens = time.monotonic(), now.tokens
         left = f", about {_duration((self._total_tokens - now.tokens) / rate)} left" if rate > 0 else ""
-        return f"{text}, {rate:,.0f} tokens/s{left}"
+        where = f"step {now.step:,} of {self._total_steps:,} (stage {now.stage}, context {now.context_length:,})"
+        return f"{where}: loss {now.loss:.4f}, {rate:,.0f} tokens/s{left}"
 
     def say(self, line: str) -> None:
         """A line on the terminal, above the bar."""

@@ -58,8 +58,9 @@ class SweepConfig:
             )
         counts = Counter([*self.settings, *self.axes, *(keys[0] if keys else ())])
         for key, count in counts.items():
-            require(key not in _OURS, "settings", f"{key}: the sweep sets it itself; leave it out")
-            require(count == 1, "settings", f"{key}: found it in more than one of settings, rows and axes; wanted one")
+            place = "axes" if key in self.axes else "rows" if keys and key in keys[0] else "settings"
+            require(key not in _OURS, place, f"{key}: the sweep sets it itself; leave it out")
+            require(count == 1, place, f"{key}: found it in more than one of settings, rows and axes; wanted one")
         for key in _IN_BRACES.findall(self.run):
             require(key in counts, "run", f"found {{{key}}}, wanted one of {', '.join(counts)}")
 
