@@ -50,12 +50,6 @@ class Records:
     def step(self) -> int:
         return int(self.steps[-1]["step"]) if self.steps else 0
 
-    @property
-    def ranks(self) -> int:
-        """Of the last start, as far as it is known."""
-        known = self.starts[-1].get("ranks") if self.starts else self.config.local_ranks
-        return int(known or self.config.widest_sequence_parallel)
-
 
 def read_records(path: Path) -> Records:
     """Of the run in the directory `path`. Raises UserError where there is no run."""

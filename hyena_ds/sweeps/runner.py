@@ -89,7 +89,7 @@ class Runner:
         )
         self._child = child
         if self._requests.first is not None:  # a signal came just before there was anybody to pass it on to
-            child.send_signal(self._requests.first)
+            os.kill(child.pid, self._requests.first)
         lines: deque[str] = deque(maxlen=_LAST_LINES)
         assert child.stdout is not None
         reader = threading.Thread(target=_copy, args=(child.stdout, lines), daemon=True)
@@ -108,7 +108,7 @@ class Runner:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._requests.hear(number, time.monotonic())
         if self._child is not None:
-            self._child.send_signal(number)
+            os.kill(self._child.pid, number)  # not reaped yet; send_signal would do that
         _say(f"{name_of(number)}: no further run is started")
 
 

@@ -88,7 +88,7 @@ def train_on(
         if compute.rank == 0:
             print("\n".join(complete_message(directory)))
         return 0
-    agreed(lambda: check_monitors(config.monitors) if compute.rank == 0 else None)
+    from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
     agreed(lambda: check_shards(config, compute))
@@ -126,7 +126,7 @@ class _Run:
         self.engine, self.state, self.news = started.engine, started.state, started.news
         self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run)
         environment = Environment.of_all_ranks(compute, self.state.step)
-        agreed(lambda: self._create_directory(environment) if compute.rank == 0 else None)
+        from_rank_zero(lambda: self._create_directory(environment))
         self.journal = Journal(directory, config, started.run, self.state, writes=compute.rank == 0)
 
     def to_the_end(self) -> int:
