@@ -145,7 +145,7 @@ def _y_scale(values: list[float], log: bool, from_zero: bool, cut: float | None)
     if cut is not None and low < cut < high:
         high = cut
     if from_zero and not log:
-        low = 0.0
+        low, high = 0.0, high if high > 0 else 1.0
     if high <= low:
         low, high = (low / 2, high * 2) if log else (low - 0.5 * abs(low or 1.0), high + 0.5 * abs(high or 1.0))
     if log:
