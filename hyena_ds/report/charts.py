@@ -1,6 +1,6 @@
 """Line charts as inline SVG, without a library: they take the page's colours, by classes, in light and in dark.
 
-    series, boundaries --scales, ticks--> <svg> 640 x 250, as wide as its place
+    series, boundaries --scales, ticks--> <svg> 540 x 230 or, wide, 1090 x 300; as wide as its place
 
 Colours are classes s0 to s7. Everything that comes from a run is escaped.
 """
@@ -14,8 +14,8 @@ from html import escape
 
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT = 640.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 20.0, 30.0
+_SIZE, _WIDE_SIZE = (540.0, 230.0), (1090.0, 300.0)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 20.0, 34.0
 _BUCKETS = 240
 """Points of a line at most: longer ones are means over neighbours, with a band from smallest to largest."""
 _LABEL_GAP = 26.0
@@ -63,13 +63,16 @@ class Scale:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             every = (1, 2, 5) if len(decades) <= 3 else (1,)
-            ticks = [digit * 10.0**decade for decade in decades for digit in every]
-        else:
-            rough = (self.high - self.low) / wanted
-            size = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-            step = next((size * factor for factor in (1, 2, 2.5, 5) if size * factor >= rough), 10 * size)
-            first = math.ceil(self.low / step - 1e-9)
-            ticks = [number * step for number in range(first, first + 2 * wanted + 2)]
+            ticks = self._inside([digit * 10.0**decade for decade in decades for digit in every])
+            if len(ticks) > 2:
+                return ticks
+        rough = (self.high - self.low) / wanted
+        size = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
+        step = next((size * factor for factor in (1, 2, 2.5, 5) if size * factor >= rough), 10 * size)
+        first = math.ceil(self.low / step - 1e-9)
+        return self._inside([number * step for number in range(first, first + 2 * wanted + 2)])
+
+    def _inside(self, ticks: list[float]) -> list[float]:
         return [tick for tick in ticks if self.low * (1 - 1e-9) - 1e-12 <= tick <= self.high * (1 + 1e-9) + 1e-12]
 
 
@@ -91,7 +94,7 @@ def line_chart(
     log_y: bool = False,
     from_zero: bool = False,
     cut: float | None = None,
-    ticks_x: Sequence[tuple[float, str]] | None = None,
+    wide: bool = False,
     show: Callable[[float], str] = short,
 ) -> str:
     """A figure, or a sentence where there is nothing to draw. `cut` is the largest y that is shown."""
@@ -101,19 +104,26 @@ def line_chart(
         return f'<figure><figcaption>{escape(title)}</figcaption><p class="none">nothing recorded</p></figure>'
     xs = [x for one in drawn for x, _ in one.points]
     low, high = x_range or (min(xs), max(xs))
-    x = Scale(low, high if high > low else low + 1.0, _LEFT, _WIDTH - _RIGHT, log_x)
-    y = _y_scale([value for one in drawn for _, value in one.points], log_y, from_zero, cut)
-    parts = [_grid(x, y, ticks_x, show), _boundaries(boundaries, x)]
-    parts += [_line(one, x, y, show) for one in drawn]
+    width, height = _WIDE_SIZE if wide else _SIZE
+    x = Scale(low, high if high > low else low + 1.0, _LEFT, width - _RIGHT, log_x)
+    y = _y_scale([value for one in drawn for _, value in one.points], height, log_y, from_zero, cut)
+    across, down = x.end - x.start, y.start - y.end
+    # An inner picture cuts off what is outside of it; its edge leaves room for a mark on the axes.
+    inner = (
+        f'<svg x="{x.start - 5:.0f}" y="{y.end:.0f}" width="{across + 10:.0f}" height="{down + 5:.0f}" '
+        f'viewBox="{x.start - 5:.0f} {y.end:.0f} {across + 10:.0f} {down + 5:.0f}">'
+    )
+    lines = "".join(_line(one, x, y, show) for one in drawn)
+    parts = [_grid(x, y, show), _boundaries(boundaries, x, y), inner, lines, "</svg>"]
     named = [one for one in drawn if one.label]
     legend = "".join(
         f'<span class="key s{one.colour}{" dashed" if one.dashed else ""}">{escape(one.label)}</span>' for one in named
     )
     return (
         f'<figure><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
         + "".join(parts)
-        + f'<text class="axis" x="{_WIDTH - _RIGHT:.0f}" y="{_HEIGHT - 3:.0f}" text-anchor="end">{escape(x_title)}</text>'
+        + f'<text class="axis" x="{x.end:.0f}" y="{height - 4:.0f}" text-anchor="end">{escape(x_title)}</text>'
         "</svg></figure>"
     )
 
@@ -140,7 +150,7 @@ def _visible(one: Series, log_x: bool, log_y: bool) -> Series:
     return Series(one.label, points, one.colour, one.marks, one.dashed)
 
 
-def _y_scale(values: list[float], log: bool, from_zero: bool, cut: float | None) -> Scale:
+def _y_scale(values: list[float], height: float, log: bool, from_zero: bool, cut: float | None) -> Scale:
     low, high = min(values), max(values)
     if cut is not None and low < cut < high:
         high = cut
@@ -153,50 +163,48 @@ def _y_scale(values: list[float], log: bool, from_zero: bool, cut: float | None)
     else:
         margin = 0.06 * (high - low)
         low, high = low if from_zero else low - margin, high + margin
-    return Scale(low, high, _HEIGHT - _BOTTOM, _TOP, log)
+    return Scale(low, high, height - _BOTTOM, _TOP, log)
 
 
-def _grid(x: Scale, y: Scale, ticks_x: Sequence[tuple[float, str]] | None, show: Callable[[float], str]) -> str:
+def _grid(x: Scale, y: Scale, show: Callable[[float], str]) -> str:
     parts = []
+    ends = f'x1="{x.start:.0f}" x2="{x.end:.0f}"'
     for tick in y.ticks():
         at = y(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT:.0f}" x2="{_WIDTH - _RIGHT:.0f}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 6:.0f}" y="{at + 3.5:.1f}" text-anchor="end">{show(tick)}</text>')
-    bottom = _HEIGHT - _BOTTOM
-    for tick, label in ticks_x if ticks_x is not None else [(tick, short(tick)) for tick in x.ticks()]:
-        at = x(tick)
+        parts.append(f'<line class="grid" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">{escape(label)}</text>'
+            f'<text class="tick" x="{x.start - 6:.0f}" y="{at + 3.5:.1f}" text-anchor="end">{show(tick)}</text>'
         )
-    parts.append(
-        f'<line class="base" x1="{_LEFT:.0f}" x2="{_WIDTH - _RIGHT:.0f}" y1="{bottom:.0f}" y2="{bottom:.0f}"/>'
-    )
+    for tick in x.ticks():
+        parts.append(f'<text x="{x(tick):.1f}" y="{y.start + 15:.0f}" text-anchor="middle">{short(tick)}</text>')
+    parts.append(f'<line class="base" {ends} y1="{y.start:.0f}" y2="{y.start:.0f}"/>')
     return "".join(parts)
 
 
-def _boundaries(boundaries: Sequence[Boundary], x: Scale) -> str:
+def _boundaries(boundaries: Sequence[Boundary], x: Scale, y: Scale) -> str:
     parts, last = [], -math.inf
     for boundary in boundaries:
         if not x.low <= boundary.x <= x.high:
             continue
         at = x(boundary.x)
         kind = "alarm" if boundary.alarm else "stage"
-        bottom = _HEIGHT - _BOTTOM
         parts.append(
-            f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP:.0f}" y2="{bottom:.0f}">'
+            f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{y.end:.0f}" y2="{y.start:.0f}">'
             f"<title>{escape(boundary.label)}</title></line>"
         )
         if not boundary.alarm and at - last >= _LABEL_GAP:
-            parts.append(f'<text class="stage" x="{at + 3:.1f}" y="{_TOP - 7:.0f}">{escape(boundary.label)}</text>')
+            parts.append(f'<text class="stage" x="{at + 3:.1f}" y="{y.end - 7:.0f}">{escape(boundary.label)}</text>')
             last = at
     return "".join(parts)
 
 
 def _line(one: Series, x: Scale, y: Scale, show: Callable[[float], str]) -> str:
     points, band = ([*one.points], []) if one.marks or one.dashed else thinned(one.points, x.log)
-    # What lies beyond the cut runs along the edge.
-    place = lambda at, value: f"{x(at):.1f},{min(max(y(value), _TOP), _HEIGHT - _BOTTOM):.1f}"  # noqa: E731
-    parts = []
+    parts: list[str] = []
+
+    def place(at: float, value: float) -> str:
+        return f"{x(at):.1f},{y(value):.1f}"
+
     if band:
         upper = [place(at, high) for at, _, high in band]
         lower = [place(at, low) for at, low, _ in reversed(band)]

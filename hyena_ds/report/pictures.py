@@ -31,7 +31,7 @@ def loss(records: Records) -> str:
     ]
     values = sorted(value for _, value in points)
     cut = values[int(_SHOWN * (len(values) - 1))] if len(values) > 50 else None
-    return _chart(records, "Loss, nats a base", series, cut=cut)
+    return _chart(records, "Loss, nats a base", series, cut=cut, wide=True)
 
 
 def validation(records: Records) -> str:
@@ -41,7 +41,7 @@ def validation(records: Records) -> str:
     for number, length in enumerate(lengths):
         rows = [row for row in records.validations if row["context_length"] == length]
         series.append(Series(in_tokens(length), _points(records, rows, "validation_loss"), number % 8, marks=True))
-    return _chart(records, "Validation loss, nats a base, by context length", series)
+    return _chart(records, "Validation loss, nats a base, by context length", series, wide=True)
 
 
 def speed(records: Records) -> list[str]:

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-import hyena_ds
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute, device_name
 
-_PACKAGES = ("torch", "deepspeed", "numpy")
+_PACKAGES = ("hyena-ds", "torch", "deepspeed", "numpy")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Environment:
 
 def versions() -> dict[str, str]:
     """Of what a run's numbers may depend on."""
-    found = {"hyena-ds": hyena_ds.__version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
