@@ -107,6 +107,9 @@ def line_chart(
     width, height = _WIDE_SIZE if wide else _SIZE
     x = Scale(low, high if high > low else low + 1.0, _LEFT, width - _RIGHT, log_x)
     y = _y_scale([value for one in drawn for _, value in one.points], height, log_y, from_zero, cut)
+    largest = max(value for one in drawn for _, value in one.points)
+    if not log_y and largest > y.high:
+        title += f" (goes up to {show(largest)})"
     across, down = x.end - x.start, y.start - y.end
     # An inner picture cuts off what is outside of it; its edge leaves room for a mark on the axes.
     inner = (

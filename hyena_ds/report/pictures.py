@@ -12,26 +12,26 @@ from hyena_ds.report.records import Records, Row
 
 __all__ = ["loss", "optimizer", "short", "speed", "validation"]
 
-_LOG_FROM = 8.0
+_LOG_FROM = 50.0
 """Tokens are drawn on a logarithmic axis where the run has so many times those of its first stage."""
-_SHOWN = 0.97
-"""Share of the losses that the picture has room for: the first steps' are far above all others."""
+_FEWEST = 10
+"""Losses without which all of them are shown."""
 
 
 def loss(records: Records) -> str:
     """Training loss with stage boundaries, validations and, at the end, the Markov baselines."""
     points = _points(records, records.steps, "loss")
     series = [Series("training", points, 0)]
-    series += [Series("validation", _points(records, records.validations, "validation_loss"), 1, marks=True)]
+    contexts = {number: stage.context_length for number, stage in enumerate(records.config.schedule)}
+    own = [row for row in records.validations if contexts.get(row.get("stage", 0)) in (row["context_length"], None)]
+    series += [Series("validation, the stage's context", _points(records, own, "validation_loss"), 1, marks=True)]
     markov = (records.summary or {}).get("markov_losses") or {}
     ends = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
     series += [
         Series(f"Markov, order {order}", [(ends[0], value), (ends[1], value)], 3 + number, dashed=True)
         for number, (order, value) in enumerate(markov.items())
     ]
-    values = sorted(value for _, value in points)
-    cut = values[int(_SHOWN * (len(values) - 1))] if len(values) > 50 else None
-    return _chart(records, "Loss, nats a base", series, cut=cut, wide=True)
+    return _chart(records, "Loss, nats a base", series, cut=_cut(points), wide=True)
 
 
 def validation(records: Records) -> str:
@@ -41,7 +41,8 @@ def validation(records: Records) -> str:
     for number, length in enumerate(lengths):
         rows = [row for row in records.validations if row["context_length"] == length]
         series.append(Series(in_tokens(length), _points(records, rows, "validation_loss"), number % 8, marks=True))
-    return _chart(records, "Validation loss, nats a base, by context length", series, wide=True)
+    points = [point for one in series for point in one.points]
+    return _chart(records, "Validation loss, nats a base, by context length", series, cut=_cut(points), wide=True)
 
 
 def speed(records: Records) -> list[str]:
@@ -63,17 +64,24 @@ def speed(records: Records) -> list[str]:
 
 def optimizer(records: Records) -> list[str]:
     """Learning rate and gradient norm."""
-    show = lambda value: f"{value:.2g}"  # noqa: E731
     return [
-        _chart(records, "Learning rate", [Series("", _points(records, records.steps, "learning_rate"), 6)], show=show),
+        _chart(records, "Learning rate", [Series("", _points(records, records.steps, "learning_rate"), 6)]),
         _chart(
             records,
             "Gradient norm before clipping",
             [Series("", _points(records, records.steps, "gradient_norm"), 7)],
             log_y=True,
-            show=show,
         ),
     ]
+
+
+def _cut(points: Sequence[Point]) -> float | None:
+    """The largest loss that a picture has room for: those of the first steps, and of a spike, are far above all others."""
+    values = sorted(value for _, value in points)
+    if len(values) < _FEWEST:
+        return None
+    low, high = values[len(values) // 10], values[9 * len(values) // 10]
+    return high + (high - low)
 
 
 def boundaries(records: Records) -> list[Boundary]:

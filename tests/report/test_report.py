@@ -69,9 +69,8 @@ def make_run(directory: Path, steps: int = 10, complete: bool = True, **changes:
         row |= {"learning_rate": 1e-3, "gradient_norm": 0.5, "tokens": 192 * step, "tokens_per_second": 1e4}
         rows.append({**row, "peak_memory_gib": 0.5, "exchange_share": None, "input_wait_seconds": 0.001})
         if step in (4, 10):
-            rows.append(
-                {"step": step, "context_length": context, "validation_loss": 1.5, "validation_perplexity": 4.48}
-            )
+            scored = {"step": step, "stage": stage, "context_length": context, "validation_loss": 1.5}
+            rows.append({**scored, "validation_perplexity": 4.48})
     rows += [{"step": steps, "stage": 1, "context_length": 64, "loss": None, "gradient_norm": None, "skipped": True}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 11, "lo')
     start = {
@@ -164,6 +163,8 @@ def test_ticks_are_round_and_inside_the_scale(scale: Scale, ticks: list[float]) 
 
 def test_a_chart_of_one_value_and_one_of_none_are_drawn() -> None:
     flat = line_chart("flat", [Series("", [(1.0, 3.0), (2.0, 3.0)])], [Boundary(1.0, "32")])
+    cut = line_chart("cut", [Series("", [(1.0, 3.0), (2.0, 9.0), (3.0, 1.0)])], cut=4.0)
+    assert "cut (goes up to 9)" in cut and "goes up" not in flat
     assert "NaN" not in flat and "nan" not in flat and "polyline" in flat
     assert "nothing recorded" in line_chart("none", [Series("", [(1.0, float("nan"))])])
     assert "circle" in line_chart("single", [Series("", [(1.0, 3.0)])], log_y=True)
