@@ -101,7 +101,8 @@ class Runner:
         self._child = None
         child.wait()
         reader.join(_READER_SECONDS)
-        outcome = Outcome(code, None if code == 0 else last_error(lines), round(time.monotonic() - began, 1))
+        error = None if code in (0, *STOPPED_CODES) else last_error(lines)
+        outcome = Outcome(code, error, round(time.monotonic() - began, 1))
         outcome.write(run)
         return outcome
 
