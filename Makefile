@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test test-packages test-full soak soak-full lint bench clean
+.PHONY: help train sweep test test-packages test-full soak soak-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
+	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (about 10 minutes on two cores)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-packages   install sshd, pdsh, Slurm and shellcheck (Debian, root), without which tests of clusters are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
@@ -33,6 +34,10 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 train: $(VENV)/installed
 	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
 	@$(BIN)/hyena-ds train configs/quickstart.yaml
+
+sweep: $(VENV)/installed
+	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
+	@$(BIN)/hyena-ds sweep configs/sweeps/contexts.yaml
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

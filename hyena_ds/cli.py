@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
     from hyena_ds.data.command import add_commands as add_data_commands
+    from hyena_ds.report.command import add_arguments as add_report_arguments
+    from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
     parser = argparse.ArgumentParser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("directory", metavar="RUN", help="directory of a run")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
+    add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
+    add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
     check.add_argument("--ranks", type=int, help="number of processes (default: local_ranks, else the widest stage)")
     check.add_argument("--ranks-per-host", type=int, help="processes on each host: says which stages cut across hosts")
     return parser

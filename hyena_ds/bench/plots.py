@@ -13,9 +13,9 @@ from typing import Any
 from hyena_ds.bench.report import Row, describe_machine
 from hyena_ds.errors import UserError
 
-_COLOURS = ("#1f5fa8", "#d1495b", "#2e8b57", "#8a5fbf", "#c77d0a", "#4a4a4a", "#17a2b8", "#a0522d")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_INK = "#333333"
+COLOURS = ("#1f5fa8", "#d1495b", "#2e8b57", "#8a5fbf", "#c77d0a", "#4a4a4a", "#17a2b8", "#a0522d")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK = "#333333"
 _CROWDED = 9
 """Context lengths whose labels no longer stand side by side."""
 
@@ -33,7 +33,7 @@ def plot(results: Sequence[str], output: str) -> None:
     except ImportError:
         raise UserError("bench plot: matplotlib is not installed; pip install 'hyena-ds[plots]'") from None
     figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(13.5, 5.4), constrained_layout=True)
-    styles = {side: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, side in enumerate(lines)}
+    styles = {side: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, side in enumerate(lines)}
     for axes, key, title in (
         (time_axes, "seconds", "Time of an optimizer step, seconds"),
         (memory_axes, "memory", "Peak memory of a process, GiB"),
@@ -53,10 +53,8 @@ def plot(results: Sequence[str], output: str) -> None:
                     lw=0,
                 )
         _axes(axes, title, sorted({p["context_length"] for points in lines.values() for p in points}))
-        axes.legend(
-            loc="upper left", frameon=False, fontsize=10, labelcolor="linecolor"
-        )  # everything rises to the right
-    figure.suptitle(_title(lines, machine), fontsize=11, color=_INK, x=0.01, ha="left")
+        axes.legend(loc="upper left", frameon=False, fontsize=10, labelcolor="linecolor")  # all rises to the right
+    figure.suptitle(_title(lines, machine), fontsize=11, color=INK, x=0.01, ha="left")
     figure.savefig(output, dpi=150, facecolor="white")
     pyplot.close(figure)
 
@@ -113,10 +111,10 @@ def _axes(axes: Any, title: str, lengths: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.margins(y=0.12)
-    axes.set_title(title, fontsize=12, loc="left", color=_INK, fontweight="bold")
-    axes.set_xlabel("context length, tokens", color=_INK)
+    axes.set_title(title, fontsize=12, loc="left", color=INK, fontweight="bold")
+    axes.set_xlabel("context length, tokens", color=INK)
     axes.set_xticks(lengths)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tokens(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_tokens(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     subs = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
@@ -125,14 +123,15 @@ def _axes(axes: Any, title: str, lengths: list[int]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK)
+    axes.tick_params(colors=INK)
     if len(lengths) > _CROWDED:
         axes.tick_params(axis="x", labelsize=8.5)
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
 
 
-def _tokens(length: float) -> str:
+def in_tokens(length: float) -> str:
+    """As 512, 8k or 1M."""
     for unit, name in ((1 << 20, "M"), (1 << 10, "k")):
         if length >= unit and length % unit == 0:
             return f"{length / unit:.0f}{name}"

@@ -104,6 +104,15 @@ def _span(ranks: list[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
+def tokens_until(config: RunConfig, step: int) -> int:
+    """Tokens of the first `step` steps of the schedule."""
+    tokens = 0
+    for stage in config.schedule:
+        steps = min(step, stage.step_count)
+        tokens, step = tokens + steps * stage.tokens_per_step, step - steps
+    return tokens
+
+
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """Linear warmup, then a cosine to the minimum at the run's last step; `step` counts from 0 over the whole run.
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.loading import require as _require
+from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
 
@@ -261,6 +262,7 @@ class RunConfig:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"

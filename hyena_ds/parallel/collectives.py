@@ -11,6 +11,7 @@ P sequence-parallel size.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,12 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """What a rank has sent to others; a benchmark hands one in and reads it."""
+    """What a rank has sent to others, and how long it waited for them; who wants to know hands one in and reads it."""
 
     bytes_sent: int = 0
+    """By all-to-alls."""
+    seconds_waited: float = 0.0
+    """In which the calling thread could not go on; next to nothing where exchanges are queued on a device."""
 
 
 @dataclass
@@ -33,11 +37,16 @@ class Pending:
     _received: Tensor
     _sent: Tensor | None = None
     _work: Any = None
+    traffic: Traffic | None = None
+    """Where the wait is counted, if it is."""
 
     def wait(self) -> Tensor:
         """The tensor, once it is here."""
         if self._work is not None:
+            began = time.perf_counter()
             self._work.wait()
+            if self.traffic is not None:
+                self.traffic.seconds_waited += time.perf_counter() - began
             self._work = self._sent = None
         return self._received
 

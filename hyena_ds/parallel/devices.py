@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
@@ -64,14 +65,30 @@ def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
 
 
 def peak_memory_gib(compute: Compute) -> float:
-    """Largest of all ranks since the start: device memory on a GPU, else resident memory. Collective."""
+    """Most that this rank has held since the start: device memory on a GPU, else resident memory."""
     if compute.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(compute.device) / 2**30
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    largest = torch.tensor(peak, dtype=torch.float64, device=compute.device)
+        return torch.cuda.max_memory_allocated(compute.device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def largest_of_ranks(values: Sequence[float], compute: Compute) -> list[float]:
+    """The largest of all ranks, number by number, in one exchange. Collective."""
+    largest = torch.tensor(values, dtype=torch.float64, device=compute.device)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return float(largest)
+    return [float(value) for value in largest]
+
+
+def waits_take_time(compute: Compute) -> bool:
+    """Whether a process stands still while it waits for an exchange, so that a clock sees the wait.
+
+    On a GPU only its queue does, and looking at that would hold the process up.
+    """
+    return compute.device.type == "cpu"
+
+
+def device_name(compute: Compute) -> str:
+    """What this rank computes on, in words."""
+    return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"
 
 
 def broken_collective(error: BaseException) -> bool:

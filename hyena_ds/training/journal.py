@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
-from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.arithmetic import StagePlan, tokens_until
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.evaluation.markov import bits
-from hyena_ds.monitoring.recorder import Recorder
+from hyena_ds.monitoring.monitors import Monitors
+from hyena_ds.monitoring.progress import Progress, Reached
+from hyena_ds.monitoring.recorder import Recorder, finite
+from hyena_ds.monitoring.scalars import of_step, of_validation
+from hyena_ds.training.clock import StepCost
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult
 
@@ -17,9 +22,9 @@ from hyena_ds.training.step import StepResult
 class Journal:
     """Every rank has one; only rank 0's has a recorder."""
 
-    def __init__(self, directory: RunDirectory, state: RunState, total_steps: int, writes: bool):
-        """Later rows than `state`, of a run cut short, are dropped."""
-        self._directory, self._total_steps = directory, total_steps
+    def __init__(self, directory: RunDirectory, config: RunConfig, run: str, state: RunState, writes: bool):
+        """Later rows than `state`, of a run cut short, are dropped. `run` is the run's random name."""
+        self._directory, self._config, self._run = directory, config, run
         self._recorder = self._open(state) if writes else None
 
     @property
@@ -42,10 +47,8 @@ class Journal:
             for line in lines:
                 self._recorder.say(line)
 
-    def step(
-        self, plan: StagePlan, state: RunState, result: StepResult, rate: float, seconds: float, gib: float
-    ) -> None:
-        """The row of a step that took `seconds` and whose largest rank has held `gib` GiB."""
+    def step(self, plan: StagePlan, state: RunState, result: StepResult, rate: float, cost: StepCost) -> None:
+        """The row of a step with learning rate `rate`."""
         recorder = self._recorder
         if recorder is None:
             return
@@ -53,11 +56,14 @@ class Journal:
             **_where(plan, state),
             "loss": result.loss,
             "perplexity": math.exp(min(result.loss, 700.0)),
+            "bits_per_base": bits(result.loss),
             "learning_rate": rate,
             "gradient_norm": result.gradient_norm,
             "tokens": state.tokens,
-            "tokens_per_second": plan.config.tokens_per_step / seconds,
-            "peak_memory_gib": gib,
+            "tokens_per_second": plan.config.tokens_per_step / cost.seconds,
+            "peak_memory_gib": cost.peak_memory_gib,
+            "exchange_share": cost.exchange_share,
+            "input_wait_seconds": cost.input_wait_seconds,
         }
         if result.skipped:
             row["skipped"] = True
@@ -65,23 +71,23 @@ class Journal:
             spike = recorder.losses.spike(result.loss)
             row |= {} if spike is None else {"loss_spike": spike}
             recorder.losses.add(result.loss)
-        recorder.row(row, "train")
-        recorder.advance(state.step, result.loss)
+        recorder.row(row, of_step(finite(row)))
+        recorder.advance(self._reached(plan, state, result.loss))
 
     def passed_over(self, plan: StagePlan, state: RunState) -> None:
         """The row of a step on which nothing is trained any more."""
         if self._recorder is None:
             return
         row = {**_where(plan, state), "loss": None, "skipped": True, "passed_over": True, "tokens": state.tokens}
-        self._recorder.row(row, "train")
-        self._recorder.advance(state.step, math.nan)
+        self._recorder.row(row, of_step(row))
+        self._recorder.advance(self._reached(plan, state, math.nan))
 
     def validation(self, row: dict[str, Any], scored: int, at_final: bool) -> None:
         """The row of a validation, unless it is there from before the run was cut short."""
         if self._recorder is None:
             return
         if not self.is_scored(row["step"], row["context_length"]):
-            self._recorder.row(row, "validation_final_context" if at_final else "validation")
+            self._recorder.row(row, of_validation(finite(row), at_final))
         self.say(
             f"step {row['step']}: validation loss {row['validation_loss']:.4f} nats a base, perplexity "
             f"{row['validation_perplexity']:.4f} (context {row['context_length']:,}, {scored:,} bases)"
@@ -100,8 +106,15 @@ class Journal:
         self.say(*_closing_lines(self._directory.path, state, context_length, loss, baselines))
 
     def _open(self, state: RunState) -> Recorder:
-        paths = self._directory
-        return Recorder(paths.metrics, paths.log, paths.tensorboard, state.step, self._total_steps)
+        paths, config, step = self._directory, self._config, state.step
+        progress = Progress(config.total_steps, config.total_tokens, step, tokens_until(config, step))
+        asked = config.monitors.csv or config.monitors.wandb is not None
+        monitors = Monitors(config.monitors, paths.path, config.name, self._run, step) if asked else None
+        return Recorder(paths.metrics, paths.log, paths.tensorboard, step, progress, monitors)
+
+    def _reached(self, plan: StagePlan, state: RunState, loss: float) -> Reached:
+        tokens = tokens_until(self._config, state.step)
+        return Reached(state.step, tokens, plan.number, plan.config.context_length, loss)
 
 
 def _where(plan: StagePlan, state: RunState) -> dict[str, Any]:

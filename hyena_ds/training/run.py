@@ -10,7 +10,6 @@ same collectives in the same order.
 from __future__ import annotations
 
 import socket
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -27,14 +26,18 @@ from hyena_ds.data.stream import Sources
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.evaluation.markov import markov_losses
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.monitoring.recorder import finite
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
-from hyena_ds.parallel.devices import Compute, broken_collective, peak_memory_gib, start_compute
+from hyena_ds.parallel.collectives import Traffic
+from hyena_ds.parallel.devices import Compute, broken_collective, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.training import non_finite
+from hyena_ds.training.clock import StepClock
 from hyena_ds.training.engine import quiet
+from hyena_ds.training.environment import Environment
 from hyena_ds.training.interruption import Interruption, Stop
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.local_ranks import bind_cores
@@ -87,6 +90,7 @@ def train_on(
         if compute.rank == 0:
             print("\n".join(complete_message(directory)))
         return 0
+    from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
     agreed(lambda: check_shards(config, compute))
@@ -122,12 +126,14 @@ class _Run:
         self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
+        self.clock = StepClock(compute)
         self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
         started = start(config, compute, directory)
         self.engine, self.state, self.news = started.engine, started.state, started.news
         self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run)
-        agreed(self._create_directory if compute.rank == 0 else lambda: None)
-        self.journal = Journal(directory, self.state, config.total_steps, writes=compute.rank == 0)
+        environment = Environment.of_all_ranks(compute, self.state.step)
+        from_rank_zero(lambda: self._create_directory(environment))
+        self.journal = Journal(directory, config, started.run, self.state, writes=compute.rank == 0)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -159,14 +165,15 @@ class _Run:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
         run, row = self._place(plan)
         part = Slice(row, run.layout.offset, run.layout.local_length)
-        for batch in stage_steps(self.config.data, self.config.seed, plan, part, self.state.step):
+        batches = stage_steps(self.config.data, self.config.seed, plan, part, self.state.step)
+        for batch in self.clock.reading(batches):
             self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
             stop = None
             if batch.step in self.state.passed_over:
                 self.journal.passed_over(plan, self.state)
             else:
                 result = self._step(plan, batch, run)
-                *asked, writing = result.votes
+                *asked, writing, _ = result.votes
                 self.checkpoints.after_step([writing])
                 if result.skipped and self._is_rolled_back(plan, batch, run, result):
                     return None
@@ -183,7 +190,7 @@ class _Run:
 
     def _step(self, plan: StagePlan, batch: StepBatch, run: ForwardPass) -> StepResult:
         """One optimizer step and its row; the run's state counts it."""
-        began = time.perf_counter()
+        self.clock.begin()
         rate = learning_rate(self.config.optimizer, batch.step, self.config.total_steps)
         self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
         seed, mark = self.config.seed, self.watchdog.mark
@@ -193,8 +200,7 @@ class _Run:
             self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
         else:
             self.state = replace(self.state, tokens=self.state.tokens + plan.config.tokens_per_step)
-        seconds = time.perf_counter() - began
-        self.journal.step(plan, self.state, result, rate, seconds, peak_memory_gib(self.compute))
+        self.journal.step(plan, self.state, result, rate, self.clock.end(result.votes[-1]))
         return result
 
     def _is_saved(self, plan: StagePlan, stop: Stop | None) -> bool:
@@ -204,8 +210,8 @@ class _Run:
         return self.state.step % self.config.checkpoint.every_steps == 0 and not non_finite.in_a_row(self.state)
 
     def _votes(self) -> tuple[float, ...]:
-        """What the ranks have to agree on after every step: whether to stop, and whether a checkpoint is being written."""
-        return (*self.interruption.votes(), *self.checkpoints.votes())
+        """Whether to stop, whether a checkpoint is being written, on which the ranks have to agree; and the exchange share."""
+        return (*self.interruption.votes(), *self.checkpoints.votes(), self.clock.exchange_share())
 
     def _asked_to_stop(self) -> Stop | None:
         """Whether any rank is to stop, where no step's exchange carries the votes. Collective."""
@@ -236,10 +242,12 @@ class _Run:
         return True
 
     def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
-        return place(plan, self.config, self.compute, self.groups, self.choice.convolution)
+        traffic = self.clock.traffic
+        return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
-    def _create_directory(self) -> None:
+    def _create_directory(self, environment: Environment) -> None:
         self.directory.create(self.config)
+        environment.append_to(self.directory.environment)
         write_order(self.directory.stream, self.config)
 
     def _finish(self) -> None:
@@ -264,10 +272,11 @@ def place(
     compute: Compute,
     groups: dict[int, dist.ProcessGroup],
     convolution: Convolution = FFT,
+    traffic: Traffic | None = None,
 ) -> tuple[ForwardPass, int]:
-    """How the passes of `plan` run on this rank's slice, and its data-parallel row in the stage's grid."""
+    """How the passes of `plan` run on this rank's slice, counting their `traffic`, and its data-parallel row in the grid."""
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
-    layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups)
+    layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
     policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
     run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
     return run, topology.row(compute.rank)

@@ -1,6 +1,7 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  stream.jsonl  metrics.jsonl  log.txt  summary.json (at the end)  faults.jsonl (after one)  tensorboard/  checkpoints/
+config.yaml  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
+faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
 running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
 
@@ -30,22 +31,27 @@ from hyena_ds.errors import UserError
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 LOCK = "running.lock"
+ENVIRONMENT = "environment.jsonl"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
 
 
 class RunDirectory:
     """Paths of a run."""
 
-    def __init__(self, config: RunConfig):
-        self.path = Path(config.output) / config.name
-        self.config_file = self.path / "config.yaml"
+    def __init__(self, config: RunConfig, path: Path | None = None):
+        """Where `config` puts it; or at `path`, which a copied run may be."""
+        self.path = path or Path(config.output) / config.name
+        self.config_file = self.path / CONFIG
         self.stream = self.path / "stream.jsonl"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = self.path / METRICS
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
         self.lock = self.path / LOCK
+        self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
         return self.summary.is_file()

@@ -16,6 +16,7 @@ import deepspeed
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sample, Sources, validation_samples
+from hyena_ds.evaluation.markov import bits
 from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.agreement import from_rank_zero
@@ -102,6 +103,7 @@ class Scores:
                 "context_length": context_length,
                 "validation_loss": loss,
                 "validation_perplexity": math.exp(min(loss, 700.0)),
+                "validation_bits_per_base": bits(loss),
             }
             journal.validation(self.last, scored, at_final=at is not plan)
         return None

@@ -17,7 +17,7 @@ from hyena_ds.config.schema import NonFiniteConfig, RunConfig
 from hyena_ds.data.provenance import consumed
 from hyena_ds.monitoring.spikes import WINDOW, LossHistory
 from hyena_ds.training.non_finite import Verdict, in_a_row, rolled_back, verdict
-from tests.training.runs import ends_of_ranks, make_shards, write_config
+from tests.training.runs import UNREPEATABLE, ends_of_ranks, make_shards, write_config
 
 N_RUN = (2000, 2040)
 
@@ -45,8 +45,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
         raise ValueError(f"metrics.jsonl holds {constant}")
 
     rows = [json.loads(line, parse_constant=refuse) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    unshared = ("tokens_per_second", "peak_memory_gib")
-    return [{k: v for k, v in row.items() if k not in unshared} for row in rows if "validation_loss" not in row]
+    return [{k: v for k, v in row.items() if k not in UNREPEATABLE} for row in rows if "validation_loss" not in row]
 
 
 def test_a_run_skips_stops_resumes_rolls_back_and_ends_where_one_that_skips_all_of_them_ends(

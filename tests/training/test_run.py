@@ -26,12 +26,19 @@ STEP_FIELDS = [
     "context_length",
     "loss",
     "perplexity",
+    "bits_per_base",
     "learning_rate",
     "gradient_norm",
     "tokens",
     "tokens_per_second",
     "peak_memory_gib",
+    "exchange_share",
+    "input_wait_seconds",
 ]
+
+
+GROUPS = {"train", "by_stage", "speed", "memory", "schedule"}
+GROUPS |= {"validation", "validation_final_context", "validation_by_context"}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +58,18 @@ def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards
     assert all(list(line) == STEP_FIELDS for line in steps)
     assert steps[-1]["tokens"] == 4 * 6 * 32 + 6 * 4 * 64
     assert steps[0]["perplexity"] == math.exp(steps[0]["loss"])
+    assert steps[0]["bits_per_base"] == pytest.approx(math.log2(steps[0]["perplexity"]))
+    # Only the second stage cuts its sequences.
+    assert all(line["exchange_share"] == 0.0 for line in steps[:4])
+    assert all(0.0 < line["exchange_share"] < 1.0 for line in steps[4:])
+    assert all(line["input_wait_seconds"] > 0.0 for line in steps)
     validations = [(line["step"], line["context_length"]) for line in lines if "validation_loss" in line]
     assert validations == [(3, 32), (4, 32), (4, 64), (6, 64), (9, 64), (10, 64)]
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
+    assert [event.step for event in events.Scalars("by_stage/1_context_64/bits_per_base")] == list(range(5, 11))
+    assert [event.step for event in events.Scalars("validation_by_context/64/perplexity")] == [4, 6, 9, 10]
+    assert {name.partition("/")[0] for name in events.Tags()["scalars"]} == GROUPS
     log = (run / "log.txt").read_text()
     assert "dp 1 x sp 2  4 = 1 x 1 x 4" in log and "not reset between stages" in log
     assert log.count("convolution: fft (no CUDA device)") == 1

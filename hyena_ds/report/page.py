@@ -1,0 +1,101 @@
+"""One HTML page about a run: charts and tables in a single file that fetches nothing.
+
+    Records --> headline numbers, charts (charts.py), tables (tables.py) --> text of the page
+
+The style sheet is page.css beside this file, put into the page.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+
+from hyena_ds.monitoring.rows import training_time
+from hyena_ds.report import pictures, tables
+from hyena_ds.report.records import Records
+
+_STYLE = Path(__file__).with_name("page.css")
+
+
+def page(records: Records) -> str:
+    """The whole page. Everything that comes from the run is escaped."""
+    name = escape(records.config.name)
+    sections = [
+        _section("Loss", pictures.loss(records)),
+        _section("Validation by context", pictures.validation(records) + tables.validation(records)),
+        _section("Speed and memory", '<div class="pair">' + "".join(pictures.speed(records)) + "</div>"),
+        _section("Optimizer", '<div class="pair">' + "".join(pictures.optimizer(records)) + "</div>"),
+        _section("Faults and restarts", tables.events(records)),
+        _section("What ran", tables.what_ran(records)),
+        _section("Checkpoints", tables.checkpoints(records)),
+        _section("Environment", tables.environment(records)),
+        _section("Last lines of the log", tables.log(records)),
+    ]
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # No icon is asked for, and nothing else either.
+        '<link rel="icon" href="data:,">'
+        f"<title>{name} - hyena-ds</title><style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
+        f"<header><h1>{name}{_badge(records)}</h1>{_subtitle(records)}</header>"
+        + _headline(records)
+        + "".join(sections)
+        + f"<footer>Written by hyena-ds report, {now}, from {escape(str(records.path))}.</footer></main></body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
+
+
+def _badge(records: Records) -> str:
+    state = tables.state(records)
+    kind = {"complete": "good", "failed": "bad"}.get(state, "open")
+    return f' <span class="badge {kind}">{escape(state)}</span>'
+
+
+def _subtitle(records: Records) -> str:
+    config = records.config
+    model = f"HyenaDNA, width {config.model.width}, {config.model.layers} layers, context to {config.model.maximum_context:,}"
+    shards = ", ".join(source.shards for source in config.data.sources)
+    parts = [model, f"data {shards}", f"ZeRO stage {config.zero_stage}", config.precision, f"seed {config.seed}"]
+    if records.written is not None:
+        parts.append(f"last recorded {records.written.strftime('%Y-%m-%d %H:%M:%S UTC')}")
+    return f"<p>{escape('; '.join(parts))}</p>"
+
+
+def _headline(records: Records) -> str:
+    """The numbers that one looks for first."""
+    config, steps = records.config, records.steps
+    seconds, tokens = training_time(steps)
+    last = records.summary or (records.validations[-1] if records.validations else {})
+    loss, bits = last.get("validation_loss"), last.get("validation_bits_per_base")
+    memory = max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0)
+    starts = max(len(records.starts), 1)
+    cards = [
+        ("steps", f"{records.step:,}", f"of {config.total_steps:,}"),
+        ("tokens", pictures.short(tokens), f"of {pictures.short(config.total_tokens)}"),
+    ]
+    if loss is not None:
+        context = f"context {last.get('context_length', 0):,}"
+        more = f"nats a base, {context}" + (f"; {bits:.4f} bits" if bits is not None else "")
+        cards.append(("validation loss", f"{loss:.4f}", more))
+        cards.append(("perplexity", f"{last.get('validation_perplexity', float('nan')):.4f}", f"validation, {context}"))
+    elif steps and steps[-1].get("loss") is not None:
+        cards.append(("training loss", f"{steps[-1]['loss']:.4f}", "nats a base, last step"))
+    if seconds:
+        cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{tables.duration(seconds)} of training"))
+    cards += [
+        ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
+        ("starts", str(starts), f"{len(records.faults)} {'fault' if len(records.faults) == 1 else 'faults'}"),
+    ]
+    return (
+        '<div class="cards">'
+        + "".join(
+            f'<div><span>{escape(name)}</span><b>{escape(value)}</b><span class="more">{escape(more)}</span></div>'
+            for name, value, more in cards
+        )
+        + "</div>\n"
+    )

@@ -1,0 +1,121 @@
+"""The charts of a run's page, by tokens: what is drawn of which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hyena_ds.bench.plots import in_tokens
+from hyena_ds.config.arithmetic import tokens_until
+from hyena_ds.report.charts import Boundary, Point, Series, line_chart, short
+from hyena_ds.report.records import Records, Row
+
+__all__ = ["loss", "optimizer", "short", "speed", "validation"]
+
+_LOG_FROM = 50.0
+"""Tokens are drawn on a logarithmic axis where the run has so many times those of its first stage."""
+_FEWEST = 10
+"""Losses without which all of them are shown."""
+
+
+def loss(records: Records) -> str:
+    """Training loss with stage boundaries, validations and, at the end, the Markov baselines."""
+    points = _points(records, records.steps, "loss")
+    series = [Series("training", points, 0)]
+    contexts = {number: stage.context_length for number, stage in enumerate(records.config.schedule)}
+    own = [row for row in records.validations if contexts.get(row.get("stage", 0)) in (row["context_length"], None)]
+    series += [Series("validation, the stage's context", _points(records, own, "validation_loss"), 1, marks=True)]
+    markov = (records.summary or {}).get("markov_losses") or {}
+    ends = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
+    series += [
+        Series(f"Markov, order {order}", [(ends[0], value), (ends[1], value)], 3 + number, dashed=True)
+        for number, (order, value) in enumerate(markov.items())
+    ]
+    return _chart(records, "Loss, nats a base", series, cut=_cut(points), wide=True)
+
+
+def validation(records: Records) -> str:
+    """Validation loss by tokens, a line for each context length."""
+    lengths = sorted({row["context_length"] for row in records.validations})
+    series = []
+    for number, length in enumerate(lengths):
+        rows = [row for row in records.validations if row["context_length"] == length]
+        series.append(Series(in_tokens(length), _points(records, rows, "validation_loss"), number % 8, marks=True))
+    points = [point for one in series for point in one.points]
+    return _chart(records, "Validation loss, nats a base, by context length", series, cut=_cut(points), wide=True)
+
+
+def speed(records: Records) -> list[str]:
+    """Throughput, memory, and what keeps a step waiting."""
+    steps = records.steps
+    waits = [
+        {**row, "input_share": row["input_wait_seconds"] / seconds}
+        for row in steps
+        if row.get("input_wait_seconds") is not None and (seconds := _seconds(records, row)) > 0
+    ]
+    percent = lambda value: f"{100 * value:.3g} %"  # noqa: E731
+    return [
+        _chart(records, "Tokens a second", [Series("", _points(records, steps, "tokens_per_second"), 2)], from_zero=True),
+        _chart(records, "Peak memory of the largest rank, GiB", [Series("", _points(records, steps, "peak_memory_gib"), 3)], from_zero=True),
+        _chart(records, "Share of a step spent waiting for exchanges", [Series("", _points(records, steps, "exchange_share"), 4)], from_zero=True, show=percent),
+        _chart(records, "Wait for data, as a share of the step", [Series("", _points(records, waits, "input_share"), 5)], from_zero=True, show=percent),
+    ]  # fmt: skip
+
+
+def optimizer(records: Records) -> list[str]:
+    """Learning rate and gradient norm."""
+    return [
+        _chart(records, "Learning rate", [Series("", _points(records, records.steps, "learning_rate"), 6)]),
+        _chart(
+            records,
+            "Gradient norm before clipping",
+            [Series("", _points(records, records.steps, "gradient_norm"), 7)],
+            log_y=True,
+        ),
+    ]
+
+
+def _cut(points: Sequence[Point]) -> float | None:
+    """The largest loss that a picture has room for: those of the first steps, and of a spike, are far above all others."""
+    values = sorted(value for _, value in points)
+    if len(values) < _FEWEST:
+        return None
+    low, high = values[len(values) // 10], values[9 * len(values) // 10]
+    return high + (high - low)
+
+
+def boundaries(records: Records) -> list[Boundary]:
+    """Where stages begin, and where a run was started again."""
+    found, first = [], 0
+    for number, stage in enumerate(records.config.schedule):
+        at = tokens_until(records.config, max(first, 1 if number == 0 else 0))
+        found.append(Boundary(at, in_tokens(stage.context_length)))
+        first += stage.step_count
+    found += [
+        Boundary(tokens_until(records.config, max(row.get("step", 0), 1)), f"started again after step {row.get('step', 0):,}", True)
+        for row in records.starts[1:]
+    ]  # fmt: skip
+    return found
+
+
+def _chart(records: Records, title: str, series: Sequence[Series], **options: Any) -> str:
+    config = records.config
+    first = tokens_until(config, 1)
+    reached = max(tokens_until(config, records.step), first)
+    log = len(config.schedule) > 2 and config.total_tokens > _LOG_FROM * config.schedule[0].total_tokens
+    begin = float(first) if log else 0.0
+    return line_chart(title, series, boundaries(records), (begin, float(reached)), log_x=log, **options)
+
+
+def _points(records: Records, rows: Sequence[Row], key: str) -> list[Point]:
+    """By the tokens of the schedule up to each row's step."""
+    return [
+        (float(tokens_until(records.config, row["step"])), float(row[key])) for row in rows if row.get(key) is not None
+    ]
+
+
+def _seconds(records: Records, row: Row) -> float:
+    """Of a step and its data."""
+    rate = row.get("tokens_per_second")
+    tokens = tokens_until(records.config, row["step"]) - tokens_until(records.config, row["step"] - 1)
+    return tokens / rate + row["input_wait_seconds"] if rate else 0.0

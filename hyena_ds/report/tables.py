@@ -1,0 +1,137 @@
+"""The tables of a run's page. Everything that comes from the run is escaped, here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from hyena_ds.bench.plots import in_tokens
+from hyena_ds.report.records import Records, Row
+
+
+def state(records: Records) -> str:
+    """In a word: complete, failed (since its last start), or unfinished."""
+    if records.summary is not None:
+        return "complete"
+    last_start = str(records.starts[-1].get("time", "")) if records.starts else ""
+    last_fault = str(records.faults[-1].get("time", "")) if records.faults else ""
+    return "failed" if last_fault and last_fault >= last_start else "unfinished"
+
+
+def validation(records: Records) -> str:
+    """The last validation at every context length, and the baselines."""
+    last: dict[int, Row] = {}
+    for row in records.validations:
+        last[row["context_length"]] = row
+    cells = [
+        (
+            f"HyenaDNA, context {in_tokens(length)}",
+            f"{row['step']:,}",
+            *_quality(row["validation_loss"]),
+        )
+        for length, row in sorted(last.items())
+    ]
+    markov = (records.summary or {}).get("markov_losses") or {}
+    cells += [(f"Markov, order {order}", "", *_quality(loss)) for order, loss in markov.items()]
+    return (
+        _table(("", "step", "nats a base", "bits a base", "perplexity"), cells) if cells else _none("no validation yet")
+    )
+
+
+def events(records: Records) -> str:
+    """Starts, faults and skipped steps, in their order."""
+    rows = [
+        (
+            str(row.get("time", "")),
+            "start" if number == 0 else "started again",
+            f"{row.get('step', 0):,}",
+            _where(row),
+        )
+        for number, row in enumerate(records.starts)
+    ]
+    rows += [
+        (str(row.get("time", "")), str(row["kind"]), f"{row['step']}", f"rank {row.get('rank', '?')}: {row['text']}")
+        for row in records.faults
+    ]
+    rows.sort(key=lambda row: row[0])
+    skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]
+    text = (
+        f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
+        if skipped
+        else ""
+    )
+    if not rows:
+        return text or _none("none recorded")
+    return text + _table(("time", "what", "after step", "where, why"), rows, words=True)
+
+
+def what_ran(records: Records) -> str:
+    """Grid and batch by stage, and the resolved config."""
+    return (
+        f"<pre>{escape(chr(10).join(records.grid))}</pre>"
+        f"<details><summary>config.yaml, resolved</summary><pre>{escape(records.config_text)}</pre></details>"
+    )
+
+
+def checkpoints(records: Records) -> str:
+    if not records.checkpoints:
+        return _none("none yet")
+    return f"<pre>{escape(chr(10).join(records.checkpoints))}</pre>"
+
+
+def environment(records: Records) -> str:
+    """A row for every start."""
+    if not records.starts:
+        return _none("not recorded: the run is of an older version")
+    names = list(dict.fromkeys(name for row in records.starts for name in row.get("versions", {})))
+    rows = [
+        (
+            str(row.get("time", "")),
+            f"{row.get('step', 0):,}",
+            str(row.get("ranks", "")),
+            ", ".join(f"{host} x {count}" for host, count in row.get("hosts", {}).items()),
+            str(row.get("device", "")),
+            str(row.get("threads", "")),
+            " ".join(part for part in (str(row.get("system", "")), str(row.get("launcher", ""))) if part),
+            *(str(row.get("versions", {}).get(name, "")) for name in names),
+        )
+        for row in records.starts
+    ]
+    titles = ("time", "after step", "ranks", "hosts", "device", "threads", "system", *names)
+    return f'<div class="wide">{_table(titles, rows, words=True)}</div>'
+
+
+def log(records: Records) -> str:
+    return f"<details><summary>log.txt</summary><pre>{escape(chr(10).join(records.log))}</pre></details>"
+
+
+def duration(seconds: float) -> str:
+    """As 45 s, 12 min or 3 h 50 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def _where(row: Row) -> str:
+    hosts = ", ".join(row.get("hosts", {}))
+    return f"{row.get('ranks', '?')} ranks on {hosts or 'unknown hosts'}" + (
+        f", {row['launcher']}" if row.get("launcher") else ""
+    )
+
+
+def _quality(loss: float) -> tuple[str, str, str]:
+    return f"{loss:.4f}", f"{loss / math.log(2):.4f}", f"{math.exp(min(loss, 700.0)):.4f}"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """Numbers on the right, or all on the left where the cells are `words`."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    kind = "words" if words else "numbers"
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _none(text: str) -> str:
+    return f'<p class="none">{escape(text)}</p>'

@@ -1,0 +1,141 @@
+"""What a sweep's runs came to, from what they left on the disk: also while they run, here or on a cluster.
+
+    RUN/{summary.json, metrics.jsonl, faults.jsonl}, RUN.outcome.json --> a row a run --> terminal, results.csv
+
+Takes no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hyena_ds.monitoring.rows import Row, read_rows, training_time
+from hyena_ds.sweeps.plan import Sweep, SweepRun
+from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS
+from hyena_ds.training.run_directory import FAULTS, METRICS, SUMMARY
+from hyena_ds.training.supervisor import read_faults
+
+RESULTS = "results.csv"
+STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
+"""Exit codes of a run that was asked to stop, and saved."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the last start of a run ended."""
+
+    exit_code: int
+    error: str | None
+    seconds: float
+    """From start to end, on the clock."""
+
+    def write(self, run: SweepRun) -> None:
+        file = _outcome_file(run)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.replace(file)
+
+
+def read_outcome(run: SweepRun) -> Outcome | None:
+    """None where `hyena-ds sweep` has not seen an end of the run."""
+    try:
+        return Outcome(**json.loads(_outcome_file(run).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_complete(run: SweepRun) -> bool:
+    return (run.directory / SUMMARY).is_file()
+
+
+def rows_of(sweep: Sweep) -> list[Row]:
+    """A row a run, in the sweep's order."""
+    return [_row(run) for run in sweep.runs]
+
+
+def _row(run: SweepRun) -> Row:
+    steps = [row for row in read_rows(run.directory / METRICS) if "loss" in row]
+    complete, outcome = is_complete(run), read_outcome(run)
+    summary = json.loads((run.directory / SUMMARY).read_text(encoding="utf-8")) if complete else {}
+    seconds, tokens = training_time(steps)
+    last = steps[-1] if steps else {}
+    status, error = _status(run, complete, outcome, last.get("step", 0))
+    return {
+        "run": run.name,
+        **run.varied,
+        "context_length": run.config.schedule[-1].context_length,
+        "status": status,
+        "step": last.get("step", 0),
+        "tokens": last.get("tokens", 0),
+        "loss": summary.get("validation_loss"),
+        "perplexity": summary.get("validation_perplexity"),
+        "bits_per_base": summary.get("validation_bits_per_base"),
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "training_seconds": seconds or None,
+        "peak_memory_gib": max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0) or None,
+        "exit_code": outcome.exit_code if outcome and not complete else 0 if complete else None,
+        "error": error,
+    }
+
+
+def _status(run: SweepRun, complete: bool, outcome: Outcome | None, step: int) -> tuple[str, str | None]:
+    """In a word or two, and the last error of a run that is not complete."""
+    if complete:
+        return "complete", None
+    if outcome is not None and outcome.exit_code not in STOPPED_CODES:
+        return f"failed ({outcome.exit_code})", outcome.error
+    faults = read_faults(run.directory / FAULTS)
+    error = str(faults[-1]["text"]) if faults else None
+    if step or faults:
+        return f"unfinished, {step:,} of {run.config.total_steps:,} steps", error
+    return "not started", None
+
+
+def write_csv(sweep: Sweep, rows: list[Row]) -> Path:
+    """results.csv in the sweep's directory."""
+    file = sweep.directory / RESULTS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(file)
+    return file
+
+
+_TITLES = ("", "run", "context", "status", "tokens", "loss", "perplexity", "bits a base", "tokens/s", "GiB", "seconds")
+
+
+def table(rows: list[Row]) -> list[str]:
+    """For reading; loss is of the last validation, tokens/s and seconds are of training alone."""
+    cells = [_TITLES]
+    for number, row in enumerate(rows):
+        shown = (
+            _number(row["tokens"] or None, 0),
+            *(_number(row[key], 4) for key in ("loss", "perplexity", "bits_per_base")),
+            *(_number(row[key], digits) for key, digits in (("tokens_per_second", 0), ("peak_memory_gib", 2))),
+            _number(row["training_seconds"], 1),
+        )
+        cells.append((str(number), row["run"], f"{row['context_length']:,}", row["status"], *shown))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_TITLES))]
+    left = (1, 3)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    return lines + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _outcome_file(run: SweepRun) -> Path:
+    return run.directory.with_name(f"{run.name}.outcome.json")

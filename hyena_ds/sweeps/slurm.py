@@ -1,0 +1,38 @@
+"""A sweep as one Slurm job array: `--slurm` writes its script, a task of which is one run.
+
+array.sbatch: the #SBATCH lines of launch/slurm.sbatch, --array; task N --> CONFIG key=value ... --> launch/slurm.sbatch
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from hyena_ds.errors import UserError
+from hyena_ds.sweeps.plan import Sweep
+
+SCRIPT = Path("launch") / "slurm.sbatch"
+_OPTION = "#SBATCH "
+_BODY = """set -euo pipefail
+arguments=$("${{PYTHON:-python}}" -m hyena_ds sweep {sweep} --arguments "$SLURM_ARRAY_TASK_ID")
+eval "set -- $arguments"
+# In this script's place, so that Slurm's warnings reach it.
+exec bash {script} "$@"
+"""
+
+
+def write_array(sweep: Sweep, overrides: list[str]) -> str:
+    """Write the script into the sweep's directory; the command that submits it."""
+    try:
+        lines = SCRIPT.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{SCRIPT}: cannot be read ({error.strerror}); run this in the repository's root") from None
+    taken = ("#SBATCH --array", "#SBATCH --job-name")
+    options = [line for line in lines if line.startswith(_OPTION) and not line.startswith(taken)]
+    options += [f"#SBATCH --job-name={sweep.config.name}", f"#SBATCH --array=0-{len(sweep.runs) - 1}"]
+    body = _BODY.format(sweep=shlex.join([sweep.file, *overrides]), script=SCRIPT)
+    head = f"#!/usr/bin/env bash\n# Written by hyena-ds sweep {sweep.file} --slurm, with the options of {SCRIPT}.\n"
+    file = sweep.directory / "array.sbatch"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(head + "\n".join(options) + "\n" + body, encoding="utf-8")
+    return f"sbatch {shlex.quote(str(file))}"
