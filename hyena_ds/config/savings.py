@@ -1,6 +1,6 @@
 """Settings that make a stage ask for less memory: what a run says when memory runs out, and a plan before it starts.
 
-    stage on its ranks --savings--> a leaner activation policy | a smaller micro batch | a sequence cut over more ranks
+stage on its ranks --savings--> a leaner activation policy | a smaller micro batch | a sequence cut over more ranks
 """
 
 from __future__ import annotations
