@@ -26,7 +26,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.planning.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.planning.memory import moments
 from hyena_ds.planning.shape import StepShape, shape_of_case
-from hyena_ds.planning.step_time import step_time
+from hyena_ds.planning.step_time import optimizer_bytes, step_time
 from hyena_ds.planning.traffic import traffic
 from hyena_ds.training.local_ranks import TUNABLES, usable_cores
 
@@ -149,7 +149,7 @@ def _fit_time(shapes: Sequence[StepShape], seconds: Sequence[float], rates: Rate
     for shape, measured in zip(shapes, seconds, strict=True):
         device = Device("this", 0.0, rates, 0.0, 0.0, on_cpu=True)
         known = step_time(shape, Cluster(1, shape.ranks, device)).seconds
-        moved = traffic(shape, True).layer_bytes
+        moved = traffic(shape, True).layer_bytes + optimizer_bytes(shape)
         rows.append((moved / measured, 1.0 / measured, (measured - known) / measured))
     per_byte, rest = _least_squares(rows)
     return 1.0 / max(per_byte, 1e-15), rest

@@ -13,7 +13,7 @@ _DEFAULT_DEVICES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds plan`."""
-    parser.add_argument("config", nargs="?", help="YAML file of a whole run")
+    parser.add_argument("config", help="YAML file of a whole run")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this plan")
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
     parser.add_argument(
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE", help="where its measurement is kept (default: the user's cache)"
     )
     parser.add_argument(
-        "--scaling", action="store_true", help="print the scaling study of bench/scaling.md in place of a plan"
+        "--scaling", action="store_true", help="print a scaling study of its model, as in bench/scaling.md"
     )
     parser.add_argument("--plot", metavar="PNG", help="with --scaling: also draw it")
     parser.set_defaults(run=run)
@@ -40,9 +40,11 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.plot is not None and not parsed.scaling:
         raise UserError("--plot: wanted --scaling with it, whose image it writes")
     if parsed.scaling:
+        from hyena_ds.config.loading import load_yaml
+        from hyena_ds.config.schema import RunConfig
         from hyena_ds.planning.scaling import draw, study, study_lines
 
-        found = study(published_device(parsed.device))
+        found = study(load_yaml(parsed.config, RunConfig, parsed.overrides), published_device(parsed.device))
         print("\n".join(study_lines(found)))
         if parsed.plot is not None:
             draw(found, parsed.plot)
@@ -65,9 +67,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from hyena_ds.planning.report import describe_plan
 
     path = Path(parsed.calibration).expanduser() if parsed.calibration else default_path()
-    if parsed.config is None and not parsed.calibrate:
-        raise UserError("plan: found no config, wanted the YAML file of a run; name one, or use --scaling")
-    config = None if parsed.config is None else load_yaml(parsed.config, RunConfig, parsed.overrides)
+    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     for name in ("nodes", "devices_per_node"):
         value = getattr(parsed, name)
         if value is not None and value < 1:
@@ -75,7 +75,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     here = parsed.device == "this" or parsed.calibrate
     devices = parsed.devices_per_node
     if devices is None and here:
-        devices = 2 if config is None else config.local_ranks or config.widest_sequence_parallel
+        devices = config.local_ranks or config.widest_sequence_parallel
     devices = devices or _DEFAULT_DEVICES
     if parsed.calibrate:
         if parsed.device not in ("this", "h200"):
@@ -84,8 +84,6 @@ def _plan(parsed: argparse.Namespace) -> int:
             )
         write_calibration(path, calibrate(devices))
         print(f"written: {path}", file=sys.stderr)
-    if config is None:
-        return 0
     device = machine_device(read_calibration(path), devices) if here else published_device(parsed.device)
     cluster = Cluster(parsed.nodes, devices, device)
     forecasts = forecast(config, cluster)

@@ -8,12 +8,13 @@ The global batch and the steps stay as they are: what is changed gives the same 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hyena_ds.config.arithmetic import StagePlan, plan_stages
-from hyena_ds.config.policy import KEPT_UNITS
-from hyena_ds.config.savings import savings
+from hyena_ds.config.policy import KEPT_UNITS, PolicyName
+from hyena_ds.config.savings import Saving, savings
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.planning.devices import Cluster, Device
 from hyena_ds.planning.memory import Memory, peak_memory
@@ -117,41 +118,31 @@ def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
 
 
 def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster) -> Cure | None:
-    """Of single settings that make the stage fit on these ranks the one that costs least time; else of the leanest policy
-    with one more setting; else the fewest ranks, in whole machines, over which the sequence can be cut."""
-    shape = shape_of_stage(config, plan)
-    leanest = next((s for s in savings(config, plan) if s.activation_policy == "leanest"), None)
-    first = () if leanest is None else (leanest.setting,)
-    leaner = replace(plan, activation_policy="leanest")
-    for settings, of in (((), plan), (first, leaner)):
-        cures = []
-        for saving in savings(config, of):
-            other = shape.on(saving.sequence_parallel, saving.micro_batch_size, saving.activation_policy, cluster.ranks)
-            if other is not None and (found := predict(other, cluster)).fits:
-                cures.append(Cure((*settings, saving.setting), found, cluster.ranks))
-        if cures:
-            return min(cures, key=lambda cure: cure.prediction.time.seconds)
-    return _more_machines(config, leaner, first, shape, cluster)
-
-
-def _more_machines(
-    config: RunConfig, leaner: StagePlan, settings: tuple[str, ...], shape: StepShape, cluster: Cluster
-) -> Cure | None:
-    """With the leanest policy and single sequences: the narrowest cut that fits, on as many machines as it takes."""
-    single = replace(leaner, micro_batch_size=1)
-    if leaner.micro_batch_size > 1:
-        smaller = [s for s in savings(config, leaner) if s.micro_batch_size == 1]
-        settings = (*settings, *(s.setting for s in smaller))
-    for saving in savings(config, single):
-        if saving.sequence_parallel <= shape.sequence_parallel:
-            continue
-        nodes = cluster.nodes
-        while nodes * cluster.devices_per_node % saving.sequence_parallel:
-            nodes += 1
-            if nodes * cluster.devices_per_node > _MOST_RANKS:
-                break
+    """Of the fewest changed settings those that cost least time; where nothing fits, on twice the machines, and so on."""
+    shape, changes = shape_of_stage(config, plan), list(_changes(config, plan))
+    nodes = cluster.nodes
+    while nodes * cluster.devices_per_node <= _MOST_RANKS:
         wider = replace(cluster, nodes=nodes)
-        other = shape.on(saving.sequence_parallel, 1, "leanest", wider.ranks)
-        if other is not None and (found := predict(other, wider)).fits:
-            return Cure((*settings, saving.setting), found, wider.ranks)
+        cures = []
+        for settings, policy, micro, sp in changes:
+            other = shape.on(sp, micro, policy, wider.ranks)
+            if other is not None and (found := predict(other, wider)).fits:
+                cures.append(Cure(settings, found, wider.ranks))
+        if cures:
+            return min(cures, key=lambda cure: (len(cure.settings), cure.prediction.time.seconds))
+        nodes *= 2
     return None
+
+
+def _changes(config: RunConfig, plan: StagePlan) -> Iterator[tuple[tuple[str, ...], PolicyName, int, int]]:
+    """Savings of one kind, of two and of all three: settings, and the policy, micro batch and ranks that come of them."""
+    now = Saving("", plan.activation_policy, plan.micro_batch_size, plan.config.sequence_parallel)
+    single = [now, *savings(config, plan)]
+    policies = [
+        s for s in single if (s.micro_batch_size, s.sequence_parallel) == (now.micro_batch_size, now.sequence_parallel)
+    ]
+    micros = [now, *(s for s in single if s.micro_batch_size != now.micro_batch_size)]
+    cuts = [now, *(s for s in single if s.sequence_parallel != now.sequence_parallel)]
+    for of_policy, of_micro, of_cut in itertools.product(policies, micros, cuts):
+        settings = tuple(saving.setting for saving in (of_policy, of_micro, of_cut) if saving is not now)
+        yield settings, of_policy.activation_policy, of_micro.micro_batch_size, of_cut.sequence_parallel

@@ -1,20 +1,20 @@
-"""The scaling study: the published large-1m on up to 1,024 GPUs and contexts of up to 2^26 tokens, on paper.
+"""The scaling study: a run's model on up to 1,024 GPUs and contexts of up to 2^26 tokens, on paper.
 
     model of plan.py, published figures --grids that fit--> strong, weak in the batch, weak in the context, contexts
 
-Nothing here was measured on a GPU. `hyena-ds plan --scaling` prints what bench/scaling.md holds.
+Nothing here was measured on a GPU. `hyena-ds plan configs/large-1m.yaml --scaling` prints what bench/scaling.md holds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyena_ds.bench.report import number
 from hyena_ds.config.policy import KEPT_UNITS
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.planning.devices import GIB, PUBLISHED, REACHED, Cluster, Device
 from hyena_ds.planning.plan import USABLE, Prediction, best_grid, predict
@@ -31,14 +31,16 @@ _TOKENS_OF_A_DEVICE = 1 << 18
 """Where the context grows with the devices."""
 _TOGETHER = 1 << 28
 """Tokens of a step on all devices: four sequences of the longest context, each over as many ranks as the width allows."""
-MODEL = ModelConfig(width=256, layers=8, maximum_context=CONTEXTS[-1])
 
 
 @dataclass(frozen=True)
 class Study:
     """Predictions by number of devices or context length; None where nothing fits."""
 
+    name: str
     device: Device
+    step: StepShape
+    """One sequence on one device: the model, at the longest context, and its precision."""
     strong: dict[int, Prediction]
     weak: dict[int, Prediction]
     weak_context: dict[int, Prediction]
@@ -48,22 +50,29 @@ class Study:
     """A constant number of tokens on all devices, by context length."""
 
 
-def study(device: Device) -> Study:
-    """All of it."""
-    strong = {ranks: _best(_LENGTH, _SEQUENCES, ranks, device) for ranks in DEVICES}
-    weak = {ranks: _best(_LENGTH, ranks, ranks, device) for ranks in DEVICES}
-    cut = {
-        ranks: _best(_TOKENS_OF_A_DEVICE * ranks, 1, ranks, device)
-        for ranks in DEVICES
-        if ranks <= MODEL.width and _TOKENS_OF_A_DEVICE * ranks <= CONTEXTS[-1]
-    }
+def study(config: RunConfig, device: Device) -> Study:
+    """All of it, for the model and the precision of `config`."""
+    model = replace(config.model, maximum_context=CONTEXTS[-1], extension=None, extended_from=None)
+    step = StepShape(model, CONTEXTS[-1], precision=config.precision, zero_stage=config.zero_stage)
+
+    def best(length: int, sequences: int, ranks: int) -> Prediction | None:
+        return best_grid(replace(step, context_length=length, accumulation=sequences), _cluster(ranks, device))
+
+    def of_devices(length: Callable[[int], int], sequences: Callable[[int], int]) -> dict[int, Prediction]:
+        found = {
+            ranks: best(length(ranks), sequences(ranks), ranks) for ranks in DEVICES if length(ranks) <= CONTEXTS[-1]
+        }
+        return {ranks: one for ranks, one in found.items() if one is not None}
+
     return Study(
+        config.name,
         device,
-        {ranks: found for ranks, found in strong.items() if found is not None},
-        {ranks: found for ranks, found in weak.items() if found is not None},
-        {ranks: found for ranks, found in cut.items() if found is not None},
-        {length: _fewest(length, device) for length in CONTEXTS},
-        {length: _best(length, _TOGETHER // length, DEVICES[-1], device) for length in CONTEXTS},
+        step,
+        of_devices(lambda ranks: _LENGTH, lambda ranks: _SEQUENCES),
+        of_devices(lambda ranks: _LENGTH, lambda ranks: ranks),
+        of_devices(lambda ranks: _TOKENS_OF_A_DEVICE * ranks, lambda ranks: 1),
+        {length: _fewest(replace(step, context_length=length), device) for length in CONTEXTS},
+        {length: best(length, _TOGETHER // length, DEVICES[-1]) for length in CONTEXTS},
     )
 
 
@@ -71,19 +80,11 @@ def _cluster(ranks: int, device: Device) -> Cluster:
     return Cluster(max(1, ranks // _OF_A_NODE), min(ranks, _OF_A_NODE), device)
 
 
-def _shape(length: int, sequences: int) -> StepShape:
-    return StepShape(MODEL, length, 1, sequences, precision="bfloat16")
-
-
-def _best(length: int, sequences: int, ranks: int, device: Device) -> Prediction | None:
-    return best_grid(_shape(length, sequences), _cluster(ranks, device))
-
-
-def _fewest(length: int, device: Device) -> Prediction | None:
+def _fewest(one_sequence: StepShape, device: Device) -> Prediction | None:
     """The fewest devices, a power of two, that hold one sequence; of policies the fastest that does."""
     ranks = 1
-    while ranks <= MODEL.width:
-        shapes = (_shape(length, 1).on(ranks, 1, policy, ranks) for policy in KEPT_UNITS)
+    while ranks <= one_sequence.width:
+        shapes = (one_sequence.on(ranks, 1, policy, ranks) for policy in KEPT_UNITS)
         found = [predict(shape, _cluster(ranks, device)) for shape in shapes if shape is not None]
         if fitting := [one for one in found if one.fits]:
             return min(fitting, key=lambda one: one.time.seconds)
@@ -93,15 +94,15 @@ def _fewest(length: int, device: Device) -> Prediction | None:
 
 def study_lines(found: Study) -> list[str]:
     """The study in Markdown."""
-    device, sheet = found.device, PUBLISHED[found.device.name]
+    device, sheet, model = found.device, PUBLISHED[found.device.name], found.step.config
     lines = [
         "# Scaling, on paper",
         "",
-        f"`hyena-ds plan --scaling --device {device.name} --plot bench/scaling.png` prints this page and draws the plot. Nothing in it was",
+        f"`hyena-ds plan configs/{found.name}.yaml --scaling --device {device.name} --plot bench/scaling.png` prints this page and draws the plot. Nothing in it was",
         "measured on a GPU: it is the model of `hyena-ds plan` with published figures. The same model with measured ceilings is held",
         "against measurement on a CPU in [RESULTS.md](RESULTS.md).",
         "",
-        f"Model: the published large-1m, width 256, 8 layers, {parameters(MODEL):,} weights; bfloat16 products, ZeRO stage 1; a step of",
+        f"Model: {found.name}, width {model.width}, {model.layers} layers, {parameters(model):,} weights; {found.step.precision}, ZeRO stage {found.step.zero_stage}; a step of",
         f"{_SEQUENCES} sequences of 2^20 tokens ({_SEQUENCES * _LENGTH / 1e6:.0f} million) unless said. For every row the fastest grid, micro batch and policy that fit.",
         "",
         "## Assumptions",
@@ -136,7 +137,7 @@ def study_lines(found: Study) -> list[str]:
         *_table(found.weak_context, "devices", strong=False),
         "",
         "Transforms grow with log2(context), and from two machines on an exchange goes through the network: this is the price of",
-        f"sequence parallelism beyond a machine. A sequence is cut over at most {MODEL.width} ranks, the width.",
+        f"sequence parallelism beyond a machine. A sequence is cut over at most {model.width} ranks, the width.",
         "",
         "## One sequence on the fewest devices that hold it",
         "",
@@ -231,7 +232,7 @@ def draw(found: Study, output: str) -> None:
     left.legend(frameon=False, fontsize=9)
     _stack(right, {length: one for length, one in found.together.items() if one is not None})
     figure.suptitle(
-        f"large-1m on {found.device.name}, predicted from published figures; nothing measured",
+        f"{found.name} on {found.device.name}, predicted from published figures; nothing measured",
         x=0.01,
         ha="left",
         fontsize=11,

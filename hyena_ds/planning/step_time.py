@@ -76,11 +76,16 @@ def _head_flops(shape: StepShape) -> float:
     return 3.0 * 2 * shape.width * VOCABULARY * tokens
 
 
+def optimizer_bytes(shape: StepShape) -> float:
+    """Read and written by this rank's update."""
+    count = parameters(shape.config)
+    return 4.0 * _ADAMW_TOUCHES * (count / shape.ranks if shape.zero_stage else count)
+
+
 def _optimizer(shape: StepShape, cluster: Cluster) -> float:
     """ZeRO shards the update over all ranks; the sum over them moves every gradient, and every new weight back."""
     count = parameters(shape.config)
-    own = count / shape.ranks if shape.zero_stage else count
     links = cluster.device.rates.links
     latency = links.latency_between if cluster.nodes > 1 else links.latency_inside
     small = _STEP_MESSAGES * latency if shape.ranks > 1 else 0.0
-    return own * 4 * _ADAMW_TOUCHES / cluster.device.rates.pointwise + cluster.sum_seconds(4.0 * count) + small
+    return optimizer_bytes(shape) / cluster.device.rates.pointwise + cluster.sum_seconds(4.0 * count) + small
