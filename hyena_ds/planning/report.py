@@ -110,8 +110,8 @@ def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
                 f"{wanted}cheapest change: {' and '.join(cure.settings)}{on}: "
                 f"{number(cure.prediction.memory.total / GIB)} GiB, {number(cure.prediction.time.seconds)} s a step"
             )
-    if forecast.better is not None:
-        better = forecast.better
+    better = forecast.better
+    if better is not None and (forecast.cure is None or better.shape != forecast.cure.prediction.shape):
         share = f", {better.time.seconds / found.time.seconds:.0%} of the time" if found.fits else ""
         lines.append(
             f"stage {number_of_stage}: better: {_grid(better)}, {_batch(better)}, {better.shape.policy}: "

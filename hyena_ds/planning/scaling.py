@@ -19,6 +19,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.planning.devices import GIB, PUBLISHED, REACHED, Cluster, Device
 from hyena_ds.planning.plan import USABLE, Prediction, best_grid, predict
 from hyena_ds.planning.shape import StepShape, parameters
+from hyena_ds.planning.step_time import PARTS
 
 DEVICES = tuple(8 << exponent for exponent in range(8))
 """8 to 1,024, eight to a machine."""
@@ -41,6 +42,8 @@ class Study:
     device: Device
     step: StepShape
     """One sequence on one device: the model, at the longest context, and its precision."""
+    policies: list[Prediction]
+    """One sequence on one device, under every activation policy, whether it fits or not."""
     strong: dict[int, Prediction]
     weak: dict[int, Prediction]
     weak_context: dict[int, Prediction]
@@ -68,6 +71,7 @@ def study(config: RunConfig, device: Device) -> Study:
         config.name,
         device,
         step,
+        [predict(replace(step, context_length=_LENGTH, policy=policy), _cluster(1, device)) for policy in KEPT_UNITS],
         of_devices(lambda ranks: _LENGTH, lambda ranks: _SEQUENCES),
         of_devices(lambda ranks: _LENGTH, lambda ranks: ranks),
         of_devices(lambda ranks: _TOKENS_OF_A_DEVICE * ranks, lambda ranks: 1),
@@ -123,6 +127,10 @@ def study_lines(found: Study) -> list[str]:
         "A kernel library that fuses the elementwise work would move every row: it is the largest part of a step.",
         "",
         "![scaling](scaling.png)",
+        "",
+        "## One sequence of 2^20 tokens on one device",
+        "",
+        *_policies(found.policies),
         "",
         "## Strong: one step of 128 sequences of 2^20 tokens on more devices",
         "",
@@ -185,6 +193,18 @@ def _table(found: dict[int, Prediction], what: str, strong: bool) -> list[str]:
     return rows
 
 
+def _policies(found: list[Prediction]) -> list[str]:
+    rows = ["| policy | GiB | s a step | " + " | ".join(f"{part} s" for part in PARTS) + " | tokens/s |"]
+    rows.append("|" + "---|" * (4 + len(PARTS)))
+    for one in found:
+        parts = " | ".join(number(one.time.parts[part]) for part in PARTS)
+        size = number(one.memory.total / GIB) + ("" if one.fits else ", does not fit")
+        rows.append(
+            f"| {one.shape.policy} | {size} | {number(one.time.seconds)} | {parts} | {_tokens_a_second(one):,.0f} |"
+        )
+    return rows
+
+
 def _contexts(found: dict[int, Prediction | None]) -> list[str]:
     rows = [
         "| context | devices | grid, micro batch x micro steps, policy | GiB | s a step | FFT s | exchange s | tokens/s |"
@@ -230,6 +250,7 @@ def draw(found: Study, output: str) -> None:
     _axes(left, "Tokens a second and device, % of 8 devices", "devices", DEVICES, lambda ranks: f"{ranks:,.0f}")
     left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize=9)
+    left.set_ylim(top=108)
     _stack(right, {length: one for length, one in found.together.items() if one is not None})
     figure.suptitle(
         f"{found.name} on {found.device.name}, predicted from published figures; nothing measured",

@@ -4,7 +4,7 @@ Every kernel reads its operands and writes its result, as the code in model/ and
 those, counted kernel by kernel, in tensors of one token and D channels of float32. A test counts them again while a
 model runs. On a CPU a tile's tensors stay in the caches, on a GPU they go through its memory.
 
-D width, i = inner width / D, E features and F width of the filter's MLP, B batch, M micro steps, l local length.
+D width, i = inner width / D, F width of the filter's MLP, B batch, M micro steps, l local length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHORT = 30.0
 """The short filter of 3 D channels: three multiply-adds and a bias."""
 _DROPOUT = 62.0
 """A mask from 64-bit words, and its use."""
-_KERNELS = {"forward": 40, "backward": 115, "again": 28, "group": 30, "exchange": 6, "filter": 85, "loss": 25}
+_KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
 _FILTER_CHUNK = 1 << 18
 _DEVICE_FILTER_CHUNK = 1 << 26
@@ -49,7 +49,7 @@ def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
     packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if _cut(shape) else 0.0
     return Traffic(
         tokens * units * _FLOAT32 * shape.width,
-        _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape),
+        _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
         _kernels(shape, on_cpu),
         _messages(shape, on_cpu),
         packed,
@@ -57,24 +57,24 @@ def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
 
 
 def _layer_units(shape: StepShape) -> float:
-    """Of a token and layer."""
+    """Of a token and layer. In bfloat16 products read half as much, and what they read and write is converted."""
     policy, i = shape.activation_policy, shape.config.mlp_width / shape.width
     mixed = shape.precision == "bfloat16"
     projection = _PROJECTION + (4.0 if mixed else 0.0)
     # The rest of the operator: gates 5, out of and into the convolution 5, out projection and residual 10.
-    operator = projection + _SHORT + 20.0 + (3.0 if mixed else 0.0)
-    mlp = 7.0 + 12.0 * i + ((3.0 + 3.0 * i) if mixed else 0.0)
-    units = operator + mlp
+    operator = projection + _SHORT + 20.0 + (2.0 if mixed else 0.0)
+    units = operator + 7.0 + 12.0 * i + (2.0 + 2.0 * i if mixed else 0.0)
     if not policy.keep_middle:
         units += operator
-    units += 15.0 + 27.0 * i + ((5.0 + 6.0 * i) if mixed else 0.0)
-    units += 2.0 * i if policy.keep_inner else 1.0 + i
-    # The operator's backward: gradients of the convolution's output, and of everything before it.
+    # The MLP's backward: GELU and its slope 19 i, four products, sums, the norm's backward.
+    units += 13.0 + 27.0 * i + (2.5 + 2.0 * i if mixed else 0.0)
+    of_inner = 0.5 if mixed else 1.0
+    units += 2.0 * i * of_inner if policy.keep_inner else of_inner * (1.0 + i)
+    # The operator's: up to the gradient of the convolution's output, through the convolution, and before it.
     if not policy.keep_projections:
         units += projection * (1 if policy.hold_projections else 2)
-    units += (10.0 if policy.keep_convolution else _SHORT + 3.0) + 5.0
-    units += 5.0 if policy.keep_convolution else 10.0
-    units += 140.0 + (6.0 if mixed else 0.0)
+    units += 10.0 + 5.0 + 7.0 if policy.keep_convolution else _SHORT + 3.0 + 5.0 + 12.0
+    units += 141.0 + (8.0 if mixed else 0.0)
     if shape.config.residual_dropout:
         units += 5 * _DROPOUT
     return units
@@ -86,11 +86,20 @@ def _ends_units(shape: StepShape) -> float:
     return units + (2 * _DROPOUT if shape.config.embedding_dropout else 0.0)
 
 
-def _filter_floats(shape: StepShape) -> float:
-    """Of a position and layer, whatever B and M: evaluated once or twice, and its gradient."""
-    D, F, E = shape.width, shape.config.filter_width, shape.config.filter_features
+def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
+    """Of a position and layer, whatever B and M: evaluated once or twice, and its gradient.
+
+    Each of them makes the window of one chunk in float64 first.
+    """
+    D, F = shape.width, shape.config.filter_width
     evaluations = 2 if evaluates_again(shape, shape.activation_policy) else 1
-    return evaluations * (18.0 * F + 6.0 * D + 20.0 * E) + 75.0 * F + 8.0 * D + 20.0 * E
+    window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length)
+    features = 100.0
+    return evaluations * (18.0 * F + 6.0 * D + features + window) + 70.0 * F + 7.0 * D + features + window
+
+
+def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
+    return (_FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK) // max(shape.width, shape.config.filter_width)
 
 
 def _cut(shape: StepShape) -> bool:
@@ -128,7 +137,7 @@ def _messages(shape: StepShape, on_cpu: bool) -> float:
 
 
 def _kernels(shape: StepShape, on_cpu: bool) -> float:
-    D, F = shape.width, shape.config.filter_width
+    D = shape.width
 
     def tiles(widest: int) -> int:
         tokens = tokens_of_a_tile(widest, on_cpu)
@@ -137,8 +146,7 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
 
     policy = shape.activation_policy
     tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
-    chunk = (_FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK) // max(D, F)
     layer = shape.accumulation * (tile * tiles(4 * D) + _KERNELS["group"] * _groups(shape, on_cpu))
-    layer += _KERNELS["filter"] * -(-shape.local_length // chunk)
+    layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
     loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
     return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)

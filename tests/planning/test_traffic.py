@@ -42,7 +42,13 @@ class Counted(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if function.is_view or "empty" in name or name in ("_unsafe_view", "detach", "alias", "lift_fresh"):
             return result
-        tensors = [t for t in tree_flatten((args, kwargs, result))[0] if isinstance(t, Tensor)]
+        read = {id(t): t for t in tree_flatten(args)[0] if isinstance(t, Tensor)}
+        written = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        if name == "copy_":  # what was there is not read; a copy of a view to itself is none
+            if args[0].data_ptr() == args[1].data_ptr():
+                return result
+            read.pop(id(args[0]))
+        tensors = [*read.values(), *written]
         if any(t.is_complex() for t in tensors) or name in ("constant_pad_nd", "_fft_r2c", "_fft_c2r"):
             self.kernels += 1
             return result
