@@ -35,7 +35,7 @@ class Held(NamedTuple):
     part: str
     size: float
     """Bytes of each."""
-    count: float
+    number: float
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     filter_unit = float(_FLOAT32 * shape.local_length * shape.width)
     state = _state(shape)
     kept = _kept_by_a_layer(shape, unit, filter_unit)
-    all_kept = [Held("kept", held.size, held.count * N) for held in kept]
+    all_kept = [Held("kept", held.size, held.number * N) for held in kept]
     again = [Held("layer at work", filter_unit, 1)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
     gone = [Held("kept", unit, -1)] if policy.keep_middle else []

@@ -76,7 +76,8 @@ def test_the_number_of_weights_is_the_published_one(width: int, layers: int, pub
 
 def test_small_tensors_have_slack_and_those_that_go_back_to_the_system_none() -> None:
     short = replace(MILLION, context_length=4096)
-    assert peak_memory(short, CPU).parts["slack"] > 0.4 * peak_memory(short, CPU).live
+    found = peak_memory(short, CPU)
+    assert found.parts["slack"] == pytest.approx(0.5 * (found.live - 64 * MIB))  # but for DeepSpeed's bucket
     tight = replace(CPU, exact_from=0.0)
     assert peak_memory(MILLION, tight).parts["slack"] == 0
     assert peak_memory(MILLION, CPU).parts["slack"] < 0.1 * GIB
