@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every measurement of bench/RESULTS.md, about 45 minutes on two quiet cores:
+# Every measurement of bench/RESULTS.md, about 60 minutes on two quiet cores:
 #   bash bench/run.sh REFERENCE [NAME ...]
 # REFERENCE  a clone of HazyResearch/hyena-dna; names choose among the measurements, without one all run
 set -euo pipefail
@@ -34,4 +34,11 @@ step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" checkpoint "* ]]; then
     echo "== checkpoint"
     hyena-ds bench checkpoint --json bench/results/checkpoint.json
+fi
+
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then
+    echo "== plan"
+    rm -f bench/results/calibration.json bench/results/plan.json
+    hyena-ds bench plan --calibration bench/results/calibration.json --json bench/results/plan.json
+    hyena-ds plan configs/large-1m.yaml --scaling --plot bench/scaling.png > bench/scaling.md
 fi

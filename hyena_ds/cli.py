@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
     from hyena_ds.data.command import add_commands as add_data_commands
+    from hyena_ds.planning.command import add_arguments as add_plan_arguments
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands.add_parser("data", help="which bases a step of a run consumed"))
     train = commands.add_parser("train", help="train a model from a YAML config")
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
+    add_plan_arguments(
+        commands.add_parser("plan", help="memory, time and better grids of a run on machines you name; needs no torch")
+    )
     again = commands.add_parser(
         "supervise",
         help="train, and start again after a failure",

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from hyena_ds.model import filter as filter_module
-from hyena_ds.ops import fft_convolution, tiles
+from hyena_ds.ops import sizes
 
 
 @contextmanager
@@ -15,12 +15,12 @@ def small_pieces(tokens: int = 5, transforms: int = 3) -> Iterator[None]:
     """Tiles and filter chunks of `tokens` tokens, and `transforms` FFTs at once, while it lasts."""
     with ExitStack() as stack:
         for module, name, value in (
-            (tiles, "_CACHED_ELEMENTS", 0),
-            (tiles, "_FEWEST_TOKENS", tokens),
+            (sizes, "_CACHED_ELEMENTS", 0),
+            (sizes, "_FEWEST_TOKENS", tokens),
             (filter_module, "_CHUNK_ELEMENTS", 0),
             (filter_module, "_FEWEST_TOKENS", tokens),
-            (fft_convolution, "_GROUP_ELEMENTS", 0),
-            (fft_convolution, "_FEWEST_TRANSFORMS", transforms),
+            (sizes, "_GROUP_ELEMENTS", 0),
+            (sizes, "_FEWEST_TRANSFORMS", transforms),
         ):
             stack.enter_context(patch.object(module, name, value))
         yield

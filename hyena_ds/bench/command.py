@@ -8,6 +8,7 @@ prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
 warmup        loss and seconds of runs with context warmup beside runs without
+plan          memory and time that `hyena-ds plan` predicts for this machine, beside what is measured
 plot          time and memory of a step against context length, from JSON files
 """
 
@@ -52,6 +53,15 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
     _add_json(warmup)
     warmup.set_defaults(run=_runner("warmup"), rounds=1)
+    plan = commands.add_parser("plan", help="what `hyena-ds plan` predicts beside what is measured here")
+    lengths = [1 << exponent for exponent in range(10, 21, 2)]
+    plan.add_argument("--context-length", type=int, nargs="+", default=lengths, help="rows to measure (default: all)")
+    plan.add_argument("--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
+    plan.add_argument(
+        "--calibration", metavar="FILE", required=True, help="of this machine; measured first where there is none"
+    )
+    _add_json(plan)
+    plan.set_defaults(run=_runner("plan"), rounds=1)
     plot = commands.add_parser("plot", help="draw JSON files of `bench step`")
     plot.add_argument("results", nargs="+", metavar="RESULTS.json", help="files that --json wrote")
     plot.add_argument("--output", required=True, metavar="PNG", help="image to write")

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from hyena_ds.bench.measure import best_seconds, machine
 from hyena_ds.bench.processes import WrongValue
-from hyena_ds.ops.fft_convolution import fft_length
+from hyena_ds.ops.sizes import fft_length
 from hyena_ds.parallel.collectives import start_all_to_all
 from hyena_ds.parallel.devices import Compute
 

@@ -10,12 +10,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-from hyena_ds.bench.case import Case
 from hyena_ds.config.policy import Policy
+from hyena_ds.config.schema import ModelConfig
 
 _FLOAT32 = 4
 _VOCABULARY = 16
+
+
+class Step(Protocol):
+    """What is counted: a Case of a benchmark, or a stage of a plan."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def accumulation(self) -> int: ...
+    @property
+    def sequence_parallel(self) -> int: ...
+    @property
+    def local_length(self) -> int: ...
+    @property
+    def activation_policy(self) -> Policy: ...
+    def model(self) -> ModelConfig: ...
 
 
 @dataclass(frozen=True)
@@ -60,13 +81,13 @@ class Rates:
     """Bytes a second that a rank sends in an all-to-all; None without other ranks."""
 
 
-def step_work(case: Case, fft_points: int) -> Work:
+def step_work(case: Step, fft_points: int) -> Work:
     """Everything above, for an optimizer step of M micro steps."""
     forward, backward = exchange_bytes(case)
     return Work(gemm_flops(case), filter_flops(case), fft_flops(case, fft_points), float(forward), float(backward))
 
 
-def gemm_flops(case: Case) -> Amount:
+def gemm_flops(case: Step) -> Amount:
     """Projections and MLP of the blocks; a product of (a, b) and (b, c) is 2abc flops.
 
     Forward, a token and layer: projection D -> 3D and out projection D -> D are 6 D^2 + 2 D^2; the MLP D -> I -> D is
@@ -84,7 +105,7 @@ def gemm_flops(case: Case) -> Amount:
     return Amount(3.0 * tokens * (8 * D**2 + 4 * D * inner), float(tokens * again))
 
 
-def filter_flops(case: Case) -> Amount:
+def filter_flops(case: Step) -> Amount:
     """The implicit filter's MLP, once an optimizer step whatever B and M, and the tied head.
 
     Forward, a position and layer: E -> F -> F -> F -> D is 2 (E F + 2 F^2 + F D) flops. Backward is twice that, less the
@@ -96,12 +117,12 @@ def filter_flops(case: Case) -> Amount:
     E, F, D = config.filter_features, config.filter_width, config.width
     positions = case.local_length * case.layers
     forward = 2 * (E * F + 2 * F**2 + F * D)
-    again = forward - 2 * F * D + (forward if _evaluates_again(case, policy) else 0)
+    again = forward - 2 * F * D + (forward if evaluates_again(case, policy) else 0)
     head = 3 * 2 * D * _VOCABULARY * case.batch * case.accumulation * case.local_length
     return Amount(float(positions * (3 * forward - 2 * E * F) + head), float(positions * again))
 
 
-def fft_flops(case: Case, points: int) -> Amount:
+def fft_flops(case: Step, points: int) -> Amount:
     """Real transforms of the long convolution, 2.5 n log2 n flops each (half of a complex one's 5 n log2 n).
 
     Least, a layer and one of the rank's d channels: forward transforms u and back y, for each of B M sequences; backward
@@ -120,7 +141,7 @@ def fft_flops(case: Case, points: int) -> Amount:
     return Amount((4 * B * M + 2) * transforms * flops, again * transforms * flops)
 
 
-def exchange_bytes(case: Case) -> tuple[int, int]:
+def exchange_bytes(case: Step) -> tuple[int, int]:
     """(forward, backward): the fewest bytes that a rank sends in all-to-alls under its policy.
 
     A shard is one activation tensor of the rank, B l D float32; an all-to-all keeps 1/P of it here. Forward moves one
@@ -134,7 +155,7 @@ def exchange_bytes(case: Case) -> tuple[int, int]:
     shards = case.batch * case.accumulation * filter_shard
     backward = 2 if policy.keep_convolution else 4
     backward += 0 if policy.keep_middle else 2
-    filters = 1 + _evaluates_again(case, policy)
+    filters = 1 + evaluates_again(case, policy)
     sent = [(2 * shards + filter_shard) * case.layers, (backward * shards + filters * filter_shard) * case.layers]
     return sent[0] * (P - 1) // P, sent[1] * (P - 1) // P
 
@@ -155,5 +176,6 @@ def least_seconds(work: Work, rates: Rates, precision: str, recompute: bool) -> 
     return seconds
 
 
-def _evaluates_again(case: Case, policy: Policy) -> bool:
+def evaluates_again(case: Step, policy: Policy) -> bool:
+    """Whether backward evaluates the filter once more for its convolution."""
     return not policy.keep_filter and case.accumulation == 1

@@ -148,7 +148,7 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
         f"validation: every {validation.every_steps:,} steps and at the end of every stage" + _at_final(config)
     )
     lines.append("batch: sequences of a step = data-parallel rows x micro batch x micro steps")
-    return lines + _aligned([_HEADINGS, *_rows(config, plans)])
+    return lines + aligned([_HEADINGS, *_rows(config, plans)])
 
 
 def _steps(count: int) -> str:
@@ -202,7 +202,7 @@ def _rows(config: RunConfig, plans: tuple[StagePlan, ...]) -> list[tuple[str, ..
     return rows
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their widest cell, on the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -21,3 +21,18 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError(text)
     return seconds
+
+
+def show_duration(seconds: float) -> str:
+    """The two largest units, as a person reads them."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for (unit, size), (lower, below) in (
+        (("d", 86400), ("h", 3600)),
+        (("h", 3600), ("m", 60)),
+        (("m", 60), ("s", 1)),
+    ):
+        if whole >= size:
+            return f"{whole // size:,}{unit}{whole % size // below:02d}{lower}"
+    raise AssertionError(seconds)

@@ -11,51 +11,15 @@ B batch, g channels, L context length, n FFT length.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-_GROUP_ELEMENTS = 1 << 22
-"""Elements of the padded signal that one group of channels should hold on a CPU (16 MiB)."""
-_DEVICE_GROUP_ELEMENTS = 1 << 26
-_FEWEST_TRANSFORMS = 8
-"""On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
-_MOST_ELEMENTS = 1 << 25
-"""Beyond this size of a group fewer transforms than that are better: a 4 M token context has 8 M points a channel."""
-_MOST_CHANNELS = 64
-
-
-@lru_cache
-def good_fft_length(minimum: int) -> int:
-    """The smallest 2^a 3^b 5^c that is at least `minimum`: other lengths cost an FFT 6 to 8 times as much."""
-    best = 1
-    while best < minimum:
-        best *= 2
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            candidate = three
-            while candidate < minimum:
-                candidate *= 2
-            best = min(best, candidate)
-            three *= 3
-        five *= 5
-    return best
-
-
-def fft_length(context_length: int) -> int:
-    """Points of the transforms: at least 2L - 1, so that nothing wraps into the first L."""
-    return good_fft_length(2 * context_length - 1)
+from hyena_ds.ops.sizes import channels_of_a_group, fft_length
 
 
 def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device) -> int:
-    """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
-    elements = _GROUP_ELEMENTS if device.type == "cpu" else _DEVICE_GROUP_ELEMENTS
-    n = fft_length(context_length)
-    transforms = max(min(_FEWEST_TRANSFORMS, max(2, _MOST_ELEMENTS // n)), elements // n)
-    return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
+    """Channels that one call should get on `device`."""
+    return channels_of_a_group(batch, channels, context_length, device.type == "cpu")
 
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:

@@ -10,11 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-_CACHED_ELEMENTS = 1 << 18
-"""Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
-_FEWEST_TOKENS = 64
-_DEVICE_ELEMENTS = 1 << 27
-"""On an accelerator a tile only bounds memory."""
+from hyena_ds.ops.sizes import tokens_of_a_tile
 
 
 @dataclass(frozen=True)
@@ -28,8 +24,7 @@ class Tile:
 
 def tiles(batch: int, length: int, widest: int, device: torch.device) -> Iterator[Tile]:
     """Cover (batch, length) from left to right; `widest` is the largest number of channels of a token in the work."""
-    elements = _CACHED_ELEMENTS if device.type == "cpu" else _DEVICE_ELEMENTS
-    tokens = max(_FEWEST_TOKENS, elements // widest)
+    tokens = tokens_of_a_tile(widest, device.type == "cpu")
     rows = max(1, tokens // length)
     for row in range(0, batch, rows):
         for first in range(0, length, tokens):

@@ -15,6 +15,7 @@ import torch
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.policy import KEPT_UNITS
+from hyena_ds.config.savings import savings
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import LocalError
 
@@ -49,26 +50,18 @@ def out_of_memory(config: RunConfig, plan: StagePlan) -> str:
 
 
 def _leaner(config: RunConfig, plan: StagePlan) -> str:
-    """Slower recomputation is cheaper than more micro steps, and those are cheaper than more ranks."""
-    stage, policies = plan.config, list(KEPT_UNITS)
-    key, number = config.place(plan.number)
-    row = key if key == "warmup" else f"{key}.{number}"
-    place = policies.index(plan.activation_policy)
-    if place + 1 < len(policies):
-        policy = policies[place + 1]
-        of_row = f"{row}." if stage.activation_policy is not None else ""
-        return f"set {of_row}activation_policy: {policy} ({_gib(config, plan, KEPT_UNITS[policy])})"
-    if plan.micro_batch_size > 1 and key == "stages":
-        smaller = next(n for n in range(plan.micro_batch_size - 1, 0, -1) if plan.micro_batch_size % n == 0)
-        return f"set {row}.micro_batch_size: {smaller}, with the same results"
+    """The first saving, in a few words."""
+    stage = plan.config
+    saving = next(savings(config, plan), None)
+    if saving is None:
+        return "shorten the context or narrow the model"
+    if saving.activation_policy != plan.activation_policy:
+        return f"set {saving.setting} ({_gib(config, plan, KEPT_UNITS[saving.activation_policy])})"
+    if saving.micro_batch_size < plan.micro_batch_size:
+        return f"set {saving.setting}, with the same results"
     ranks = plan.data_parallel * stage.sequence_parallel
-    for wider in range(stage.sequence_parallel + 1, config.model.width + 1):
-        if config.model.width % wider == 0 and stage.context_length % wider == 0:
-            more = f" on {wider} ranks or more" if wider > ranks else ""
-            if key == "warmup":
-                return f"set warmup.tokens_per_rank: {stage.local_length // 2}{more}, or shorten the context"
-            return f"set {row}.sequence_parallel: {wider}{more}, or shorten the context"
-    return "shorten the context or narrow the model"
+    more = f" on {saving.sequence_parallel} ranks or more" if saving.sequence_parallel > ranks else ""
+    return f"set {saving.setting}{more}, or shorten the context"
 
 
 def _gib(config: RunConfig, plan: StagePlan, units: int) -> str:

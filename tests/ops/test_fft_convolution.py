@@ -10,9 +10,8 @@ from hyena_ds.ops.fft_convolution import (
     causal_convolution,
     causal_convolution_backward,
     channels_at_once,
-    fft_length,
-    good_fft_length,
 )
+from hyena_ds.ops.sizes import fft_length, good_fft_length
 
 
 def direct(u_BdL: Tensor, k_dL: Tensor) -> Tensor:

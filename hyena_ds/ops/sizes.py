@@ -1,0 +1,62 @@
+"""How much one call of a kernel gets: points of a transform, channels of a group, tokens of a tile. Imports no torch.
+
+What a step computes is cut by these numbers, and what it needs (planning/) is counted by them.
+
+B batch, L context length, n FFT length.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+_GROUP_ELEMENTS = 1 << 22
+"""Elements of the padded signal that one group of channels should hold on a CPU (16 MiB)."""
+_DEVICE_GROUP_ELEMENTS = 1 << 26
+_FEWEST_TRANSFORMS = 8
+"""On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
+_MOST_ELEMENTS = 1 << 25
+"""Beyond this size of a group fewer transforms than that are better: a 4 M token context has 8 M points a channel."""
+_MOST_CHANNELS = 64
+
+_CACHED_ELEMENTS = 1 << 18
+"""Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
+_FEWEST_TOKENS = 64
+_DEVICE_ELEMENTS = 1 << 27
+"""On an accelerator a tile only bounds memory."""
+
+
+@lru_cache
+def good_fft_length(minimum: int) -> int:
+    """The smallest 2^a 3^b 5^c that is at least `minimum`: other lengths cost an FFT 6 to 8 times as much."""
+    best = 1
+    while best < minimum:
+        best *= 2
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            candidate = three
+            while candidate < minimum:
+                candidate *= 2
+            best = min(best, candidate)
+            three *= 3
+        five *= 5
+    return best
+
+
+def fft_length(context_length: int) -> int:
+    """Points of the transforms: at least 2L - 1, so that nothing wraps into the first L."""
+    return good_fft_length(2 * context_length - 1)
+
+
+def channels_of_a_group(batch: int, channels: int, context_length: int, on_cpu: bool) -> int:
+    """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
+    elements = _GROUP_ELEMENTS if on_cpu else _DEVICE_GROUP_ELEMENTS
+    n = fft_length(context_length)
+    transforms = max(min(_FEWEST_TRANSFORMS, max(2, _MOST_ELEMENTS // n)), elements // n)
+    return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
+
+
+def tokens_of_a_tile(widest: int, on_cpu: bool) -> int:
+    """Tokens whose widest intermediate result, of `widest` channels, stays in a core's cache."""
+    return max(_FEWEST_TOKENS, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // widest)

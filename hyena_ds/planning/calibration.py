@@ -1,0 +1,276 @@
+"""This machine as a device of a plan: its ceilings, and four constants fitted to a few short steps.
+
+    ceilings of 1, M ranks (planning/ceilings.py) --+
+    steps at 2k to 131k tokens, on 1 and M ranks ---+--fit--> calibration.json --machine_device--> Device
+
+Two constants are of time: bytes a second of the tile-wise work, and what a step costs besides. Two are of memory: what a
+process holds before anything, and the allocator's slack. Measuring takes torch, in processes of its own; reading takes none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.bench.case import Case
+from hyena_ds.bench.limits import say
+from hyena_ds.bench.processes import Ranks
+from hyena_ds.bench.report import now, spread
+from hyena_ds.config.policy import PolicyName
+from hyena_ds.errors import UserError
+from hyena_ds.planning.devices import GIB, Cluster, Device, Links, Rates
+from hyena_ds.planning.memory import moments
+from hyena_ds.planning.shape import StepShape, shape_of_case
+from hyena_ds.planning.step_time import optimizer_bytes, step_time
+from hyena_ds.planning.traffic import traffic
+from hyena_ds.training.local_ranks import TUNABLES, usable_cores
+
+WIDTH, LAYERS = 128, 2
+STEPS: tuple[tuple[int, PolicyName], ...] = (
+    (2048, "balanced"),
+    (8192, "fastest"),
+    (32768, "balanced"),
+    (131072, "leanest"),
+)
+"""Context length and policy of the steps that constants are fitted to."""
+CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
+_FORMAT = 1
+_EXACT_FROM = float(TUNABLES["glibc.malloc.mmap_threshold"])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Constants of steps on one number of ranks."""
+
+    ranks: int
+    pointwise: float
+    """Bytes a second."""
+    step: float
+    """Seconds."""
+    process_gib: float
+    slack: float
+
+
+def default_path() -> Path:
+    """In the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "hyena-ds" / "calibration.json"
+
+
+def threads_of(ranks: int) -> int:
+    """As `hyena-ds train` sets them on a CPU."""
+    return max(1, len(usable_cores()) // ranks)
+
+
+def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
+    """A step on this machine, its sequence cut over all `ranks`."""
+    return Case(
+        length,
+        length,
+        width=width,
+        layers=layers,
+        sequence_parallel=ranks,
+        policy=policy,
+        threads=threads_of(ranks),
+    )
+
+
+def measure_step(case: Case, rounds: int, warm_up: bool = True) -> dict[str, Any]:
+    """The trainer's own step in processes of its own: seconds of the slowest rank, peak memory of the largest."""
+    P = case.sequence_parallel
+    with Ranks("hyena_ds.planning.ceilings:PlannedStep", P, True, case.threads, "tuned", case=case) as ranks:
+        ranks.ready()
+        prepared = ranks.ask("prepare")
+        if warm_up:
+            ranks.ask("step")
+        turns = [ranks.ask("step") for _ in range(rounds)]
+    return {
+        "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
+        "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
+        "peak_memory_gib": max(answer["peak_memory_gib"] for answer in turns[-1]),
+        "warm_up": warm_up,
+        "machine": prepared[0]["machine"],
+    }
+
+
+def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]:
+    """Measure ceilings of one rank, of one a core and of `ranks`, and the steps that constants are fitted to."""
+    cores = len(usable_cores())
+    counts = sorted({1, min(ranks, cores), ranks})
+    ceilings = {}
+    for count in counts:
+        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
+        worker = "hyena_ds.planning.ceilings:Ceilings"
+        with Ranks(worker, count, count > 1, threads_of(count), "tuned", width=width, lengths=CEILING_LENGTHS) as group:
+            group.ready()
+            ceilings[str(count)] = _slowest(group.ask("measure"))
+    steps = []
+    for count in counts:
+        if count > cores and len(counts) > 1:
+            continue
+        for length, policy in STEPS:
+            say(f"measuring a step of {length:,} tokens on {count} rank{'s' if count > 1 else ''}, {policy}")
+            case = calibration_case(length, count, policy, width)
+            measured = measure_step(case, rounds if length < STEPS[-1][0] else max(1, rounds - 1))
+            steps.append({**asdict(case), **measured})
+    described = steps[0]["machine"]
+    for step in steps:
+        del step["machine"]
+    found = {"format": _FORMAT, "date": now(), "machine": described, "width": width}
+    found |= {"ceilings": ceilings, "steps": steps}
+    return fitted(found)
+
+
+def fitted(found: dict[str, Any]) -> dict[str, Any]:
+    """The same with `fits`: constants for each number of ranks that steps were measured on."""
+    fits = []
+    for count in sorted({step["sequence_parallel"] for step in found["steps"]}):
+        steps = [step for step in found["steps"] if step["sequence_parallel"] == count]
+        shapes = [shape_of_case(_case(step)) for step in steps]
+        rates = _rates(found, count, Fit(count, math.inf, 0.0, 0.0, 0.0))
+        pointwise, rest = _fit_time(shapes, [step["wall_seconds"]["median"] for step in steps], rates)
+        process, slack = _fit_memory(shapes, [step["peak_memory_gib"] * GIB for step in steps])
+        fits.append(asdict(Fit(count, pointwise, rest, process / GIB, slack)))
+    return {**found, "fits": fits}
+
+
+def _case(step: dict[str, Any]) -> Case:
+    return Case(**{name: step[name] for name in Case.__dataclass_fields__})
+
+
+def _fit_time(shapes: Sequence[StepShape], seconds: Sequence[float], rates: Rates) -> tuple[float, float]:
+    """(bytes a second of tile-wise work, seconds besides): what the ceilings leave unexplained, least relative squares."""
+    rows = []
+    for shape, measured in zip(shapes, seconds, strict=True):
+        device = Device("this", 0.0, rates, 0.0, 0.0, on_cpu=True)
+        known = step_time(shape, Cluster(1, shape.ranks, device)).seconds
+        moved = traffic(shape, True).layer_bytes + optimizer_bytes(shape)
+        rows.append((moved / measured, 1.0 / measured, (measured - known) / measured))
+    per_byte, rest = _least_squares(rows)
+    return 1.0 / max(per_byte, 1e-15), rest
+
+
+def _fit_memory(shapes: Sequence[StepShape], peaks: Sequence[float]) -> tuple[float, float]:
+    """(bytes of the process, slack): the moment that is highest depends on the slack, so a few rounds find both."""
+    slack, process = 0.3, 0.3 * GIB
+    for _ in range(10):
+        rows = []
+        for shape, measured in zip(shapes, peaks, strict=True):
+            heights = []
+            for held in moments(shape, True).values():
+                live = sum(size * count for _, size, count in held)
+                small = sum(size * count for _, size, count in held if size < _EXACT_FROM)
+                heights.append((live + slack * small, live, small))
+            _, live, small = max(heights)
+            rows.append((small / measured, 1.0 / measured, (measured - live) / measured))
+        slack, process = _least_squares(rows)
+    return process, slack
+
+
+def _least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """(x, y), neither negative, that make a x + b y nearest to c over all rows (a, b, c)."""
+    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    ac, bc = (sum(row[i] * row[2] for row in rows) for i in (0, 1))
+    determinant = aa * bb - ab * ab
+    if determinant > 1e-12 * aa * bb:
+        x, y = (bb * ac - ab * bc) / determinant, (aa * bc - ab * ac) / determinant
+        if x >= 0 and y >= 0:
+            return x, y
+    candidates = [(max(0.0, ac / aa) if aa else 0.0, 0.0), (0.0, max(0.0, bc / bb))]
+    return min(candidates, key=lambda c: sum((a * c[0] + b * c[1] - r) ** 2 for a, b, r in rows))
+
+
+def _slowest(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all ranks."""
+    found = {}
+    for name, value in answers[0].items():
+        values = [answer[name] for answer in answers]
+        if value is None:
+            continue
+        if name == "transforms":
+            found[name] = [[value[at][0], min(v[at][1] for v in values)] for at in range(len(value))]
+        else:
+            found[name] = max(values) if name in ("latency", "kernel") else min(values)
+    return found
+
+
+def _rates(found: dict[str, Any], ranks: int, fit: Fit) -> Rates:
+    """Of `ranks` ranks that were measured."""
+    ceiling = found["ceilings"][str(ranks)]
+    links = Links(
+        ceiling.get("exchange", math.inf), ceiling.get("exchange", math.inf), *2 * (ceiling.get("latency", 0.0),)
+    )
+    on_gpu = "accelerator" in found["machine"]
+    return Rates(
+        ceiling["gemm_float32"],
+        ceiling["gemm_bfloat16"],
+        fit.pointwise,
+        ceiling["copy"],
+        links,
+        filter=ceiling["filter"],
+        transforms=tuple((int(points), float(rate)) for points, rate in ceiling["transforms"]),
+        kernel=ceiling["kernel"],
+        step=fit.step,
+        asynchronous=on_gpu,
+    )
+
+
+def machine_device(found: dict[str, Any], ranks: int) -> Device:
+    """This machine, as one of `ranks` ranks has it. Ranks beyond the cores share them in turn.
+
+    Raises UserError when nothing was measured that stands for so many ranks.
+    """
+    fits = [Fit(**fit) for fit in found["fits"]]
+    machine, on_cpu = found["machine"], "accelerator" not in found["machine"]
+    measured = sorted(int(count) for count in found["ceilings"])
+    fit = max((f for f in fits if f.ranks <= ranks), key=lambda f: f.ranks)
+    if ranks > measured[-1]:
+        raise UserError(
+            f"calibration: found ceilings of {', '.join(map(str, measured))} ranks, wanted those of {ranks}; run "
+            f"hyena-ds plan ... --devices-per-node {ranks} --calibrate"
+        )
+    at = min(count for count in measured if count >= ranks)
+    rates = _rates(found, fit.ranks, fit)
+    shared = max(1.0, ranks / machine["cores"]) if on_cpu else 1.0
+    if shared > 1.0:
+        rates = rates.slowed(shared)
+    rates = replace(rates, links=_rates(found, at, fit).links)
+    memory = (machine["memory_gib"] / ranks if on_cpu else machine["accelerator_gib"]) * GIB
+    source = f"{machine['cpu']}, {machine['cores']} cores" if on_cpu else machine["accelerator"]
+    exact = _EXACT_FROM if on_cpu else math.inf
+    return Device("this", memory, rates, fit.process_gib * GIB, fit.slack, exact, on_cpu, f"measured: {source}")
+
+
+def write_calibration(path: Path, found: dict[str, Any]) -> None:
+    """Aside, then renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"--calibration {path}: {error.strerror or error}; name a file that can be written") from None
+
+
+def read_calibration(path: Path) -> dict[str, Any]:
+    """Raises UserError for what is not there or is no calibration."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(
+            f"--device this: found no calibration at {path}; measure this machine first, with --calibrate"
+        ) from None
+    except ValueError:
+        found = None
+    if (
+        not isinstance(found, dict)
+        or found.get("format") != _FORMAT
+        or not {"machine", "ceilings", "fits"} <= set(found)
+    ):
+        raise UserError(f"--calibration {path}: not a calibration of this version; measure again, with --calibrate")
+    return found

@@ -1,0 +1,148 @@
+"""A run on machines that it has not seen: for every stage what it needs, and what would be better. Imports no torch.
+
+    config, cluster --plan_stages--> stages --peak_memory, step_time--> Forecast
+                                            --other grids, batches, policies--> the better one, or one that fits
+
+The global batch and the steps stay as they are: what is changed gives the same training.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hyena_ds.config.arithmetic import StagePlan, plan_stages
+from hyena_ds.config.policy import KEPT_UNITS, PolicyName
+from hyena_ds.config.savings import Saving, savings
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.planning.devices import Cluster, Device
+from hyena_ds.planning.memory import Memory, peak_memory
+from hyena_ds.planning.shape import StepShape, shape_of_stage
+from hyena_ds.planning.step_time import StepTime, step_time
+
+USABLE = 0.95
+"""Share of a device's memory that a plan fills."""
+WORTH = 0.95
+"""Of the predicted time: another grid is told when it takes less than this."""
+_NEARLY = 1.03
+"""Of grids that take no longer than this beside the fastest, the one that needs least memory is told."""
+_MOST_RANKS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step on a cluster."""
+
+    shape: StepShape
+    memory: Memory
+    time: StepTime
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Cure:
+    """The cheapest change that makes a stage fit."""
+
+    settings: tuple[str, ...]
+    prediction: Prediction
+    ranks: int
+    """How many it takes; as many as there are, where that is enough."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One stage."""
+
+    plan: StagePlan
+    prediction: Prediction
+    cure: Cure | None
+    """For a stage that does not fit; None too where nothing helps."""
+    better: Prediction | None
+    """Another grid, micro batch or policy on the same ranks that takes less time, if one is worth it."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all its steps."""
+        return self.plan.config.step_count * self.prediction.time.seconds
+
+
+def predict(shape: StepShape, cluster: Cluster) -> Prediction:
+    """Memory and time of a step."""
+    memory = peak_memory(shape, cluster.device)
+    return Prediction(shape, memory, step_time(shape, cluster), fits(memory, cluster.device))
+
+
+def fits(memory: Memory, device: Device) -> bool:
+    return memory.total <= USABLE * device.memory
+
+
+def forecast(config: RunConfig, cluster: Cluster) -> list[Forecast]:
+    """Every stage on the cluster. Raises UserError when ranks or batch do not divide."""
+    forecasts = []
+    for plan in plan_stages(config, cluster.ranks):
+        prediction = predict(shape_of_stage(config, plan), cluster)
+        cure = None if prediction.fits else cheapest_cure(config, plan, cluster)
+        forecasts.append(Forecast(plan, prediction, cure, better_grid(prediction, cluster)))
+    return forecasts
+
+
+def better_grid(now: Prediction, cluster: Cluster) -> Prediction | None:
+    """What `best_grid` finds, if it is worth changing to."""
+    best = best_grid(now.shape, cluster)
+    if best is None or (now.fits and best.time.seconds > WORTH * now.time.seconds):
+        return None
+    return best
+
+
+def best_grid(shape: StepShape, cluster: Cluster) -> Prediction | None:
+    """The fastest of all grids, micro batches and policies that fit; of nearly equal ones the smallest."""
+    fitting = [found for other in _others(shape, cluster.ranks) if (found := predict(other, cluster)).fits]
+    if not fitting:
+        return None
+    fastest = min(found.time.seconds for found in fitting)
+    return min(
+        (found for found in fitting if found.time.seconds <= _NEARLY * fastest), key=lambda found: found.memory.total
+    )
+
+
+def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
+    for sp in range(1, min(ranks, shape.width) + 1):
+        if ranks % sp or shape.width % sp or shape.context_length % sp or shape.sequences % (ranks // sp):
+            continue
+        of_row = shape.sequences // (ranks // sp)
+        for batch in (number for number in range(1, of_row + 1) if of_row % number == 0):
+            for policy in KEPT_UNITS:
+                if (other := shape.on(sp, batch, policy, ranks)) is not None:
+                    yield other
+
+
+def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster) -> Cure | None:
+    """Of the fewest changed settings those that cost least time; where nothing fits, on twice the machines, and so on."""
+    shape, changes = shape_of_stage(config, plan), list(_changes(config, plan))
+    nodes = cluster.nodes
+    while nodes * cluster.devices_per_node <= _MOST_RANKS:
+        wider = replace(cluster, nodes=nodes)
+        cures = []
+        for settings, policy, micro, sp in changes:
+            other = shape.on(sp, micro, policy, wider.ranks)
+            if other is not None and (found := predict(other, wider)).fits:
+                cures.append(Cure(settings, found, wider.ranks))
+        if cures:
+            return min(cures, key=lambda cure: (len(cure.settings), cure.prediction.time.seconds))
+        nodes *= 2
+    return None
+
+
+def _changes(config: RunConfig, plan: StagePlan) -> Iterator[tuple[tuple[str, ...], PolicyName, int, int]]:
+    """Savings of one kind, of two and of all three: settings, and the policy, micro batch and ranks that come of them."""
+    now = Saving("", plan.activation_policy, plan.micro_batch_size, plan.config.sequence_parallel)
+    single = [now, *savings(config, plan)]
+    policies = [
+        s for s in single if (s.micro_batch_size, s.sequence_parallel) == (now.micro_batch_size, now.sequence_parallel)
+    ]
+    micros = [now, *(s for s in single if s.micro_batch_size != now.micro_batch_size)]
+    cuts = [now, *(s for s in single if s.sequence_parallel != now.sequence_parallel)]
+    for of_policy, of_micro, of_cut in itertools.product(policies, micros, cuts):
+        settings = tuple(saving.setting for saving in (of_policy, of_micro, of_cut) if saving is not now)
+        yield settings, of_policy.activation_policy, of_micro.micro_batch_size, of_cut.sequence_parallel

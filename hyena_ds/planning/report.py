@@ -1,0 +1,120 @@
+"""A plan as a person reads it: the run, a row a stage, memory and time by part, and what would be better."""
+
+from __future__ import annotations
+
+from hyena_ds.bench.report import number
+from hyena_ds.config.arithmetic import aligned
+from hyena_ds.config.duration import show_duration
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.planning import memory as memory_module
+from hyena_ds.planning import step_time as time_module
+from hyena_ds.planning.devices import GIB, REACHED, Cluster
+from hyena_ds.planning.plan import USABLE, Forecast, Prediction
+from hyena_ds.planning.shape import checkpoint_bytes, parameters
+
+_MIB = float(1 << 20)
+
+
+def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]) -> list[str]:
+    """All lines."""
+    device = cluster.device
+    seconds = sum(forecast.seconds for forecast in forecasts)
+    lines = [
+        f"{config.name}: {parameters(config.model):,} weights, ZeRO stage {config.zero_stage}, {config.precision}, on "
+        f"{cluster.nodes} x {cluster.devices_per_node} {device.name}, {device.memory / GIB:.3g} GiB each ({device.source})",
+        _basis(cluster),
+        "",
+    ]
+    lines += aligned([_HEADINGS, *(_row(forecast) for forecast in forecasts)])
+    lines += ["", "peak memory of a device by part, GiB"]
+    lines += aligned(
+        [("stage", *memory_module.PARTS, "sum", "highest in"), *(_memory(forecast) for forecast in forecasts)]
+    )
+    lines += ["", "time of a step by part, seconds"]
+    lines += aligned([("stage", *time_module.PARTS, "sum"), *(_time(forecast) for forecast in forecasts)])
+    told = [line for forecast in forecasts for line in _advice(forecast, cluster)]
+    if told:
+        lines += ["", *told]
+    size, kept = checkpoint_bytes(config.model) / _MIB, config.checkpoint.keep_last
+    lines += [
+        "",
+        f"to finish: {show_duration(seconds)} for {config.total_steps:,} steps and {config.total_tokens:,} tokens, without "
+        "validation, checkpoints and starts",
+        f"checkpoint: {number(size)} MiB, {number(size * kept)} MiB for the newest {kept}",
+    ]
+    return lines
+
+
+def _basis(cluster: Cluster) -> str:
+    if cluster.device.name == "this":
+        return "rates and process memory were measured on this machine; links between machines count as those inside"
+    return (
+        f"published rates, of which {REACHED.gemm:.0%} of products, {REACHED.memory:.0%} of memory and {REACHED.link:.0%} of "
+        "links are assumed to be reached; measured on no such device"
+    )
+
+
+_HEADINGS = ("stage", "context", "grid", "batch", "policy", "GiB", "s a step", "MiB sent", "tokens/s", "time")
+
+
+def _batch(found: Prediction) -> str:
+    shape = found.shape
+    return f"{shape.sequences} = {shape.data_parallel} x {shape.batch} x {shape.accumulation}"
+
+
+def _grid(found: Prediction) -> str:
+    return f"dp {found.shape.data_parallel} x sp {found.shape.sequence_parallel}"
+
+
+def _row(forecast: Forecast) -> tuple[str, ...]:
+    found = forecast.prediction
+    tokens = forecast.plan.config.tokens_per_step
+    return (
+        str(forecast.plan.number),
+        f"{forecast.plan.config.context_length:,}",
+        _grid(found),
+        _batch(found),
+        found.shape.policy,
+        number(found.memory.total / GIB) + ("" if found.fits else ": does not fit"),
+        number(found.time.seconds),
+        number(found.time.exchanged / _MIB),
+        f"{tokens / found.time.seconds:,.0f}",
+        show_duration(forecast.seconds),
+    )
+
+
+def _memory(forecast: Forecast) -> tuple[str, ...]:
+    memory = forecast.prediction.memory
+    parts = (number(memory.parts[part] / GIB) for part in memory_module.PARTS)
+    return (str(forecast.plan.number), *parts, number(memory.total / GIB), memory.moment)
+
+
+def _time(forecast: Forecast) -> tuple[str, ...]:
+    time = forecast.prediction.time
+    return (str(forecast.plan.number), *(number(time.parts[p]) for p in time_module.PARTS), number(time.seconds))
+
+
+def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
+    """What makes the stage fit, and what would be faster."""
+    found, lines = forecast.prediction, []
+    number_of_stage = forecast.plan.number
+    if not found.fits:
+        wanted = f"stage {number_of_stage}: does not fit: {number(found.memory.total / GIB)} GiB of "
+        wanted += f"{number(USABLE * cluster.device.memory / GIB)} (95 % of a device); "
+        cure = forecast.cure
+        if cure is None:
+            lines.append(wanted + "shorten the context or narrow the model")
+        else:
+            on = "" if cure.ranks == cluster.ranks else f" on {cure.ranks:,} ranks"
+            lines.append(
+                f"{wanted}cheapest change: {' and '.join(cure.settings)}{on}: "
+                f"{number(cure.prediction.memory.total / GIB)} GiB, {number(cure.prediction.time.seconds)} s a step"
+            )
+    better = forecast.better
+    if better is not None and (forecast.cure is None or better.shape != forecast.cure.prediction.shape):
+        share = f", {better.time.seconds / found.time.seconds:.0%} of the time" if found.fits else ""
+        lines.append(
+            f"stage {number_of_stage}: better: {_grid(better)}, {_batch(better)}, {better.shape.policy}: "
+            f"{number(better.memory.total / GIB)} GiB, {number(better.time.seconds)} s a step{share}"
+        )
+    return lines
