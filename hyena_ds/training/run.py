@@ -87,7 +87,7 @@ def train_on(
         return 0
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    agreed(lambda: check_shards(config, compute))
+    check_shards(config, compute)
     return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
 
 
