@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
     check.add_argument("--ranks", type=int, help="number of processes (default: local_ranks, else the widest stage)")
+    check.add_argument("--ranks-per-host", type=int, help="processes on each host: says which stages cut across hosts")
     return parser
 
 
@@ -106,13 +107,14 @@ def _supervise(parsed: argparse.Namespace) -> int:
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.arithmetic import describe
+    from hyena_ds.config.arithmetic import describe, describe_hosts
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.schema import RunConfig
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     ranks = parsed.ranks or config.local_ranks or config.widest_sequence_parallel
-    print("\n".join(describe(config, ranks)))
+    hosts = [f"host {rank // (parsed.ranks_per_host or ranks)}" for rank in range(ranks)]
+    print("\n".join([*describe(config, ranks), *describe_hosts(config, hosts)]))
     return 0
 
 

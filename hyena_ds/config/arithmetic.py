@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
@@ -74,6 +75,33 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
 def _largest_divisor(number: int, limit: int) -> int:
     """Of `number`, not above `limit`; 1 where the limit is below 1."""
     return next(divisor for divisor in range(min(number, max(1, limit)), 0, -1) if number % divisor == 0)
+
+
+def describe_hosts(config: RunConfig, hosts: Sequence[str]) -> list[str]:
+    """Which ranks are on which host, and the stages that cut sequences across hosts; nothing where there is one host.
+
+    `hosts` has the host of every rank, in the order of ranks.
+    """
+    ranks_of = {host: [rank for rank, other in enumerate(hosts) if other == host] for host in hosts}
+    if len(ranks_of) == 1:
+        return []
+    lines = [f"hosts: {', '.join(f'{host} ({_span(ranks)})' for host, ranks in ranks_of.items())}"]
+    fewest = min(map(len, ranks_of.values()))
+    for plan in plan_stages(config, len(hosts)):
+        sp = plan.config.sequence_parallel
+        groups = [hosts[first : first + sp] for first in range(0, len(hosts), sp)]
+        across = sum(len(set(group)) > 1 for group in groups)
+        if across:
+            lines.append(
+                f"stage {plan.number}: {across} of {len(groups)} sequence-parallel groups of {sp} ranks lie across hosts, and "
+                "exchange activations over the network in every layer; they stay inside a host where sequence_parallel "
+                f"divides the ranks of each (the smallest has {fewest})"
+            )
+    return lines
+
+
+def _span(ranks: list[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

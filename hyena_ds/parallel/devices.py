@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 
 import torch
 import torch.distributed as dist
@@ -78,6 +80,23 @@ def broken_collective(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
+def interface_to(address: str) -> str | None:
+    """Name of the network interface over which this machine reaches `address`; None for this machine itself."""
+    import psutil
+
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
+            probe.connect(target)
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    if ip_address(own.partition("%")[0]).is_loopback:
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
+
+
 def _join(compute: Compute, timeout: timedelta) -> None:
     import deepspeed
     import deepspeed.ops
@@ -85,6 +104,11 @@ def _join(compute: Compute, timeout: timedelta) -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ.update(RANK=str(compute.rank), WORLD_SIZE=str(compute.ranks), LOCAL_RANK=str(compute.local_rank))
+    if compute.backend == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # gloo takes the interface of the machine's own name, which many systems keep at 127.0.1.1: no host would reach it.
+        interface = interface_to(os.environ["MASTER_ADDR"])
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
     # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
     # every later run when its builder was killed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

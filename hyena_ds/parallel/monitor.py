@@ -77,10 +77,7 @@ class Monitor:
     ):
         self.silence, self._ranks, self._pulse, self._judge, self._on_fault = silence, ranks, pulse, judge, on_fault
         self.token = secrets.token_hex(8)
-        try:
-            self._server = socket.create_server((address, 0), backlog=ranks)
-        except OSError:  # the name that others know may be none of this machine's addresses
-            self._server = socket.create_server(("", 0), backlog=ranks)
+        self._server = _server(address, ranks)
         self.port = int(self._server.getsockname()[1])
         now = time.monotonic()
         self._seen = {place.rank: Seen(place, pulse, now, now)}
@@ -249,3 +246,16 @@ class Monitor:
             if seen.connection is not None:
                 with contextlib.suppress(OSError):  # its silence or its end is noted where it is read
                     seen.connection.sendall(line(message))
+
+
+def _server(address: str, ranks: int) -> socket.socket:
+    """Listens on the one address that ranks come to, where this machine can tell which it is."""
+    try:
+        server = socket.create_server((address, 0), backlog=ranks)
+    except OSError:  # the name that others know may be none of this machine's addresses
+        return socket.create_server(("", 0), backlog=ranks)
+    if server.getsockname()[0].startswith("127.") and not address.startswith(("127.", "localhost")):
+        # A host's own name is often 127.0.1.1 there, and a proper address everywhere else.
+        server.close()
+        return socket.create_server(("", 0), backlog=ranks)
+    return server

@@ -5,7 +5,7 @@
                                     launcher in a session of its own: no signal reaches it
 
 DeepSpeed's launcher would end its ranks one after another, each after 30 seconds, and dies of SIGUSR1, leaving them behind.
-`python -m hyena_ds.training.relay [--remove FILE] COMMAND ...` is the same for a shell script. No torch.
+`python -m hyena_ds.training.relay COMMAND ...` is the same for a shell script. No torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from hyena_ds.training.interruption import AGAIN, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
 
 RELAY = "HYENA_RELAY_PID"
-"""The process that relays signals to the ranks of this machine; they leave when it is gone."""
+"""The process without which the ranks of this machine leave: the one that relays signals to them, or, on a host that ssh
+has reached, sshd's for the connection."""
 LEFT_BEHIND_CODE = 70
 """The launcher ended and left ranks behind, whatever it returned."""
 
@@ -33,10 +34,12 @@ _LAST_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 
 
-def run_relayed(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_relayed(
+    command: Sequence[str], environment: Mapping[str, str], overdue: Callable[[], bool] = lambda: False
+) -> int:
     """Run the launcher `command`; its exit code, or 128 + signal when it was stopped before its end. Main thread only.
 
-    No process of the launcher's session outlives the call.
+    No process of the launcher's session outlives the call, nor the time when it is `overdue`.
     """
     with tempfile.TemporaryDirectory(prefix="hyena-stop-") as directory:
         stop_file = Path(environment.get(STOP_FILE) or Path(directory) / "stop")
@@ -44,14 +47,14 @@ def run_relayed(command: Sequence[str], environment: Mapping[str, str]) -> int:
         own = {STOP_FILE: str(stop_file.absolute()), RELAY: str(os.getpid())}
         started = {STARTED: environment.get(STARTED) or repr(time.monotonic())}
         try:
-            return _Relay(stop_file).run(command, {**environment, **own, **started})
+            return _Relay(stop_file, overdue).run(command, {**environment, **own, **started})
         finally:
             stop_file.unlink(missing_ok=True)
 
 
 class _Relay:
-    def __init__(self, stop_file: Path):
-        self.stop_file = stop_file
+    def __init__(self, stop_file: Path, overdue: Callable[[], bool]):
+        self.stop_file, self.overdue = stop_file, overdue
         self.requests = Requests()
         self.at_once: float | None = None
         """When a second Ctrl-C came."""
@@ -72,7 +75,8 @@ class _Relay:
     def _wait(self, launcher: subprocess.Popen[bytes]) -> bool:
         """Until the launcher has ended; whether it left processes behind. It is not reaped, so its id stays its own."""
         while os.waitid(os.P_PID, launcher.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            if self.at_once is not None and time.monotonic() - self.at_once > _AT_ONCE_SECONDS:
+            late = self.at_once is not None and time.monotonic() - self.at_once > _AT_ONCE_SECONDS
+            if late or self.overdue():
                 return end_session(launcher.pid)
             time.sleep(0.1)
         ended = time.monotonic()
@@ -141,16 +145,5 @@ def _members(session: int) -> list[int]:
     return members
 
 
-def _main(arguments: list[str]) -> int:
-    leftover = None
-    if arguments[:1] == ["--remove"]:
-        leftover, arguments = Path(arguments[1]), arguments[2:]
-    try:
-        return run_relayed(arguments, os.environ)
-    finally:
-        if leftover is not None:
-            leftover.unlink(missing_ok=True)
-
-
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(run_relayed(sys.argv[1:], os.environ))

@@ -9,6 +9,7 @@ same collectives in the same order.
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.arithmetic import StagePlan, describe, learning_rate, plan_stages
+from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, StepBatch, stage_steps
@@ -27,7 +28,7 @@ from hyena_ds.evaluation.markov import markov_losses
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.recorder import finite
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
-from hyena_ds.parallel.agreement import agreed, from_rank_zero
+from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute, broken_collective, peak_memory_gib, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
@@ -116,6 +117,7 @@ class _Run:
         self.config, self.compute, self.directory, self.plans = config, compute, directory, plans
         self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
+        self.hosts = from_every_rank(socket.gethostname())
         self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
         started = start(config, compute, directory)
         self.engine, self.state, self.news = started.engine, started.state, started.news
@@ -125,7 +127,7 @@ class _Run:
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
-        self.journal.say(*describe(self.config, self.compute.ranks))
+        self.journal.say(*describe(self.config, self.compute.ranks), *describe_hosts(self.config, self.hosts))
         self.journal.say(f"convolution: {self.choice.convolution.name} ({self.choice.why})", *self.news)
         try:
             self.interruption.hold()

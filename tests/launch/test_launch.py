@@ -1,4 +1,4 @@
-"""What launchers hand to their ranks: the deepspeed launcher of this machine, `launch/cpu.sh`, `launch/hostfile.sh`."""
+"""What launchers hand to their ranks: the deepspeed launcher of this machine, `launch/cpu.sh`, `launch/rank.sh`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="settings of Lin
 
 @pytest.fixture(autouse=True)
 def no_settings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMES, "HYENA_BIND_CORES", "DS_ACCELERATOR", "FORWARD"):
+    for name in (*NAMES, "HYENA_BIND_CORES", "DS_ACCELERATOR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -80,32 +80,20 @@ def _sourced(command: str, own: dict[str, str]) -> dict[str, str]:
         (True, {}, True),
         (True, {"DS_ACCELERATOR": "cpu"}, False),
         (False, {"DS_ACCELERATOR": "cuda"}, True),
+        (False, {"OMP_NUM_THREADS": "7", "GLIBC_TUNABLES": OTHER}, False),
     ],
 )
-def test_hosts_get_the_settings_unless_they_have_gpus(
+def test_a_host_gives_its_ranks_the_settings_unless_it_has_gpus(
     gpu: bool, own: dict[str, str], on_gpu: bool, tmp_path: Path
 ) -> None:
-    hostfile = tmp_path / "hosts"
-    hostfile.write_text("# slots=7\nfirst slots=2\nsecond slots=2\n")
-    forwarded = _forwarded(hostfile, tmp_path / "bin", gpu, {"FORWARD": "MINE", "MINE": "a=b", **own})
-    settings = {} if on_gpu else cpu_settings(2, {})
-    assert forwarded == {**settings, **own, "MINE": "a=b"}
-
-
-def _forwarded(hostfile: Path, programs: Path, gpu: bool, own: dict[str, str]) -> dict[str, str]:
-    """What `launch/hostfile.sh` writes for the launcher, with a launcher that only prints it."""
-    programs.mkdir()
-    for name in ("bash", "cat", "dirname", "getconf", "mktemp", "nproc", "rm", "sed"):
-        (programs / name).symlink_to(str(shutil.which(name)))
-    scripts = {"deepspeed": 'cat "$DS_ENV_FILE"', "python": f'exec "{sys.executable}" "$@"'} | (
-        {"nvidia-smi": ""} if gpu else {}
-    )
-    for name, body in scripts.items():
-        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (programs / name).chmod(0o755)
-    command = ["bash", "launch/hostfile.sh", str(hostfile), "config.yaml"]
-    environment = {"PATH": str(programs), **own}
+    for name in ("bash", "dirname", "getconf", "nproc", "env"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    if gpu:
+        (tmp_path / "nvidia-smi").symlink_to(str(shutil.which("true")))
+    environment = {"PATH": str(tmp_path), "LOCAL_SIZE": "2", **own}
+    command = ["bash", "launch/rank.sh", "env", "-0"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    forwarded = dict(line.split("=", 1) for line in result.stdout.splitlines())
-    assert forwarded.pop("HYENA_STOP_FILE").startswith("/")
-    return forwarded
+    seen = dict(line.split("=", 1) for line in result.stdout.split("\0") if line)
+    settings = {} if on_gpu else {"DS_ACCELERATOR": "cpu", **cpu_settings(2, own)}
+    assert {name: seen[name] for name in (*NAMES, "DS_ACCELERATOR") if name in seen} == {**own, **settings}
+    assert (seen.get("CUDA_VISIBLE_DEVICES") == "") == (not on_gpu)

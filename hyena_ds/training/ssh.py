@@ -1,0 +1,87 @@
+"""What is asked of all hosts at once over ssh: whether a run can start there, and that nothing of it remains.
+
+ssh is called as pdsh calls it: what PDSH_SSH_ARGS_APPEND says is said here too.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hyena_ds.errors import UserError
+
+ARGUMENTS = "PDSH_SSH_ARGS_APPEND"
+LAUNCH = "HYENA_LAUNCH"
+"""Names one launch, for its processes to be known by."""
+
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 60
+
+
+def alive_arguments(silence: float) -> str:
+    """ssh would wait for ever for a host that is gone; but it may not give up a host that the watchdog still waits for."""
+    return f"-o ServerAliveInterval={math.ceil(silence / 3)} -o ServerAliveCountMax=4"
+
+
+def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Mapping[str, str]) -> None:
+    """Raise UserError with every host that ssh does not reach, or that lacks one of the `files`."""
+    missing = [program for program in ("pdsh", "ssh") if shutil.which(program, path=environment.get("PATH")) is None]
+    if missing:
+        raise UserError(
+            f"this machine: found no {' and no '.join(missing)}; install it (Debian: apt-get install pdsh openssh-client), or "
+            "start the ranks of each host there: NO_SSH=1 NODE_RANK=... bash launch/hostfile.sh ..."
+        )
+    look = "; ".join(
+        f"[ -e {shlex.quote(str(path))} ] || {{ echo found no {what} {shlex.quote(str(path))} >&2; exit 1; }}"
+        for what, path in files.items()
+    )
+    answers = _ask(hosts, look, environment)
+    problems = [f"{host}: {said}" for host, (code, said) in zip(hosts, answers, strict=True) if code != 0]
+    if problems:
+        raise UserError(
+            f"hosts: {'; '.join(problems)}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
+            f"the repository and its environment where they are here; try: ssh {hosts[0]} true, or take the host out"
+        )
+
+
+def end_launch(hosts: Sequence[str], launch: str, environment: Mapping[str, str]) -> None:
+    """SIGKILL what still runs of a launch on the hosts that can be reached: a stopped process ends itself nowhere."""
+    mine = shlex.quote(f"{LAUNCH}={launch}")
+    find = f"grep -lszFx -- {mine} /proc/[0-9]*/environ"
+    _ask(hosts, f"for file in $({find}); do file=${{file#/proc/}}; kill -KILL ${{file%/environ}}; done", environment)
+
+
+def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> list[tuple[int, str]]:
+    """Run a command on every host at once: its exit code, and the last line of what went wrong."""
+    options = [
+        "-o",
+        "BatchMode=yes",
+        *shlex.split(environment.get(ARGUMENTS, "")),
+        "-o",
+        f"ConnectTimeout={_CONNECT_SECONDS}",
+    ]
+    calls = [
+        subprocess.Popen(
+            ["ssh", *options, host, command],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    ]
+    answers = []
+    for call in calls:
+        try:
+            said = call.communicate(timeout=_ANSWER_SECONDS)[1].strip()
+        except subprocess.TimeoutExpired:
+            call.kill()
+            call.communicate()
+            said = f"ssh got no answer in {_ANSWER_SECONDS} s"
+        answers.append((call.returncode, said.splitlines()[-1] if said else f"ssh ended with code {call.returncode}"))
+    return answers

@@ -1,0 +1,135 @@
+"""`launch/hostfile.sh` trains on several hosts as one process would, over links that are slow or away for a moment."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import deepspeed.ops
+import psutil
+
+from tests.cluster.hosts import Hosts
+from tests.cluster.launches import Launch, Reference, are_equal, left, losses, ranks, write_run
+from tests.paths import ROOT
+from tests.training.runs import tree
+
+NAME = 'two $HOME "hosts" `id` %h; \\ it'
+SPECIAL = "a \"b\" $HOME `id` 'c' \\ %h %%"
+
+
+def test_two_hosts_have_one_process_s_losses_and_every_rank_its_settings(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(2)
+    config = write_run(tmp_path, single.shards, name=NAME, watchdog={"silence": 10})
+    run = tmp_path / "runs" / NAME
+    extensions = _with_locks(tmp_path / "extensions")
+    before = tree(extensions)
+    setup = tmp_path / "setup.sh"
+    setup.write_text("export FROM_SETUP=$(hostname)\n")
+    launch = Launch(
+        hosts[0],
+        hosts.hostfile(2),
+        config,
+        f"name={NAME}",
+        'data.ignore=["n","unknown"]',
+        FORWARD="MINE ABSENT",
+        MINE=SPECIAL,
+        NCCL_DEBUG_FILE="%h.%p",
+        TORCH_EXTENSIONS_DIR=str(extensions),
+        HOST_SETUP=str(setup),
+        GLIBC_TUNABLES="",
+    )
+    launch.reach(run, 4)
+    seen = [ranks(host) for host in hosts]
+    assert [sorted(found) for found in seen] == [["0", "1"], ["2", "3"]]
+    for host, found in zip(hosts, seen, strict=True):
+        for environment in found.values():
+            assert environment["MINE"] == SPECIAL and "ABSENT" not in environment
+            assert environment["NCCL_DEBUG_FILE"] == "%h.%p"
+            assert environment["GLIBC_TUNABLES"] == ""
+            assert environment["OMP_NUM_THREADS"] == "1" and environment["DS_ACCELERATOR"] == "cpu"
+            assert environment["FROM_SETUP"] == host.name
+    hosts.cut(hosts[1])
+    time.sleep(1)
+    hosts.mend(hosts[1])
+    code, output = launch.end()
+    assert code == 0, output
+    assert are_equal(losses(run), single.losses)
+    assert "hosts: node0 (ranks 0 to 1), node1 (ranks 2 to 3)" in output
+    assert "lie across hosts" not in output
+    assert tree(extensions) == before  # nothing is built, and no lock of a killed build is waited for
+    assert not left(*hosts)
+
+
+def test_hosts_without_ssh_train_over_a_slow_link_and_say_that_sequences_lie_across_hosts(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(4)
+    warnings.warn(f"the slow link: {hosts.slow(hosts[3], '20mbit', '1ms')}", stacklevel=1)
+    config, hostfile = write_run(tmp_path, single.shards, watchdog={"silence": 20}), hosts.hostfile(1)
+    launches = [
+        Launch(
+            host, hostfile, config, NO_SSH="1", NODE_RANK=str(number), MASTER_ADDR="node0", GLOO_SOCKET_IFNAME="eth0"
+        )
+        for number, host in enumerate(hosts.hosts)
+    ]
+    ends = [launch.end() for launch in launches]
+    assert [code for code, _ in ends] == [0] * 4, ends
+    assert are_equal(losses(tmp_path / "runs" / "run"), single.losses)
+    assert "stage 0: 2 of 2 sequence-parallel groups of 2 ranks lie across hosts" in ends[0][1]
+
+
+def test_a_signal_saves_on_all_hosts_and_a_lost_ssh_leaves_no_rank_behind(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(2)
+    config, run = write_run(tmp_path, single.shards), tmp_path / "runs" / "run"
+    hostfile = hosts.hostfile(1)
+    launch = Launch(hosts[0], hostfile, config)
+    launch.reach(run, 4)
+    (shell,) = psutil.Process(launch.process.pid).children()
+    shell.send_signal(signal.SIGTERM)
+    code, output = launch.end()
+    assert code == 128 + signal.SIGTERM, output
+    assert "which is saved; the same command goes on" in output
+    assert not left(*hosts)
+    done = len(losses(run))
+    again = Launch(hosts[0], hostfile, config)
+    again.reach(run, done + 1)
+    for process in hosts[0].processes("pdsh"):
+        if process.name() == "pdsh":
+            process.kill()
+    code, output = again.end()
+    assert code not in (0, 2), output
+    assert not left(*hosts)
+
+
+def test_a_host_that_ssh_does_not_reach_is_named_before_anything_starts(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(4)
+    config = write_run(tmp_path, single.shards)
+    hosts.cut(hosts[1])
+    (tmp_path / "empty").mkdir()
+    hosts[2].mount(tmp_path / "empty", ROOT)
+    hosts[3].mount(Path("/dev/null"), Path("/etc/ssh/key.pub"))
+    code, output = Launch(hosts[0], hosts.hostfile(1), config).end()
+    assert code == 2, output
+    (said,) = output.splitlines()
+    assert said.startswith("hyena-ds: error: hosts: node1: ssh: connect to host node1 port 22:")
+    assert "; node2: found no " in said
+    assert "; node3: root@node3: Permission denied" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def _with_locks(directory: Path) -> Path:
+    """A directory of extensions in which killed builds have left their locks."""
+    for name in deepspeed.ops.__compatible_ops__:
+        build = directory / name.removeprefix("deepspeed_not_implemented_")
+        build.mkdir(parents=True)
+        (build / "lock").touch()
+    return directory
