@@ -151,7 +151,7 @@ def _fill(url: str, part: Path, patience: Patience) -> None:
             bar.update(have - bar.n)
 
         # Patience is for attempts that bring nothing: each one that adds bytes starts the count again.
-        while not _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, arrived)):
+        while _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, arrived)):
             pass
 
 

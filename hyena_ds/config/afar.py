@@ -14,6 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hyena_ds.config.loading import require as _require
 
@@ -39,6 +40,15 @@ def check_place(place: str, field: str) -> None:
             f"found '{place}', wanted {NAME} in the command, where the name of a file goes, for instance "
             f"'pipe:aws s3 cp s3://bucket/genome/{NAME} -'",
         )
+    elif is_afar(place):
+        _require(_has_host(place), field, f"found '{place}', wanted a host or a bucket after ://")
+
+
+def _has_host(address: str) -> bool:
+    try:
+        return bool(urlsplit(address).netloc)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ def fetch_whole(
 
     while True:
         try:
-            if append(open_, part, arrived):
+            problem = append(open_, part, arrived)
+            if not problem:
                 return
-            pause, problem = FIRST_PAUSE, "the connection keeps breaking"
+            pause = FIRST_PAUSE
         except Refused as error:
             raise LocalError(
                 f"{shown(address)}: the {what} cannot be fetched: {error}; make it available there, or correct "

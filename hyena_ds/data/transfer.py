@@ -83,8 +83,8 @@ def opener(address: str, stall: float) -> Opener:
     return partial(open_http, address, stall)
 
 
-def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]) -> bool:
-    """One attempt to bring what `part` lacks. True when it is whole; False when bytes came, then the connection broke.
+def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]) -> str:
+    """One attempt to bring what `part` lacks. Empty when it is whole; else what broke the connection after some bytes.
 
     `arrived` is told how long `part` is now, and the whole file's length where it is known. Raises Broken when no byte
     came, Refused, or OSError when `part` cannot be written.
@@ -92,7 +92,7 @@ def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]
     have = part.stat().st_size if part.exists() else 0
     answer = open_(have)
     if answer is None:
-        return True
+        return ""
     broken = ""
     try:
         end = answer.begin
@@ -119,7 +119,7 @@ def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]
         broken = broken or f"the connection ended after {end} of {wanted} bytes"
     if broken and end <= have:
         raise Broken(broken)
-    return not broken
+    return broken
 
 
 def open_http(url: str, timeout: float, begin: int = 0) -> Answer | None:
@@ -156,7 +156,7 @@ def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
         import urllib3.exceptions
     except ImportError:
         raise Refused(
-            "s3:// needs boto3, which is not installed: pip install 'hyena-ds[s3]', or write "
+            "s3:// needs boto3, which is not installed: pip install boto3, or write "
             "'pipe:aws s3 cp s3://BUCKET/PATH/{shard} -'"
         ) from None
     bucket, key = urlsplit(address).netloc, urlsplit(address).path.lstrip("/")

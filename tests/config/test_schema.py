@@ -57,6 +57,8 @@ def problem(*overrides: str) -> str:
         ("data.workers=-1", "data.workers: found -1, wanted 0 or more"),
         ("data.sources.0.shards=gs://bucket/genome", "found 'gs://bucket/genome', wanted a directory, http://"),
         ("data.sources.0.shards=pipe:cat index.json", "wanted {shard} in the command"),
+        ("data.sources.0.shards=https:///genome", "wanted a host or a bucket after ://"),
+        ("data.sources.0.shards='http://[/genome'", "wanted a host or a bucket after ://"),
         ("data.cache.gib=0", "data.cache.gib: found 0.0, wanted a positive number"),
         ("data.cache.directory=''", "data.cache.directory: found '', wanted a directory, or null"),
         ("data.ignore=[x]", "data.ignore.0: found 'x', wanted n or unknown"),

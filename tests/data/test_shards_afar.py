@@ -61,7 +61,7 @@ def test_a_command_gives_the_stream_of_the_directory(wanted: str, shards: Path, 
 def test_a_bucket_gives_the_stream_of_the_directory(
     server: AfarServer, wanted: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("boto3", reason="boto3 is not installed: pip install 'hyena-ds[s3]'")
+    pytest.importorskip("boto3", reason="boto3 is not installed: pip install boto3")
     for name, value in {
         "AWS_ENDPOINT_URL_S3": server.address,
         "AWS_ACCESS_KEY_ID": "me",
