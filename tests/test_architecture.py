@@ -14,7 +14,7 @@ from tests.paths import ROOT
 PACKAGE = "hyena_ds"
 FLOORS = (
     ("cli",),
-    ("training", "evaluation", "planning", "bench"),
+    ("training", "evaluation", "planning", "bench", "doctor"),
     ("checkpoints", "monitoring"),
     ("data",),
     ("model",),
