@@ -80,7 +80,6 @@ class Ahead:
             if self._over:
                 return
             try:
-                if not self._cache.has(shard):
-                    self._cache.fetch(place, shard, wait=False, stopped=lambda: self._over)
+                self._cache.fetch(place, shard, wait=False, stopped=lambda: self._over)
             except (UserError, Stopped):
                 return

@@ -151,6 +151,8 @@ class ShardCache:
 
     def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Callable[[], bool]) -> None:
         if self.has(shard):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.utime(self._tar(shard))  # somebody is about to use it
             return
         part = self._part(shard)
         _tell(lock, str(os.getpid()))

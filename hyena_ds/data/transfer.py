@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hyena_ds.config.afar import NAME
+from hyena_ds.config.afar import NAME, is_afar
 
 COPY_BYTES = 1 << 18
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -59,16 +59,18 @@ Opener = Callable[[int], Answer | None]
 
 
 def address_of(place: str, name: str) -> str:
-    """The address of the file `name` of a place that is afar (config/afar.py); for a command, the command."""
+    """The address of the file `name` of a place (config/afar.py): for a command the command, for a directory the path."""
     if place.startswith("pipe:"):
         return place.replace(NAME, shlex.quote(name))
+    if not is_afar(place):
+        return f"{place}/{name}"
     parts = urlsplit(place)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
 def shown(address: str) -> str:
     """An address as messages show it: without a password or a key in it."""
-    if address.startswith("pipe:"):
+    if address.startswith("pipe:") or not is_afar(address):
         return address
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -151,9 +151,12 @@ def _on_hosts(hosts: Sequence[Host], arguments: list[str], environment: dict[str
         hostfile.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts))
         forwarded.write_text(environment_file(own))
         own["DS_ENV_FILE"] = str(forwarded)  # where DeepSpeed reads what to forward
-        heard = listen(launch_command(hostfile, hosts, program, own, ssh=True), own, seconds)
-    if heard.code != 0:
-        end_launch([host.name for host in hosts], own[LAUNCH], own)
+        heard = Heard()
+        try:
+            heard = listen(launch_command(hostfile, hosts, program, own, ssh=True), own, seconds)
+        finally:
+            if heard.code != 0:
+                end_launch([host.name for host in hosts], own[LAUNCH], own)
     return heard
 
 

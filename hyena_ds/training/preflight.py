@@ -34,7 +34,8 @@ def check_shards(config: RunConfig, compute: Compute) -> None:
     Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
     node's cache has of earlier runs, now.
     """
-    agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])
+    if config.data.is_afar:
+        agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])
     indices = agreed(lambda: read_indices(config.data, kept=True))
     _check_same_everywhere(config, indices)
     agreed(lambda: _check_own_share(config, compute, indices))
