@@ -55,13 +55,11 @@ def _user_error() -> type[Exception]:
 
 
 def _host() -> dict[str, Any]:
-    import hyena_ds
-
     return {
         "name": socket.gethostname(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "hyena-ds": hyena_ds.__version__,
+        "hyena-ds": importlib.import_module("hyena_ds").__version__,
         "source": _source_digest(),
         "packages": {name: _version(name) for name in PACKAGES},
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -146,7 +147,7 @@ def _measured(group: _Group, compute: Compute) -> dict[str, Any]:
         pieces_P = ramp + 1000 * (index * P + numbers)
         received = start_all_to_all(pieces_P, group.group).wait()
         right = right and bool((received == ramp + 1000 * (numbers * P + index)).all())
-        seconds = min(_timed(lambda p=pieces_P: start_all_to_all(p, group.group).wait(), compute) for _ in range(3))
+        seconds = min(_timed(partial(_through, pieces_P, group.group), compute) for _ in range(3))
         # The slowest and the worst of the group's ranks: all of them go on, or none.
         both = torch.tensor([seconds, 0.0 if right else 1.0], dtype=torch.float64, device=compute.device)
         dist.all_reduce(both, dist.ReduceOp.MAX, group=group.group)
@@ -158,6 +159,10 @@ def _measured(group: _Group, compute: Compute) -> dict[str, Any]:
     latency = min(_timed(lambda: dist.all_reduce(one, group=group.group), compute) for _ in range(20))
     sent = size // P * (P - 1)
     return {"right": right, "bytes": sent, "seconds": seconds, "rate": sent / seconds, "latency": latency}
+
+
+def _through(pieces_P: torch.Tensor, group: Any) -> None:
+    start_all_to_all(pieces_P, group).wait()
 
 
 def _timed(work: Callable[[], Any], compute: Compute) -> float:

@@ -6,6 +6,7 @@ import json
 import textwrap
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Level(StrEnum):
@@ -30,6 +31,7 @@ class Verdict:
 
 
 _WIDTH = 120
+_WHOLE: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}  # paths stay whole
 
 
 def exit_code(verdicts: list[Verdict]) -> int:
@@ -47,9 +49,11 @@ def table(verdicts: list[Verdict]) -> str:
             for text, width in zip((verdict.level, verdict.check, verdict.where), columns, strict=True)
         )
         hang = " " * (len(begin) + 2)
-        lines += textwrap.wrap(f"{begin}  {verdict.found}", _WIDTH, subsequent_indent=hang, break_on_hyphens=False)
+        lines += textwrap.wrap(f"{begin}  {verdict.found}", _WIDTH, subsequent_indent=hang, **_WHOLE)
         if verdict.to_do:
-            lines += textwrap.wrap(verdict.to_do, _WIDTH, initial_indent=f"{hang}-> ", subsequent_indent=f"{hang}   ")
+            lines += textwrap.wrap(
+                verdict.to_do, _WIDTH, initial_indent=f"{hang}-> ", subsequent_indent=f"{hang}   ", **_WHOLE
+            )
     wrong, warned = (sum(each.level is level for each in verdicts) for level in (Level.WRONG, Level.WARNING))
     lines.append(f"{len(verdicts)} checks: {wrong} wrong, {warned} {'warning' if warned == 1 else 'warnings'}")
     return "\n".join(lines)
