@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,8 +152,7 @@ def open_http(url: str, timeout: float, begin: int = 0) -> Answer | None:
 def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
     """The same of a bucket. Credentials, region and endpoint are those that every AWS tool finds."""
     try:
-        import boto3
-        import botocore.config
+        import boto3  # noqa: F401 - whether it is there
         import botocore.exceptions
         import urllib3.exceptions
     except ImportError:
@@ -162,14 +161,10 @@ def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
             "'pipe:aws s3 cp s3://BUCKET/PATH/{shard} -'"
         ) from None
     bucket, key = urlsplit(address).netloc, urlsplit(address).path.lstrip("/")
-    settings = botocore.config.Config(
-        connect_timeout=timeout, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": 1}
-    )
     requested = {"Range": f"bytes={begin}-"} if begin else {}
     try:
-        # A client of its own: connections are shared with neither a thread nor a forked process.
-        client = boto3.session.Session().client("s3", config=settings)
-        answer = client.get_object(Bucket=bucket, Key=key, **requested)
+        # Of this process alone: a forked one would share its connections.
+        answer = _s3_client(os.getpid(), timeout).get_object(Bucket=bucket, Key=key, **requested)
     except botocore.exceptions.ClientError as error:
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
         if status == 416 and begin:
@@ -195,6 +190,18 @@ def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
             raise Broken(str(error)) from None
 
     return Answer(begin if "ContentRange" in answer else 0, answer.get("ContentLength"), read, body.close)
+
+
+@lru_cache(maxsize=4)
+def _s3_client(process: int, timeout: float) -> Any:
+    """Making one takes a while; threads may share it."""
+    import boto3
+    import botocore.config
+
+    settings = botocore.config.Config(
+        connect_timeout=timeout, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": 1}
+    )
+    return boto3.session.Session().client("s3", config=settings)
 
 
 def _open_pipe(command: str, timeout: float, begin: int = 0) -> Answer:

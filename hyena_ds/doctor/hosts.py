@@ -58,7 +58,9 @@ class Probed:
         return not self._gone
 
     def ask(self, fact: str, timeout: float, **request: Any) -> Any:
-        """The answer to one request, kept as a fact; None and a problem where there is none."""
+        """The answer to one request, kept as a fact; None where there is none, and a problem the first time."""
+        if self._gone:
+            return None
         try:
             self.facts[fact] = self._ask(timeout, do=fact, **request)
             return self.facts[fact]
@@ -90,8 +92,6 @@ class Probed:
             self._process.wait()
 
     def _ask(self, timeout: float, **request: Any) -> Any:
-        if self._gone:
-            raise NoAnswer("not asked: the host did not answer before")
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{json.dumps(request)}\n".encode())

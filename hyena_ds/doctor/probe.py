@@ -134,7 +134,7 @@ def _disk(directory: str, name: str) -> dict[str, Any]:
         raise
     seconds = time.perf_counter() - began
     os.truncate(file, 0)
-    return {"place": str(place), "free": free, "written": written, "seconds": seconds}
+    return {"place": directory, "free": free, "written": written, "seconds": seconds}
 
 
 def _seen(directory: str, name: str) -> list[str]:

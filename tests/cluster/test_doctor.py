@@ -44,13 +44,13 @@ def test_hosts_that_are_well_pass_every_check(hosts_of: Callable[[int], Hosts], 
     hosts = hosts_of(2)
     config = write_run(tmp_path, make_shards(tmp_path))
     (tmp_path / "runs").mkdir()
-    code, verdicts = doctor(hosts[0], hosts.hostfile(2), "--config", config)
+    code, verdicts = doctor(hosts[0], hosts.hostfile(1), "--config", config)
     assert code == 0, verdicts
     found = {(verdict["check"], verdict["where"]) for verdict in verdicts}
     everywhere = {(check, "all 2 hosts") for check in ("versions", "clock", "shards")}
     each = {(check, f"node{n}") for check in ("devices", "run directory") for n in range(2)}
-    links = {("exchange", where) for where in ("node0", "node1", "node0 - node1", "all 4 ranks")}
-    assert found == everywhere | each | links | {("ranks", "all"), ("parity", "sp 1 and 2")}
+    together = {("ranks", "all"), ("exchange", "node0 - node1"), ("parity", "sp 1 and 2")}
+    assert found == everywhere | each | together
     assert list((tmp_path / "runs").iterdir()) == []
     assert not left(*hosts.hosts)
 
@@ -86,4 +86,7 @@ def test_every_planted_fault_is_found_and_named(hosts_of: Callable[[int], Hosts]
     slow = {where for check, where in wrong if check == "exchange"}
     assert slow == {"node0 - node2", "node1 - node2"} and "a slow link" in wrong["exchange", "node0 - node2"]
     assert wrong.keys() == {("exchange", where) for where in slow}
+    found = {(each["check"], each["where"]): each["level"] for each in verdicts if each["level"] != "wrong"}
+    assert found["exchange", "node0 - node1"] == found["exchange", "all 3 ranks"] == "ok"
+    assert found["parity", "sp 1 and 2"] == "warning"  # three ranks cannot be cut in pairs
     assert not left(*hosts.hosts[:3])

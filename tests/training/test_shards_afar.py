@@ -94,5 +94,5 @@ def test_ranks_with_other_shards_are_refused_before_the_first_step(shards: Path,
     said = pool.run(check_with, configs=[configs[0], configs[0]])
     assert said == ["", ""]
     said = pool.run(check_with, configs=configs)
-    assert len(set(said)) == 1 and "data.sources.0: " in said[0]
-    assert "rank 1 on " in said[0] and "has another index.json than rank 0 on " in said[0]
+    for sentence in said:
+        assert sentence.startswith("data.sources.0: ") and "has another index.json than rank 0 on " in sentence
