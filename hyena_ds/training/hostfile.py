@@ -83,7 +83,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
-def train_on_hosts(hostfile: Path, config_path: str, overrides: Sequence[str], environment: Mapping[str, str]) -> int:
+def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], environment: Mapping[str, str]) -> int:
     """Train the config on the hosts; the exit code. Raises UserError before anything is started. Main thread only."""
     hosts = read_hostfile(hostfile)
     config = load_yaml(config_path, RunConfig, overrides)
@@ -104,10 +104,15 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: Sequence[str], e
         file.flush()
         own["DS_ENV_FILE"] = file.name  # where DeepSpeed reads what to forward
         command = launch_command(hostfile, hosts, program, own, ssh)
-        code = run_relayed(command, own, overdue(directory.faults, 2 * silence + _END_SECONDS))
+        # The launcher of hosts needs no accelerator, and would look for one.
+        base = {**own, "DS_ACCELERATOR": "cpu"} if ssh else own
+        code = run_relayed(command, base, overdue(directory.faults, 2 * silence + _END_SECONDS))
+    near = {socket.gethostname()}
     if ssh and code not in WANTED_CODES:
-        end_launch(names, own[LAUNCH], own)
-    return _ended(code, directory, read_faults(directory.faults)[known:])
+        near |= end_launch(names, own[LAUNCH], own)
+    faults = read_faults(directory.faults)[known:]
+    # Where hosts have lost each other, each side blames the other: ours is the one that this machine reaches.
+    return _ended(code, directory, sorted(faults, key=lambda fault: fault.get("seen_on") not in near))
 
 
 def overdue(faults: Path, seconds: float) -> Callable[[], bool]:

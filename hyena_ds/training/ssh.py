@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hyena_ds.errors import UserError
@@ -40,7 +41,7 @@ def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Ma
         for what, path in files.items()
     )
     answers = _ask(hosts, look, environment)
-    problems = [f"{host}: {said}" for host, (code, said) in zip(hosts, answers, strict=True) if code != 0]
+    problems = [f"{host}: {answer.problem}" for host, answer in zip(hosts, answers, strict=True) if answer.code != 0]
     if problems:
         raise UserError(
             f"hosts: {'; '.join(problems)}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
@@ -48,15 +49,28 @@ def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Ma
         )
 
 
-def end_launch(hosts: Sequence[str], launch: str, environment: Mapping[str, str]) -> None:
-    """SIGKILL what still runs of a launch on the hosts that can be reached: a stopped process ends itself nowhere."""
+def end_launch(hosts: Sequence[str], launch: str, environment: Mapping[str, str]) -> set[str]:
+    """SIGKILL what still runs of a launch on the hosts that can be reached: a stopped process ends itself nowhere.
+
+    The names that those hosts have for themselves.
+    """
     mine = shlex.quote(f"{LAUNCH}={launch}")
     find = f"grep -lszFx -- {mine} /proc/[0-9]*/environ"
-    _ask(hosts, f"for file in $({find}); do file=${{file#/proc/}}; kill -KILL ${{file%/environ}}; done", environment)
+    kill = f"for file in $({find}); do file=${{file#/proc/}}; kill -KILL ${{file%/environ}}; done"
+    return {answer.out for answer in _ask(hosts, f"{kill}; hostname", environment) if answer.code == 0}
 
 
-def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> list[tuple[int, str]]:
-    """Run a command on every host at once: its exit code, and the last line of what went wrong."""
+@dataclass(frozen=True)
+class _Answer:
+    code: int
+    out: str
+    """Last line of its output."""
+    problem: str
+    """Last line of what went wrong."""
+
+
+def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> list[_Answer]:
+    """Run a command on every host at once."""
     options = [
         "-o",
         "BatchMode=yes",
@@ -69,7 +83,7 @@ def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> 
             ["ssh", *options, host, command],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -78,10 +92,11 @@ def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> 
     answers = []
     for call in calls:
         try:
-            said = call.communicate(timeout=_ANSWER_SECONDS)[1].strip()
+            out, said = call.communicate(timeout=_ANSWER_SECONDS)
         except subprocess.TimeoutExpired:
             call.kill()
             call.communicate()
-            said = f"ssh got no answer in {_ANSWER_SECONDS} s"
-        answers.append((call.returncode, said.splitlines()[-1] if said else f"ssh ended with code {call.returncode}"))
+            out, said = "", f"ssh got no answer in {_ANSWER_SECONDS} s"
+        said = said or f"ssh ended with code {call.returncode}"
+        answers.append(_Answer(call.returncode, *((text.strip().splitlines() or [""])[-1] for text in (out, said))))
     return answers

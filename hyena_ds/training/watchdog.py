@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -239,6 +240,7 @@ def append_fault(faults: Path, fault: Fault) -> None:
     """A line of faults.jsonl. A disk that is full or gone does not hide the sentence on the terminal."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"time": now, "step": fault.step, "rank": fault.rank, "kind": fault.kind, "text": fault.text}
+    row["seen_on"] = socket.gethostname()  # where hosts lost each other, each side has its own view
     try:
         faults.parent.mkdir(parents=True, exist_ok=True)
         with faults.open("a", encoding="utf-8") as file:
