@@ -3,7 +3,7 @@
     md5sum.txt beside the file --> wanted MD5
     URL --Range requests, pauses that grow between attempts--> FILE.part --MD5 agrees--> FILE
 
-Only the standard library. FILE.part stays after an interruption, and the same command goes on from its end.
+FILE.part stays after an interruption, and the same command goes on from its end.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import hashlib
 import http.client
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from data_prep.config import DownloadConfig, PrepConfig
+from hyena_ds.data.transfer import COPY_BYTES, Broken, Refused, append, open_http
 from hyena_ds.errors import UserError
 
+T = TypeVar("T")
 GENOMES = "https://hgdownload.soe.ucsc.edu/goldenPath"
 ASSEMBLIES = {
     "hg38": f"{GENOMES}/hg38/bigZips/hg38.fa.gz",
@@ -34,13 +35,6 @@ ASSEMBLIES = {
 LONGEST_PAUSE = 60.0
 TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
-COPY_BYTES = 1 << 20
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers of a server that may be other ones in a while."""
-
-
-class _Broken(Exception):
-    """A connection that could not be made, or that ended early."""
 
 
 @dataclass(frozen=True)
@@ -128,22 +122,19 @@ def _listed_digest(listed: str, name: str, patience: Patience) -> str:
 
 
 def _read_all(url: str) -> bytes:
-    with _open(url, {}) as answer:
-        try:
-            body: bytes = answer.read()
-        except (http.client.HTTPException, OSError) as error:
-            raise _Broken(str(error)) from None
-    return body
-
-
-def _open(url: str, headers: dict[str, str]) -> Any:
-    """The answer to a request; HTTPError for what the server refuses, _Broken when no answer comes."""
+    answer = open_http(url, TIMEOUT)
+    assert answer is not None  # only a request for what lies beyond the end has no answer
+    body = b""
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError:
-        raise
+        while block := answer.read(COPY_BYTES):
+            body += block
     except (http.client.HTTPException, OSError) as error:
-        raise _Broken(str(getattr(error, "reason", "") or error or type(error).__name__)) from None
+        raise Broken(str(error)) from None
+    finally:
+        answer.close()
+    if answer.length is not None and len(body) < answer.length:
+        raise Broken(f"the connection ended after {len(body)} of {answer.length} bytes")
+    return body
 
 
 def _md5(path: Path) -> str:
@@ -154,66 +145,25 @@ def _md5(path: Path) -> str:
 def _fill(url: str, part: Path, patience: Patience) -> None:
     """Bring `part` to the whole length of the file."""
     with tqdm(unit="B", unit_scale=True, desc=_file_name(url)) as bar:
+
+        def arrived(have: int, whole: int | None) -> None:
+            bar.total = whole
+            bar.update(have - bar.n)
+
         # Patience is for attempts that bring nothing: each one that adds bytes starts the count again.
-        while not _insistently(url, patience, lambda: _append(url, part, bar)):
+        while _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, arrived)):
             pass
 
 
-def _insistently(url: str, patience: Patience, attempt: Callable[[], Any]) -> Any:
+def _insistently(url: str, patience: Patience, attempt: Callable[[], T]) -> T:
     """The result of `attempt`, tried again after broken connections and passing answers."""
     for tried in range(1, patience.attempts + 1):
         try:
             return attempt()
-        except urllib.error.HTTPError as error:
-            if error.code not in _PASSING:
-                raise UserError(
-                    f"{url}: the server answers {error.code} ({error.reason}); correct the address"
-                ) from None
-            problem = f"the server answers {error.code} ({error.reason})"
-        except ValueError as error:
-            raise UserError(f"{url}: not an address ({error}); give one that begins with https://") from None
-        except _Broken as error:
+        except Refused as error:
+            raise UserError(f"{url}: {error}; correct the address, which begins with https://") from None
+        except Broken as error:
             problem = str(error)
         if tried < patience.attempts:
             patience.sleep(min(patience.first_pause * 2 ** (tried - 1), LONGEST_PAUSE))
     raise UserError(f"{url}: no byte came in {patience.attempts} attempts ({problem}); run the command again to resume")
-
-
-def _append(url: str, part: Path, bar: Any) -> bool:
-    """One request for what `part` lacks. True when it is whole; False when bytes came, then the connection broke."""
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        answer = _open(url, {"Range": f"bytes={have}-"} if have else {})
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing lies beyond our end: it is whole, or the MD5 will tell
-            return True
-        raise
-    with answer:
-        continues = answer.status == 206
-        if continues and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-            raise _Broken("the server sends another range than it was asked for")
-        begin = have if continues else 0  # 200: the server ignores Range and sends the file from its start
-        length = answer.headers.get("Content-Length")
-        bar.total = begin + int(length) if length else None
-        bar.update(begin - bar.n)
-        end, broken = begin, ""
-        with part.open("r+b" if have else "wb") as file:
-            file.seek(begin)
-            file.truncate()
-            while not broken:
-                try:
-                    block = answer.read(COPY_BYTES)
-                except (http.client.HTTPException, OSError) as error:
-                    block, broken = getattr(error, "partial", b""), str(error) or type(error).__name__
-                if not block:
-                    break
-                file.write(block)
-                end += len(block)
-                bar.update(len(block))
-            file.flush()
-            os.fsync(file.fileno())
-    if length and end < begin + int(length):  # a read in pieces ends silently when the connection does
-        broken = broken or f"the connection ended after {end} of {begin + int(length)} bytes"
-    if broken and end <= have:
-        raise _Broken(broken)
-    return not broken

@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
     from hyena_ds.data.command import add_commands as add_data_commands
+    from hyena_ds.doctor.arguments import add_arguments as add_doctor_arguments
     from hyena_ds.planning.command import add_arguments as add_plan_arguments
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="time, memory and exchanged bytes of a step and its parts")
     add_bench_commands(bench)
     add_data_commands(commands.add_parser("data", help="which bases a step of a run consumed"))
+    doctor = commands.add_parser("doctor", help="look at hosts, shards and links before a run does")
+    add_doctor_arguments(doctor)
     train = commands.add_parser("train", help="train a model from a YAML config")
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
     add_plan_arguments(

@@ -14,7 +14,7 @@ from tests.paths import ROOT
 PACKAGE = "hyena_ds"
 FLOORS = (
     ("cli",),
-    ("training", "evaluation", "planning", "bench", "sweeps", "report"),
+    ("training", "evaluation", "planning", "bench", "doctor", "sweeps", "report"),
     ("checkpoints", "monitoring"),
     ("data",),
     ("model",),

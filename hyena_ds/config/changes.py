@@ -15,8 +15,8 @@ from hyena_ds.config.schedule import StageConfig
 
 FIXED = ("model.", "data.", "seed")
 """Beginnings of keys that must not change..."""
-FREE = ("data.workers", "data.verify")
-"""...but for these."""
+FREE = ("data.workers", "data.verify", "data.cache.")
+"""...but for what begins with these."""
 _UNSAID = ("resume",)
 """How a run is started is no setting of it."""
 
@@ -45,7 +45,7 @@ def forbidden(
     found: Sequence[Change], before: Sequence[StageConfig], after: Sequence[StageConfig], step: int
 ) -> list[Change]:
     """The changes, among those `found` and those of the stages' rows, that a run after `step` steps does not allow."""
-    fixed = [change for change in found if change.key.startswith(FIXED) and change.key not in FREE]
+    fixed = [change for change in found if change.key.startswith(FIXED) and not change.key.startswith(FREE)]
     return fixed + _forbidden_of_stages(before, after, step)
 
 

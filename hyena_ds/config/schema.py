@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from hyena_ds.config.afar import CacheConfig, check_place, is_afar
 from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.loading import require as _require
 from hyena_ds.config.monitors import MonitorsConfig
@@ -91,12 +92,14 @@ class SourceConfig:
     """One set of shards."""
 
     shards: str
-    """Directory that `hyena-ds prep` wrote."""
+    """Directory that `hyena-ds prep` wrote, or where a copy of it is: http(s)://HOST/PATH, s3://BUCKET/PATH, or
+    pipe:COMMAND with {shard} in it; see config/afar.py."""
     weight: float = 1.0
     """Share of the samples that come from here, relative to the other sources."""
 
     def __post_init__(self) -> None:
         _require(self.weight > 0, "weight", f"found {self.weight}, wanted a positive number")
+        check_place(self.shards, "shards")
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,20 @@ class DataConfig:
     workers: int = 0
     """Processes per rank that read ahead; 0 reads in the training process."""
     verify: bool = True
-    """Check every shard's SHA-256 before the first step."""
+    """Check every shard's SHA-256 before the first step. What is fetched from afar is checked when it arrives, always;
+    then this is about what the cache holds from earlier runs."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where a node keeps the shards that it fetched from afar."""
 
     def __post_init__(self) -> None:
         _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
         _require(self.shuffle_shards > 0, "shuffle_shards", f"found {self.shuffle_shards}, wanted at least 1")
         _require(self.workers >= 0, "workers", f"found {self.workers}, wanted 0 or more")
+
+    @property
+    def is_afar(self) -> bool:
+        """Whether any shards have to be fetched."""
+        return any(is_afar(source.shards) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -304,6 +315,12 @@ class RunConfig:
             "initialize_from",
             f"found none, wanted weights of maximum_context {self.model.extended_from}, which model.extension extends; "
             "name them, or leave model.extension and model.extended_from out",
+        )
+        _require(
+            not (self.data.is_afar and self.watchdog.enabled and self.data.cache.patience >= self.watchdog.step),
+            "data",
+            f"cache.patience is {self.data.cache.patience:g} seconds, wanted less than watchdog.step "
+            f"{self.watchdog.step:g}: the watchdog would end the run before it could say which shard does not come",
         )
         for number, stage in enumerate(self.schedule):
             key, within = self.place(number)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 from hyena_ds.data.provenance import Consumed, consumed, run_config
+from hyena_ds.data.transfer import address_of, shown
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def table(samples: list[Consumed]) -> str:
     rows = [
         [
             *(str(s.sample), s.assembly, s.chromosome, f"{s.start:,}", f"{s.end:,}", s.strand, str(s.epoch)),
-            " ".join(f"{s.source}/{shard}" for shard in s.shards),
+            " ".join(shown(address_of(s.source, shard)) for shard in s.shards),
         ]
         for s in samples
     ]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
+from hyena_ds.data.ahead import Ahead
 from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.data.tokenizer import UNKNOWN, N
 from hyena_ds.errors import LocalError, UserError
@@ -84,10 +85,30 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
     dataset = _StepDataset(config, seed, plan, part)
     steps = range(from_step, plan.end_step)
     reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
-    for item in reader:
-        if isinstance(item, _Unread):
-            raise LocalError(item.problem)
-        yield item
+    items = iter(reader)
+    # After the reading processes were forked, which would inherit what a thread holds.
+    ahead = _start_ahead(config, seed, plan) if config.is_afar and from_step < plan.end_step else None
+    try:
+        for step in steps:
+            if ahead is not None:
+                ahead.reached(step - plan.first_step)
+            item = next(items)
+            if isinstance(item, _Unread):
+                raise LocalError(item.problem)
+            yield item
+    finally:
+        if ahead is not None:
+            ahead.close()
+
+
+def _start_ahead(config: DataConfig, seed: int, plan: StagePlan) -> Ahead:
+    """Raises LocalError when an index cannot be had."""
+    try:
+        ahead = Ahead(StageStream(Sources(config, "train"), seed, plan))
+    except UserError as error:
+        raise LocalError(str(error)) from None
+    ahead.start()
+    return ahead
 
 
 @dataclass(frozen=True)

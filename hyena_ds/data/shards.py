@@ -9,17 +9,18 @@ Any WebDataset reader opens the tars; the trainer reads them by index. Coordinat
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.errors import UserError
+from hyena_ds.errors import LocalError, UserError
 
 INDEX_NAME = "index.json"
 FORMAT = "hyena-ds shards 1"
@@ -105,10 +106,17 @@ def read_index(directory: str | Path) -> ShardIndex:
         raise UserError(
             f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`"
         )
+    index = parse_index(path.read_bytes(), str(path))
+    _check_files(directory, index)
+    return index
+
+
+def parse_index(text: bytes, where: str) -> ShardIndex:
+    """The index that `text` holds; `where` names it in messages. Raises UserError when it is none."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(text)
         if raw["format"] != FORMAT:
-            raise UserError(f"{path}: found format '{raw['format']}', wanted '{FORMAT}'; prepare the shards again")
+            raise UserError(f"{where}: found format '{raw['format']}', wanted '{FORMAT}'; prepare the shards again")
         index = ShardIndex(
             assembly=raw["assembly"],
             chunk_length=raw["chunk_length"],
@@ -117,8 +125,7 @@ def read_index(directory: str | Path) -> ShardIndex:
         )
         _check_places(index)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable index ({error}); prepare the shards again") from None
-    _check_files(directory, index)
+        raise UserError(f"{where}: not a readable index ({error}); prepare the shards again") from None
     return index
 
 
@@ -176,8 +183,25 @@ def map_tokens(directory: str | Path, shard: Shard) -> NDArray[np.uint8]:
     return np.memmap(Path(directory) / shard.file, dtype=np.uint8, mode="r")
 
 
+class Reader(Protocol):
+    """A shard's bytes."""
+
+    def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
+        """Fill `ids` with the bytes from `offset` on. Raises LocalError, naming the shard, when they cannot be had."""
+
+
+def read_fully(file: int, ids: NDArray[np.uint8], offset: int) -> None:
+    """Fill `ids` with the bytes of an open file from `offset` on. Raises OSError, also where the file ends before."""
+    view = memoryview(ids)  # type: ignore[arg-type]  # numpy 2.4's own types do not say that arrays are buffers
+    while view:
+        count = os.preadv(file, [view], offset)
+        if count == 0:
+            raise OSError(errno.EIO, f"it ends at byte {offset}")
+        view, offset = view[count:], offset + count
+
+
 class ShardReader:
-    """One tar, open for reading. Unlike a memory map it tells a file that went bad from a crash of the process."""
+    """One tar of a directory. Unlike a memory map it tells a file that went bad from a crash of the process."""
 
     def __init__(self, directory: str | Path, shard: Shard):
         self.path = Path(directory) / shard.file
@@ -187,19 +211,14 @@ class ShardReader:
             raise self._unreadable(error.strerror) from None
 
     def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
-        """Fill `ids` with the bytes from `offset` on. Raises UserError, naming the shard, when they cannot be had."""
-        view = memoryview(ids)  # type: ignore[arg-type]  # numpy 2.4's own types do not say that arrays are buffers
-        while view:
-            try:
-                count = os.preadv(self._file.fileno(), [view], offset)
-            except OSError as error:
-                raise self._unreadable(error.strerror) from None
-            if count == 0:
-                raise self._unreadable(f"it ends at byte {offset}")
-            view, offset = view[count:], offset + count
+        """Fill `ids` with the bytes from `offset` on. Raises LocalError, naming the shard, when they cannot be had."""
+        try:
+            read_fully(self._file.fileno(), ids, offset)
+        except OSError as error:
+            raise self._unreadable(error.strerror) from None
 
     def _unreadable(self, problem: str | None) -> UserError:
-        return UserError(
+        return LocalError(
             f"{self.path}: the shard became unreadable ({problem or 'unknown error'}); make it readable, or copy or "
             "prepare it again, then start the same line again: the run continues"
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.order import hash64, permutation
-from hyena_ds.data.shards import ShardIndex, read_index
+from hyena_ds.data.places import read_indices, reader
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.tokenizer import SEP, reverse_complement
 from hyena_ds.data.track import Origin, Track
 from hyena_ds.data.windows import EpochOrder, Windows
@@ -58,10 +60,9 @@ class Sources:
 
     def __init__(self, config: DataConfig, split: str, indices: list[ShardIndex] | None = None):
         self.config = config
-        opened = indices or [read_index(source.shards) for source in config.sources]
         self.tracks = [
-            Track(source.shards, split, config.ignore, index)
-            for source, index in zip(config.sources, opened, strict=True)
+            Track(source.shards, split, config.ignore, index, partial(reader, source.shards, config.cache))
+            for source, index in zip(config.sources, indices or read_indices(config), strict=True)
         ]
 
     def bases(self, context_length: int) -> int:
@@ -135,14 +136,25 @@ class StageStream:
                 found.append(Epoch(source, number, first, order.windows.count, tuple(order.shards(number))))
         return sorted(found, key=lambda epoch: epoch.first_sample)
 
+    def groups(self, step: int) -> list[tuple[list[str], list[str]]]:
+        """For each source, the files of the group of shards that `step` draws from, and of the group after it."""
+        first = step * self.plan.config.sequences
+        return [order.groups(self._drawn_before(first, source)) for source, order in enumerate(self._orders)]
+
     def _drawn(self, number: int) -> tuple[int, int]:
         """Source of sample `number` of the stage, and how many samples that source gave before."""
         block, within = divmod(number, _INTERLEAVE_BLOCK)
         if len(self._quotas) == 1:
             return 0, number
-        sources = self._interleaved(block)
-        source = int(sources[within])
-        return source, block * self._quotas[source] + int((sources[:within] == source).sum())
+        source = int(self._interleaved(block)[within])
+        return source, self._drawn_before(number, source)
+
+    def _drawn_before(self, number: int, source: int) -> int:
+        """How many samples `source` gives before sample `number` of the stage."""
+        if len(self._quotas) == 1:
+            return number
+        block, within = divmod(number, _INTERLEAVE_BLOCK)
+        return block * self._quotas[source] + int((self._interleaved(block)[:within] == source).sum())
 
     def _number(self, source: int, drawn: int) -> int:
         """The inverse of `_drawn`: the sample of the stage that is the source's number `drawn`."""

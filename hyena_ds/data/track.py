@@ -8,6 +8,7 @@ shards. Positions are int64 and count bases of the split.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.data.shards import Chunk, ShardIndex, ShardReader, read_index
+from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
 from hyena_ds.errors import UserError
 
 Positions = NDArray[np.int64]
@@ -34,20 +35,28 @@ class Origin:
 
 
 class Track:
-    """The bases of `split` in the shards of `directory`; `ignore` says which tokens are not scored ('n', 'unknown').
+    """The bases of `split` in the shards at `place`; `ignore` says which tokens are not scored ('n', 'unknown').
 
-    Raises UserError when the index is damaged or the split is not in it.
+    `index` and `open_` (what reads a shard) are those of a directory, unless they are handed in. Raises UserError when
+    the index is damaged or the split is not in it.
     """
 
-    def __init__(self, directory: str | Path, split: str, ignore: tuple[str, ...], index: ShardIndex | None = None):
-        self.directory = Path(directory)
+    def __init__(
+        self,
+        place: str | Path,
+        split: str,
+        ignore: tuple[str, ...],
+        index: ShardIndex | None = None,
+        open_: Callable[[Shard], Reader] | None = None,
+    ):
+        self.place = str(place)
         self.split = split
-        self.index = index or read_index(directory)
+        self.index = index or read_index(place)
         self.chunks: list[Chunk] = [chunk for chunk in self.index.chunks if chunk.split == split]
         if not self.chunks:
             held = ", ".join(sorted({chunk.split for chunk in self.index.chunks})) or "nothing"
             raise UserError(
-                f"{directory}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
+                f"{place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
             )
         lengths = np.array([chunk.length for chunk in self.chunks], dtype=np.int64)
         self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(lengths)))
@@ -56,7 +65,8 @@ class Track:
         self.segment_ends: Positions = np.append(self.segment_starts[1:], self.chunk_starts[-1])
         self._runs = _ignored_runs(self.chunks, self.chunk_starts, ignore)
         # Files beyond these are closed again: a system lets a process hold only so many.
-        self._reader = lru_cache(maxsize=_OPEN_FILES)(lambda shard: ShardReader(directory, self.index.shards[shard]))
+        reader = open_ or (lambda shard: ShardReader(place, shard))
+        self._reader = lru_cache(maxsize=_OPEN_FILES)(lambda number: reader(self.index.shards[number]))
 
     @property
     def length(self) -> int:
@@ -81,6 +91,10 @@ class Track:
     def shard_files(self) -> list[str]:
         """Files that hold bases of the split, in index order."""
         return list(dict.fromkeys(self.index.shards[chunk.shard].file for chunk in self.chunks))
+
+    @property
+    def index_by_file(self) -> dict[str, Shard]:
+        return {shard.file: shard for shard in self.index.shards}
 
     def shards(self, start: int, length: int) -> list[str]:
         """Files that hold the positions [start, start + length)."""

@@ -38,7 +38,7 @@ class Windows:
         if self.count == 0:
             longest = int((track.segment_ends - track.segment_starts).max())
             raise UserError(
-                f"{track.directory}: found no window of {bases} bases with something to score in the '{track.split}' split "
+                f"{track.place}: found no window of {bases} bases with something to score in the '{track.split}' split "
                 f"(its longest gap-free run has {longest}); shorten the context or prepare longer regions"
             )
 
@@ -100,6 +100,15 @@ class EpochOrder:
         files = self.windows.track.shard_files
         order = (int(shard) for group in self._epoch_groups(epoch)[1] for shard in group)
         return [files[shard] for shard in order if self.windows.kept_per_shard[shard]]
+
+    def groups(self, position: int) -> tuple[list[str], list[str]]:
+        """Files of the group of shards that window number `position` is drawn from, and of the group after it."""
+        epoch, i = divmod(position, self.windows.count)
+        bounds, groups = self._epoch_groups(epoch)
+        group = int(np.searchsorted(bounds, i, side="right")) - 1
+        after = groups[group + 1] if group + 1 < len(groups) else self._epoch_groups(epoch + 1)[1][0]
+        files = self.windows.track.shard_files
+        return [files[shard] for shard in groups[group]], [files[shard] for shard in after]
 
     def _epoch_groups_uncached(self, epoch: int) -> tuple[Positions, list[Positions]]:
         shards = permutation(len(self.windows.kept_per_shard), *self.key, _SHARDS, epoch)

@@ -88,6 +88,11 @@ def bind_cores() -> None:
 
 def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds") -> int:
     """Run `python -m MODULE ARGUMENTS` as `ranks` ranks on this machine; returns the exit code, see `run_relayed`."""
+    return run_relayed(*local_launch(arguments, ranks, module))
+
+
+def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[str], dict[str, str]]:
+    """The launcher's command for that, and its environment."""
     from hyena_ds.parallel.devices import device_count
 
     environment = dict(os.environ)
@@ -101,7 +106,7 @@ def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds"
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_accelerators", str(ranks)]
     command += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
     command += ["--module", module, *arguments]
-    return run_relayed(command, environment | settings)
+    return command, environment | settings
 
 
 def _has_glibc() -> bool:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
+
+from hyena_ds.config.afar import is_afar
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.shards import read_index, verify_shard
+from hyena_ds.data.places import check_room, read_indices
+from hyena_ds.data.shard_cache import ShardCache
+from hyena_ds.data.shards import INDEX_NAME, ShardIndex, verify_shard
 from hyena_ds.data.stream import Sources
+from hyena_ds.errors import UserError
 from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute
@@ -21,17 +29,44 @@ def common_convolution(config: RunConfig, compute: Compute) -> Choice:
 
 
 def check_shards(config: RunConfig, compute: Compute) -> None:
-    """Every split and window that the run needs is there; every rank checks its share of the checksums."""
-    indices = [read_index(source.shards) for source in config.data.sources]
+    """Every split and window that the run needs is there, in the same shards for all; ranks share the checksums. Collective.
+
+    Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
+    node's cache has of earlier runs, now.
+    """
+    if config.data.is_afar:
+        agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])
+    indices = agreed(lambda: read_indices(config.data, kept=True))
+    _check_same_everywhere(config, indices)
+    agreed(lambda: _check_own_share(config, compute, indices))
+
+
+def _check_same_everywhere(config: RunConfig, indices: list[ShardIndex]) -> None:
+    """Raise UserError on all ranks unless all have read the same index of every source. Collective."""
+    digests = [hashlib.sha256(index.to_json().encode()).hexdigest() for index in indices]
+    everywhere = from_every_rank((socket.gethostname(), digests))
+    for rank, (host, theirs) in enumerate(everywhere):
+        for number, source in enumerate(config.data.sources):
+            if theirs[number] != everywhere[0][1][number]:
+                raise UserError(
+                    f"data.sources.{number}: {source.shards}: rank {rank} on {host} has another {INDEX_NAME} than rank 0 "
+                    f"on {everywhere[0][0]}; copy the same shards to every host, or name a place that all of them see"
+                )
+
+
+def _check_own_share(config: RunConfig, compute: Compute, indices: list[ShardIndex]) -> None:
+    check_room(config.data, indices)
     for split in ("train", "valid"):
         sources = Sources(config.data, split, indices)
         for stage in config.schedule:
             sources.windows(stage.context_length)
-    if config.data.verify:
-        shards = [
-            (source.shards, shard)
-            for source, index in zip(config.data.sources, indices, strict=True)
-            for shard in index.shards
-        ]
-        for path, shard in shards[compute.rank :: compute.ranks]:
-            verify_shard(path, shard)
+    if not config.data.verify:
+        return
+    pairs = list(zip(config.data.sources, indices, strict=True))
+    here = [(source.shards, shard) for source, index in pairs if not is_afar(source.shards) for shard in index.shards]
+    for directory, shard in here[compute.rank :: compute.ranks]:
+        verify_shard(directory, shard)
+    fetched = [shard for source, index in pairs if is_afar(source.shards) for shard in index.shards]
+    if fetched:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+        ShardCache(config.data.cache).remove_damaged(fetched[compute.local_rank % ranks_here :: ranks_here])

@@ -93,7 +93,7 @@ def train_on(
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    agreed(lambda: check_shards(config, compute))
+    check_shards(config, compute)
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)

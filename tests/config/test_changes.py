@@ -41,6 +41,7 @@ def compare(*overrides: str) -> tuple[list[str], list[str]]:
         "local_ranks=4",
         "data.workers=3",
         "data.verify=false",
+        "data.cache.gib=9",
         "checkpoint.keep_last=7",
         "validation.windows=3",
         "name=other",

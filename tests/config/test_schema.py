@@ -55,6 +55,12 @@ def problem(*overrides: str) -> str:
         ("data.sources.0.weight=0", "data.sources.0.weight: found 0.0, wanted a positive number"),
         ("data.shuffle_shards=0", "data.shuffle_shards: found 0, wanted at least 1"),
         ("data.workers=-1", "data.workers: found -1, wanted 0 or more"),
+        ("data.sources.0.shards=gs://bucket/genome", "found 'gs://bucket/genome', wanted a directory, http://"),
+        ("data.sources.0.shards=pipe:cat index.json", "wanted {shard} in the command"),
+        ("data.sources.0.shards=https:///genome", "wanted a host or a bucket after ://"),
+        ("data.sources.0.shards='http://[/genome'", "wanted a host or a bucket after ://"),
+        ("data.cache.gib=0", "data.cache.gib: found 0.0, wanted a positive number"),
+        ("data.cache.directory=''", "data.cache.directory: found '', wanted a directory, or null"),
         ("data.ignore=[x]", "data.ignore.0: found 'x', wanted n or unknown"),
         ("model.width=0", "model.width: found 0, wanted at least 1"),
         ("model.maximum_context=1", "model.maximum_context: found 1, wanted at least 2"),
@@ -158,3 +164,21 @@ def test_the_resolved_config_is_read_back_as_it_was() -> None:
     )
     assert parse_yaml(dump_yaml(config), "dump", RunConfig) == config
     assert parse_yaml(dump_yaml(parse(*EXTENDED)), "dump", RunConfig) == parse(*EXTENDED)
+
+
+def test_who_waits_for_a_shard_loses_patience_before_the_watchdog_does() -> None:
+    afar = "data.sources.0.shards=https://host/genome"
+    assert "cache.patience is 90 seconds, wanted less than watchdog.step 60" in problem(afar, "watchdog.step=60")
+    assert parse(afar, "watchdog.step=60", "data.cache.patience=30").data.is_afar
+    assert parse(afar, "watchdog.step=60", "watchdog.enabled=false").data.is_afar
+    assert not parse("watchdog.step=60").data.is_afar
+
+
+def test_the_cache_is_the_users_own_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert str(parse().data.cache.path) == "/home/me/.cache/hyena-ds/shards"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
+    assert str(parse().data.cache.path) == "/fast/hyena-ds/shards"
+    monkeypatch.setenv("LOCAL_DISK", "/scratch/7")
+    assert str(parse("data.cache.directory=$LOCAL_DISK/shards").data.cache.path) == "/scratch/7/shards"

@@ -1,0 +1,76 @@
+"""The config's model on a short context: loss and gradients with the sequence whole, and cut across ranks.
+
+    model, tokens (the same on every rank) --whole, on each rank alone--> loss, gradients
+                                           --cut in P, exchanged--------> loss, gradients, summed over the group
+
+B = 1, L context length, P sequence-parallel size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hyena_ds.config.policy import POLICIES
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.tokenizer import A, T
+from hyena_ds.model.backbone import build_model
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.parallel.agreement import from_every_rank
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.layout import Layout
+from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.training.objective import NextToken
+from hyena_ds.training.preflight import common_convolution
+
+LOCAL_LENGTH = 256
+"""Tokens of a rank's slice, at most."""
+
+
+def parity(config: RunConfig, compute: Compute, size: int) -> dict[str, Any]:
+    """How far loss and gradients with the sequence cut in `size` are from those of the whole. Collective."""
+    stages = [stage for stage in config.schedule if stage.sequence_parallel == size]
+    L = size * min(LOCAL_LENGTH, *(stage.local_length for stage in stages))
+    ids = torch.randint(A, T + 1, (1, L + 1), generator=torch.Generator().manual_seed(config.seed)).to(compute.device)
+    groups = create_groups([size], compute.rank, compute.ranks)
+    layout = Layout.slice_of(L, Topology(compute.ranks // size, size), compute.rank, groups)
+    convolution = common_convolution(config, compute).convolution
+    settings: dict[str, Any] = {
+        "policy": POLICIES[stages[0].activation_policy or config.activation_policy],
+        "compute_dtype": getattr(torch, config.precision),
+        "convolution": convolution,
+    }
+    model = NextToken(build_model(config.model, config.seed).to(compute.device))
+    whole = _loss_and_gradients(model, ids, ForwardPass(Layout.whole(L), **settings))
+    cut = _loss_and_gradients(model, ids, ForwardPass(layout, **settings))
+    for tensor in cut:
+        dist.all_reduce(tensor, group=groups[size])
+    differences = [float((found - wanted).norm() / wanted.norm()) for found, wanted in zip(cut, whole, strict=True)]
+    everywhere = from_every_rank(differences)
+    loss, gradient = (_largest([each[which] for each in everywhere]) for which in range(2))
+    return {
+        "context": L,
+        "loss": loss,
+        "gradient": gradient,
+        "precision": config.precision,
+        "back_end": convolution.name,
+    }
+
+
+def _loss_and_gradients(model: NextToken, ids_BL: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
+    """The summed loss of the tokens that are here, and all gradients of it end to end; float64."""
+    model.zero_grad()
+    first, last = run.layout.offset, run.layout.offset + run.layout.local_length
+    inputs, targets = ids_BL[:, first:last].contiguous(), ids_BL[:, first + 1 : last + 1].contiguous()
+    loss, _ = model(inputs, targets, run)
+    loss.backward()
+    gradients = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
+    return loss.detach().double().view(1), torch.cat(gradients).double()
+
+
+def _largest(values: list[float]) -> float:
+    """NaN where one is: it compares as neither larger nor smaller."""
+    return max(values) if all(value == value for value in values) else float("nan")

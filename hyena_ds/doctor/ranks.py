@@ -1,0 +1,182 @@
+"""What the ranks look at together:  python -m hyena_ds.doctor.ranks SECONDS [CONFIG key.path=value ...]
+
+    meet --> exchanges inside every host, between hosts, of all --> the config's model, whole and cut --> lines on stdout
+
+Started as a run's ranks are. Values are checked before anything is timed. A rank that is not done after SECONDS says
+where it stands, and ends.
+
+P ranks of a group, B batch, L context length.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import combinations, pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.doctor.parity import parity
+from hyena_ds.doctor.probe import say
+from hyena_ds.errors import UserError
+from hyena_ds.parallel.agreement import from_every_rank
+from hyena_ds.parallel.collectives import start_all_to_all
+from hyena_ds.parallel.devices import Compute, start_compute
+from hyena_ds.parallel.heartbeat import FAULT_CODE, this_place
+from hyena_ds.training.engine import quiet
+
+MEETING_SECONDS = 60
+"""Within which all ranks have to have met."""
+_LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 26
+_TIMED_SECONDS = 0.2
+"""How long one exchange should take, so that its time means something."""
+_ALL_PAIRS = 8
+"""Up to so many hosts every pair is looked at; beyond it each host and the next, and each and the first."""
+
+
+class _Step:
+    """Where this rank stands, for the thread that ends it."""
+
+    def __init__(self, seconds: float):
+        self.name = "start"
+        self.rank, self.host = int(os.environ.get("RANK", 0)), socket.gethostname()
+        timer = threading.Timer(seconds, self._late, (seconds,))
+        timer.daemon = True
+        timer.start()
+
+    def tell(self, kind: str, **found: Any) -> None:
+        say({"kind": kind, "rank": self.rank, "host": self.host, **found})
+
+    def _late(self, seconds: float) -> None:
+        self.tell("problem", step=self.name, text=f"not done after {seconds:.0f} s")
+        os._exit(FAULT_CODE)
+
+
+def main(arguments: list[str]) -> int:
+    """One rank; its exit code."""
+    # DeepSpeed's launcher puts its own first; the rank is read from the environment.
+    arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
+    step = _Step(float(arguments[0]))
+    step.tell("started")
+    try:
+        config = load_yaml(arguments[1], RunConfig, arguments[2:]) if len(arguments) > 1 else None
+        _look(config, step)
+    except UserError as error:
+        step.tell("problem", step=step.name, text=str(error))
+        return error.exit_code
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        step.tell("problem", step=step.name, text=f"{type(error).__name__}: {text}"[:1500])
+        return FAULT_CODE
+    return 0
+
+
+def _look(config: RunConfig | None, step: _Step) -> None:
+    quiet()
+    step.name = "meeting the other ranks"
+    compute = start_compute(timedelta(seconds=MEETING_SECONDS))
+    places = from_every_rank((this_place(compute.rank).machine, socket.gethostname()))
+    step.tell("met", backend=compute.backend, device=str(compute.device), ranks=compute.ranks)
+    for group in _groups(places, compute):
+        step.name = f"exchange, {group.name}"
+        found = _measured(group, compute) if compute.rank in group.members else None
+        dist.barrier()  # nobody else uses the links meanwhile
+        if found is not None and compute.rank == group.members[0]:
+            step.tell("exchange", what=group.what, between=group.name, size=len(group.members), **found)
+    if config is not None:
+        for size in sorted({stage.sequence_parallel for stage in config.schedule if stage.sequence_parallel > 1}):
+            step.name = f"parity, sequence parallel {size}"
+            compared = parity(config, compute, size) if compute.ranks % size == 0 else None
+            if compute.rank == 0:
+                step.tell("parity", size=size, **(compared or {"ranks": compute.ranks}))
+    if compute.rank == 0:
+        step.tell("end")
+    step.name = "end"
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Ranks that exchange."""
+
+    what: str
+    """inside, between, or all."""
+    name: str
+    members: list[int]
+    group: Any
+
+
+def _groups(places: list[tuple[str, str]], compute: Compute) -> list[_Group]:
+    """All that is measured, made by every rank in the same order. Collective."""
+    hosts: dict[str, list[int]] = {}
+    for rank, (machine, _) in enumerate(places):
+        hosts.setdefault(machine, []).append(rank)
+    names = {machine: places[ranks[0]][1] for machine, ranks in hosts.items()}
+    wanted = [("inside", names[machine], ranks) for machine, ranks in hosts.items() if len(ranks) > 1]
+    pairs = list(combinations(hosts, 2))
+    if len(hosts) > _ALL_PAIRS:
+        order = list(hosts)
+        near = list(pairwise(order))
+        pairs = near + [(order[0], other) for other in order[2:]]
+    wanted += [("between", f"{names[a]} - {names[b]}", [hosts[a][0], hosts[b][0]]) for a, b in pairs]
+    if len(hosts) > 1 and compute.ranks > 2:
+        wanted.append(("all", f"all {compute.ranks} ranks", list(range(compute.ranks))))
+    return [_Group(what, name, members, dist.new_group(members)) for what, name, members in wanted]
+
+
+def _measured(group: _Group, compute: Compute) -> dict[str, Any]:
+    """Values and time of all-to-alls in a group. Collective in it."""
+    P, index = len(group.members), group.members.index(compute.rank)
+    size, seconds, right = _LEAST_BYTES, 0.0, True
+    while True:
+        elements = size // 4 // P
+        ramp = torch.arange(elements, device=compute.device).remainder(251).float()
+        numbers = torch.arange(P, device=compute.device).float().view(P, 1)
+        pieces_P = ramp + 1000 * (index * P + numbers)
+        received = start_all_to_all(pieces_P, group.group).wait()
+        right = right and bool((received == ramp + 1000 * (numbers * P + index)).all())
+        seconds = min(_timed(partial(_through, pieces_P, group.group), compute) for _ in range(3))
+        # The slowest and the worst of the group's ranks: all of them go on, or none.
+        both = torch.tensor([seconds, 0.0 if right else 1.0], dtype=torch.float64, device=compute.device)
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=group.group)
+        seconds, right = float(both[0]), not float(both[1])
+        if seconds >= _TIMED_SECONDS or size >= _MOST_BYTES or not right:
+            break
+        size = min(_MOST_BYTES, size * (16 if seconds < _TIMED_SECONDS / 16 else 4))
+    one = torch.zeros(1, device=compute.device)
+    latency = min(_timed(lambda: dist.all_reduce(one, group=group.group), compute) for _ in range(20))
+    sent = size // P * (P - 1)
+    return {"right": right, "bytes": sent, "seconds": seconds, "rate": sent / seconds, "latency": latency}
+
+
+def _through(pieces_P: torch.Tensor, group: Any) -> None:
+    start_all_to_all(pieces_P, group).wait()
+
+
+def _timed(work: Callable[[], Any], compute: Compute) -> float:
+    _finished(compute)
+    began = time.perf_counter()
+    work()
+    _finished(compute)
+    return time.perf_counter() - began
+
+
+def _finished(compute: Compute) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize(compute.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""A verdict: what was looked at, where, what was found, and what to do. A list of them is the doctor's answer."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "WRONG"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the answer."""
+
+    check: str
+    where: str
+    """A host, hosts, ranks, or the run."""
+    level: Level
+    found: str
+    to_do: str = ""
+    """Empty where all is well."""
+
+
+_WIDTH = 120
+_WHOLE: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}  # paths stay whole
+
+
+def exit_code(verdicts: list[Verdict]) -> int:
+    """1 when something is wrong; a warning lets a run begin."""
+    return int(any(verdict.level is Level.WRONG for verdict in verdicts))
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """For reading: a line each, with what to do below it, and the sum of it all at the end."""
+    columns = [max(len(getattr(verdict, name)) for verdict in verdicts) for name in ("level", "check", "where")]
+    lines = []
+    for verdict in verdicts:
+        begin = "  ".join(
+            text.ljust(width)
+            for text, width in zip((verdict.level, verdict.check, verdict.where), columns, strict=True)
+        )
+        hang = " " * (len(begin) + 2)
+        lines += textwrap.wrap(f"{begin}  {verdict.found}", _WIDTH, subsequent_indent=hang, **_WHOLE)
+        if verdict.to_do:
+            lines += textwrap.wrap(
+                verdict.to_do, _WIDTH, initial_indent=f"{hang}-> ", subsequent_indent=f"{hang}   ", **_WHOLE
+            )
+    wrong, warned = (sum(each.level is level for each in verdicts) for level in (Level.WRONG, Level.WARNING))
+    lines.append(f"{len(verdicts)} checks: {wrong} wrong, {warned} {'warning' if warned == 1 else 'warnings'}")
+    return "\n".join(lines)
+
+
+def to_json(verdicts: list[Verdict]) -> str:
+    """For programs."""
+    found = [{**asdict(verdict), "level": verdict.level.value.lower()} for verdict in verdicts]
+    return json.dumps({"ok": not exit_code(verdicts), "verdicts": found}, indent=1)

@@ -1,0 +1,46 @@
+"""`hyena-ds doctor` on this machine alone, as a user reads it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyena_ds.cli import main
+from hyena_ds.data.shards import read_index
+from tests.paths import ROOT
+from tests.training.runs import TIMEOUT, make_shards, write_config
+
+
+def test_one_damaged_shard_is_all_that_is_wrong_here(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path)
+    config = write_config(tmp_path / "config.yaml", shards)
+    shard = shards / read_index(shards).shards[1].file
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    command = [sys.executable, "-m", "hyena_ds", "doctor", "--config", str(config), "--seconds", "100", "name=other"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    assert len(wrong) == 1 and wrong[0].startswith("WRONG  shards") and "this machine" in wrong[0]
+    assert shard.name in done.stdout and "-> copy them again to this host" in done.stdout
+    for check in ("versions", "devices", "clock", "run directory", "ranks", "exchange", "parity"):
+        assert any(check in line for line in done.stdout.splitlines() if not line.startswith("WRONG")), done.stdout
+    assert done.stdout.splitlines()[-1].endswith("1 wrong, 0 warnings") or "1 warning" in done.stdout
+    assert "doctor: starting 2 ranks" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "b"], "wanted at most one hostfile"),
+        (["name=x"], "key.path=value beside --config"),
+        (["nowhere"], "nowhere: cannot be read as a hostfile"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot read the config"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *words]) == 2
+    assert said in capsys.readouterr().err
