@@ -32,7 +32,7 @@ from hyena_ds.training.local_ranks import local_launch, local_ranks
 from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
 
 _HOST_SECONDS, _TORCH_SECONDS, _DISK_SECONDS = 30.0, 120.0, 60.0
-_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _SSH_SILENCE = 30.0
 
 
@@ -69,7 +69,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def examine(patient: Patient) -> list[Verdict]:
     """All verdicts. Main thread only."""
-    environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
     slots = [_local_slots(patient)] if patient.hosts is None else [host.slots for host in patient.hosts]
     names = [None] if patient.hosts is None else [host.name for host in patient.hosts]
     _say(f"looking at {'this machine' if patient.hosts is None else _hosts(len(names))}")
@@ -135,7 +135,7 @@ def _as_ranks(
     arguments = [f"{patient.seconds:g}", *patient.config_arguments]
     if patient.hosts is None:
         command, own = local_launch(arguments, ranks, "hyena_ds.doctor.ranks")
-        heard = listen(command, {name: value for name, value in own.items() if name not in _LAUNCHERS}, patient.seconds)
+        heard = listen(command, {name: value for name, value in own.items() if name not in _OF_A_RANK}, patient.seconds)
     else:
         heard = _on_hosts([patient.hosts[number] for number in answering], arguments, environment, patient.seconds)
     return together(heard, ranks, patient.seconds)

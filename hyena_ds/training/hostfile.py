@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
@@ -30,7 +31,7 @@ from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.interruption import AGAIN, STOP_FILE
 from hyena_ds.training.relay import RELAY, run_relayed
 from hyena_ds.training.run_directory import RunDirectory
-from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch
+from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
 from hyena_ds.training.supervisor import WANTED_CODES, read_faults
 
 RANK_SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "rank.sh"
@@ -107,12 +108,15 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], envir
         # The launcher of hosts needs no accelerator, and would look for one.
         base = {**own, "DS_ACCELERATOR": "cpu"} if ssh else own
         code = run_relayed(command, base, overdue(directory.faults, 2 * silence + _END_SECONDS))
-    near = {socket.gethostname()}
-    if ssh and code not in WANTED_CODES:
-        near |= end_launch(names, own[LAUNCH], own)
+    hang_up(own[LAUNCH])
+    # A killed pdsh is no failure to DeepSpeed; only where the run directory is shared, it can be known here.
+    whole = code == 0 and (directory.is_complete() or not directory.path.exists())
+    if whole or (code != 0 and code in WANTED_CODES):
+        return code
+    near = {socket.gethostname()} | (end_launch(names, own[LAUNCH], own) if ssh else set())
     faults = read_faults(directory.faults)[known:]
     # Where hosts have lost each other, each side blames the other: ours is the one that this machine reaches.
-    return _ended(code, directory, sorted(faults, key=lambda fault: fault.get("seen_on") not in near))
+    return _say_why(code, sorted(faults, key=lambda fault: fault.get("seen_on") not in near))
 
 
 def overdue(faults: Path, seconds: float) -> Callable[[], bool]:
@@ -206,12 +210,8 @@ def _kinds(environment: Mapping[str, str]) -> set[str]:
     return {name for name in environment if name.startswith(_FORWARDED_KINDS)}
 
 
-def _ended(code: int, directory: RunDirectory, faults: list[dict[str, object]]) -> int:
+def _say_why(code: int, faults: list[dict[str, Any]]) -> int:
     """Say once more, below what launchers say of their end, why the run has ended; its exit code."""
-    if code in WANTED_CODES and code != 0:
-        return code
-    if code == 0 and (directory.is_complete() or not directory.path.exists()):
-        return 0
     if faults:
         print(f"hyena-ds: error: the run has ended: {faults[0]['text']}", file=sys.stderr, flush=True)
         return FAULT_CODE

@@ -5,6 +5,7 @@ ssh is called as pdsh calls it: what PDSH_SSH_ARGS_APPEND says is said here too.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from hyena_ds.errors import UserError
 
@@ -58,6 +61,17 @@ def end_launch(hosts: Sequence[str], launch: str, environment: Mapping[str, str]
     find = f"grep -lszFx -- {mine} /proc/[0-9]*/environ"
     kill = f"for file in $({find}); do file=${{file#/proc/}}; kill -KILL ${{file%/environ}}; done"
     return {answer.out for answer in _ask(hosts, f"{kill}; hostname", environment) if answer.code == 0}
+
+
+def hang_up(launch: str) -> None:
+    """SIGKILL what still runs of a launch on this machine; with its connection, a host's ranks end.
+
+    pdsh gives every ssh a session of its own, where the relay does not look, and leaves them behind when it dies.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(LAUNCH) == launch:
+                process.kill()
 
 
 @dataclass(frozen=True)

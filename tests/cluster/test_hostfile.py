@@ -11,6 +11,7 @@ from pathlib import Path
 import deepspeed.ops
 import psutil
 
+from hyena_ds.parallel.heartbeat import FAULT_CODE
 from tests.cluster.hosts import Hosts
 from tests.cluster.launches import Launch, Reference, are_equal, left, losses, ranks, write_run
 from tests.paths import ROOT
@@ -104,7 +105,8 @@ def test_a_signal_saves_on_all_hosts_and_a_lost_ssh_leaves_no_rank_behind(
         if process.name().startswith("pdsh"):
             process.kill()
     code, output = again.end()
-    assert code not in (0, 2), output
+    assert code == FAULT_CODE, output
+    assert output.splitlines()[-1].startswith("hyena-ds: error: the "), output
     assert not left(*hosts)
 
 
