@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
-	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (about 10 minutes on two cores)"
+	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (minutes on two idle cores)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-packages   install sshd, pdsh, Slurm and shellcheck (Debian, root), without which tests of clusters are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
