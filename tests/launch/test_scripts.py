@@ -80,17 +80,6 @@ def test_a_script_of_one_machine_starts_the_command(
     assert (done.returncode, done.stdout) == (0, wanted + "\n"), done.stderr
 
 
-def test_hostfile_gives_the_launcher_the_hosts_and_the_run(stage: Stage) -> None:
-    stage.stand_in("deepspeed", 'echo "$@"')
-    stage.stand_in("python", f'exec "{sys.executable}" "$@"')
-    hosts = stage.directory / "hosts"
-    hosts.write_text("first slots=2\nsecond slots=2\n")
-    done = stage.run("hostfile.sh", str(hosts), "config.yaml", "name=x", MASTER_ADDR="10.0.0.1")
-    assert done.returncode == 0, done.stderr
-    assert f"--hostfile {hosts} --master_addr 10.0.0.1 " in done.stdout
-    assert done.stdout.endswith("--module hyena_ds train config.yaml name=x\n")
-
-
 TORCHRUN = (
     f'case "$2" in hyena_ds.training.torchrun) echo "$DS_ACCELERATOR $*" ;; *) exec "{sys.executable}" "$@" ;; esac'
 )
