@@ -25,9 +25,9 @@ def check_monitors(config: MonitorsConfig) -> None:
     if config.wandb is not None:
         try:
             importlib.import_module("wandb")
-        except ImportError:
+        except ImportError as error:  # of the package itself, or of one that it needs
             raise UserError(
-                "monitors.wandb: found no package wandb, which it needs; pip install wandb, or leave monitors.wandb out"
+                f"monitors.wandb: cannot import the package wandb ({error}); pip install wandb, or leave monitors.wandb out"
             ) from None
 
 
