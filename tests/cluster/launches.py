@@ -81,14 +81,15 @@ class Launch:
     def __init__(self, host: Host, hostfile: Path, config: Path, *overrides: str, **environment: str):
         own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment}
         command = ["bash", "launch/hostfile.sh", hostfile, config, *overrides]
-        self.process = host.start(command, own, cwd=ROOT)
+        self._host, self.process = host, host.start(command, own, cwd=ROOT)
 
     def reach(self, run: Path, step: int) -> None:
         """Wait until the run has done so many steps."""
         deadline = time.monotonic() + TIMEOUT
         metrics = run / "metrics.jsonl"
         while not metrics.exists() or metrics.read_text().count('"loss"') < step:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[0]
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self._given_up(f"did not come to step {step}")
             time.sleep(0.02)
 
     def end(self) -> tuple[int, str]:
@@ -96,9 +97,12 @@ class Launch:
         try:
             output = self.process.communicate(timeout=TIMEOUT)[0]
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"no end in {TIMEOUT} s: {self.process.communicate()[0]}") from None
+            raise self._given_up("did not end") from None
         return self.process.returncode, output
+
+    def _given_up(self, why: str) -> AssertionError:
+        self._host.process.kill()  # its power: whatever holds the output open ends
+        return AssertionError(f"the launch {why} within {TIMEOUT} s: {self.process.communicate()[0]}")
 
 
 def ranks(host: Host) -> dict[str, dict[str, str]]:

@@ -42,8 +42,9 @@ def test_a_cut_link_ends_the_run_within_the_bound_and_one_host_goes_on_from_the_
         output
     )
     assert last.endswith("its host is dead, its link is cut, or its process has stopped")
+    assert "pdsh@node0: node1: ssh exited with exit code 255" in output  # nothing had to end ssh
     assert {fault["kind"] for fault in faults(run)} == {"silent"}
-    assert not left(*hosts)  # of the host that nobody can reach any more, too
+    assert not left(*hosts.hosts)  # of the host that nobody can reach any more, too
     assert len(losses(run)) < STEPS
     resumed = Launch(hosts[0], hosts.hostfile(2, 0), config)
     code, output = resumed.end()
@@ -89,4 +90,4 @@ def test_a_stopped_rank_alone_on_its_host_is_named_and_does_not_remain(
     assert time.monotonic() - began < BOUND + SILENCE, output
     assert code == FAULT_CODE, output
     assert output.splitlines()[-1].startswith("hyena-ds: error: the run has ended: rank 1 on node1 (process "), output
-    assert not left(*hosts)
+    assert not left(*hosts.hosts)
