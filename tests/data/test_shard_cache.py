@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hyena_ds.config.afar import CacheConfig
-from hyena_ds.data import shard_cache
+from hyena_ds.data import fetching, shard_cache
 from hyena_ds.data.fetching import WRONG_BYTES
 from hyena_ds.data.shard_cache import CachedShard, ShardCache
 from hyena_ds.data.shards import Shard, ShardIndex, read_index
@@ -121,6 +121,24 @@ def test_a_shard_that_does_not_come_is_named_within_patience(
     assert said.startswith(f"{server.place}/{shard.file}: ") and words in said
     assert time.monotonic() - began < 2.5
     assert server.times(shard.file) == requests or (requests is None and server.times(shard.file) > 1)
+
+
+def test_the_same_bytes_again_and_again_are_no_progress(
+    server: AfarServer, index: ShardIndex, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "LONGEST_PAUSE", 0.2)
+    first, second = index.shards[:2]
+    server.always[first.file] = "break 0"
+    cache, said = ShardCache(settings(tmp_path, patience=1.0, stall=0.3)), list[str]()
+    cut = f"pipe:head -c 9 {shards}/{{shard}}; false"
+    for place, shard in ((server.place, first), (cut, second)):
+        reading = threading.Thread(
+            target=lambda p=place, s=shard: said.append(sentence(lambda: content(cache, p, s))), daemon=True
+        )
+        reading.start()
+        reading.join(10)
+        assert not reading.is_alive()
+    assert "the connection ended after 0 of" in said[0] and "the command ended with code 1" in said[1]
 
 
 def test_a_server_that_is_not_there_is_named(index: ShardIndex, tmp_path: Path) -> None:
