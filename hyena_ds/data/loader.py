@@ -8,8 +8,10 @@ B sequences of a micro batch, l local length.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -123,6 +125,14 @@ def _deaf(worker: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    hook = sys.excepthook
+
+    def said(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        # A rank that left while it took a batch from here has said why; this end of the connection need not.
+        if not isinstance(error, ConnectionError | EOFError):
+            hook(kind, error, traceback)
+
+    sys.excepthook = said
 
 
 class _StepDataset(Dataset):
