@@ -40,6 +40,8 @@ STEPS: tuple[tuple[int, PolicyName], ...] = (
 """Context length and policy of the steps that constants are fitted to."""
 CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
+_THREADS = 1
+"""Of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
 _EXACT_FROM = float(TUNABLES["glibc.malloc.mmap_threshold"])
 
 
@@ -62,11 +64,6 @@ def default_path() -> Path:
     return Path(cache).expanduser() / "hyena-ds" / "calibration.json"
 
 
-def threads_of(ranks: int) -> int:
-    """As `hyena-ds train` sets them on a CPU."""
-    return max(1, len(usable_cores()) // ranks)
-
-
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
     """A step on this machine, its sequence cut over all `ranks`."""
     return Case(
@@ -76,7 +73,7 @@ def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = W
         layers=layers,
         sequence_parallel=ranks,
         policy=policy,
-        threads=threads_of(ranks),
+        threads=_THREADS,
     )
 
 
@@ -106,7 +103,7 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
     for count in counts:
         say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
         worker = "hyena_ds.planning.ceilings:Ceilings"
-        with Ranks(worker, count, count > 1, threads_of(count), "tuned", width=width, lengths=CEILING_LENGTHS) as group:
+        with Ranks(worker, count, count > 1, _THREADS, "tuned", width=width, lengths=CEILING_LENGTHS) as group:
             group.ready()
             ceilings[str(count)] = _slowest(group.ask("measure"))
     steps = []

@@ -47,7 +47,7 @@ def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]
 
 def _basis(cluster: Cluster) -> str:
     if cluster.device.name == "this":
-        return "rates and process memory were measured on this machine; links between machines count as those inside"
+        return "measured on this machine, one thread a rank; links between machines count as those inside"
     return (
         f"published rates, of which {REACHED.gemm:.0%} of products, {REACHED.memory:.0%} of memory and {REACHED.link:.0%} of "
         "links are assumed to be reached; measured on no such device"
