@@ -99,13 +99,7 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
     """Measure ceilings of one rank, of one a core and of `ranks`, and the steps that constants are fitted to."""
     cores = len(usable_cores())
     counts = sorted({1, min(ranks, cores), ranks})
-    ceilings = {}
-    for count in counts:
-        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
-        worker = "hyena_ds.planning.ceilings:Ceilings"
-        with Ranks(worker, count, count > 1, _THREADS, "tuned", width=width, lengths=CEILING_LENGTHS) as group:
-            group.ready()
-            ceilings[str(count)] = _slowest(group.ask("measure"))
+    ceilings = measure_ceilings(counts, width)
     steps = []
     for count in counts:
         if count > cores and len(counts) > 1:
@@ -121,6 +115,18 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
     found = {"format": _FORMAT, "date": now(), "machine": described, "width": width}
     found |= {"ceilings": ceilings, "steps": steps}
     return fitted(found)
+
+
+def measure_ceilings(counts: Sequence[int], width: int) -> dict[str, Any]:
+    """By the number of ranks that work at once."""
+    ceilings = {}
+    for count in counts:
+        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
+        worker = "hyena_ds.planning.ceilings:Ceilings"
+        with Ranks(worker, count, count > 1, _THREADS, "tuned", width=width, lengths=CEILING_LENGTHS) as group:
+            group.ready()
+            ceilings[str(count)] = _slowest(group.ask("measure"))
+    return ceilings
 
 
 def fitted(found: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,12 @@
     copy        of memory larger than the caches
     exchange    all-to-alls of 8 MiB, and of a few bytes
 
-Each is the median of a few calls that all ranks begin together.
+Each is the best of a few calls that all ranks begin together: what other work on the machine takes is no ceiling.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from hyena_ds.bench.engine_side import EngineSide, run_config
-from hyena_ds.bench.measure import machine, timed
+from hyena_ds.bench.measure import best_seconds, machine
 from hyena_ds.config.schema import ModelConfig
 from hyena_ds.model.filter import FilterShape, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
@@ -60,9 +58,8 @@ class Ceilings:
             found |= {"exchange": self._exchange(), "latency": self._latency()}
         return found
 
-    def _seconds(self, work: Callable[[], Any], calls: int = 5) -> float:
-        work()
-        return statistics.median(timed(self.compute, work).wall_seconds for _ in range(calls))
+    def _seconds(self, work: Callable[[], Any], computes: bool = True) -> float:
+        return best_seconds(self.compute, work, computes)
 
     def _tensor(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, device=self.compute.device)
@@ -130,17 +127,19 @@ class Ceilings:
     def _kernel(self) -> float:
         """Seconds to start a kernel with next to no work."""
         small, count = self._tensor(4), 2000
-        began = time.perf_counter()
-        for _ in range(count):
-            small.add_(1.0)
-        return (time.perf_counter() - began) / count
+
+        def work() -> None:
+            for _ in range(count):
+                small.add_(1.0)
+
+        return self._seconds(work) / count
 
     def _exchange(self) -> float:
         group = dist.group.WORLD
         assert group is not None
         P = self.compute.ranks
         pieces = self._tensor(P, _EXCHANGED // P)
-        return pieces.nbytes * (P - 1) / P / self._seconds(lambda: start_all_to_all(pieces, group).wait())
+        return pieces.nbytes * (P - 1) / P / self._seconds(lambda: start_all_to_all(pieces, group).wait(), False)
 
     def _latency(self) -> float:
         group = dist.group.WORLD
@@ -151,7 +150,7 @@ class Ceilings:
             for _ in range(count):
                 start_all_to_all(pieces, group).wait()
 
-        return self._seconds(work) / count
+        return self._seconds(work, False) / count
 
 
 class PlannedStep(EngineSide):

