@@ -37,7 +37,7 @@ TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (4096, "fastest", 5),
     (16384, "balanced", 5),
     (65536, "lean", 3),
-    (262144, "balanced", 1),
+    (262144, "balanced", 2),
     (1048576, "leanest", 1),
 )
 """Context length, policy, and timed steps. Where it is one, none goes before it: such steps take up to minutes."""
