@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hyena_ds.ops.large import plain
 from hyena_ds.parallel.devices import Compute, start_compute
 from hyena_ds.training.local_ranks import bind_cores
 
@@ -115,7 +116,7 @@ def live_memory_gib(work: Callable[[], Any]) -> float:
     gc.collect()
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _is_tensor(t)}
     live = peak = sum(storages.values())
-    with _no_stderr(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+    with plain(), _no_stderr(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
         work()
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):

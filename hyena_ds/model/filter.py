@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hyena_ds.ops.large import empty
+
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
 _CHUNK_ELEMENTS = 1 << 18
 _DEVICE_CHUNK_ELEMENTS = 1 << 26
@@ -103,7 +105,7 @@ def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, len
             f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
             "a longer context needs a model with a larger maximum_context"
         )
-    k_Dl = torch.empty((shape.width, length), device=weights.frequency.device)
+    k_Dl = empty((shape.width, length), weights.frequency.device)
     with torch.autocast(k_Dl.device.type, enabled=False):
         for chunk in _chunks(shape, weights, offset, length):
             h_Fc = chunk.z_Ec

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from hyena_ds.ops.large import empty_like
 
 
 class FilterCache:
@@ -70,7 +71,7 @@ class FilterSlot:
         """
         self._fresh = self._gradient is None
         if self._gradient is None:
-            self._gradient = k_dL if last else torch.empty_like(k_dL)
+            self._gradient = k_dL if last else empty_like(k_dL)
 
     def add_gradient(self, channels: slice, dk_gL: Tensor) -> None:
         """Add one pass's gradient of some channels."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hyena_ds.config.policy import Policy
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.gelu import gelu, gelu_with_slope
+from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.products import add_product
 from hyena_ds.ops.tiles import tiles
@@ -48,8 +49,8 @@ def mlp_forward(
     B, l, _ = r_BlD.shape
     inner = weights.up_bias.numel()
     up, down = _rounded(weights, dtype)
-    out_BlD = torch.empty_like(r_BlD)
-    kept_BlI = r_BlD.new_empty((B, l, inner), dtype=dtype) if policy.keep_inner else None
+    out_BlD = empty_like(r_BlD)
+    kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if policy.keep_inner else None
     for tile in tiles(B, l, inner, r_BlD.device):
         here = (tile.rows, slice(tile.first, tile.last))
         r_BnD = r_BlD[here]
@@ -77,7 +78,7 @@ def mlp_backward(
     inner = weights.up_bias.numel()
     up, down = _rounded(weights, dtype)
     gradients = MLPWeights(*(torch.zeros_like(weight) for weight in weights))
-    dr_BlD = torch.empty_like(r_BlD)
+    dr_BlD = empty_like(r_BlD)
     for tile in tiles(B, l, inner, r_BlD.device):
         here = (tile.rows, slice(tile.first, tile.last))
         r_BnD = r_BlD[here]

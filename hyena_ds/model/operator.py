@@ -25,6 +25,7 @@ from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.fft_convolution import channels_at_once
+from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.products import add_product, to_channels, to_tokens
 from hyena_ds.ops.short_convolution import (
@@ -86,13 +87,13 @@ def operator_forward(
     """(the residual after the half-block, what `policy` keeps). Collective over the sequence-parallel group."""
     B, l, D = r_BlD.shape
     project = _Projection(r_BlD, weights, run, policy.keep_projections)
-    x0_BDl, u_BDl = r_BlD.new_empty((B, D, l)), r_BlD.new_empty((B, D, l))
+    x0_BDl, u_BDl = (empty((B, D, l), r_BlD.device) for _ in range(2))
     for tile in project.tiles_with_the_first_last():
         p_BCm = project(tile)
         x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
         x0_BDl[_columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[_columns(tile)])
-    y_BDl = torch.empty_like(u_BDl) if policy.keep_convolution else u_BDl
+    y_BDl = empty_like(u_BDl) if policy.keep_convolution else u_BDl
     groups: list[tuple[Tensor, ...]] = []
     skip_d1 = weights.skip[run.layout.exchange.own_channels(D)].unsqueeze(1)
 
@@ -107,7 +108,7 @@ def operator_forward(
         return (y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
 
     run.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, run))
-    out_BlD = torch.empty_like(r_BlD)
+    out_BlD = empty_like(r_BlD)
     out_weight = weights.out_weight.to(run.compute_dtype)
     for tile in project.tiles():
         z_BDn = torch.mul(y_BDl[_columns(tile)], x0_BDl[_columns(tile)])
@@ -135,8 +136,8 @@ def operator_backward(
     B, l, D = r_BlD.shape
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
     project = _Projection(r_BlD, weights, run, policy.hold_projections, kept.projected_BCm)
-    u_BDl = None if kept.groups else r_BlD.new_empty((B, D, l))
-    dy_BDl = r_BlD.new_empty((B, D, l))
+    u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device)
+    dy_BDl = empty((B, D, l), r_BlD.device)
     out_weight = weights.out_weight.to(run.compute_dtype)
 
     def output_gradient(tile: Tile) -> tuple[Tensor, Tensor]:
@@ -243,7 +244,7 @@ class _Projection:
         self, r_BlD: Tensor, weights: OperatorWeights, run: ForwardPass, hold: bool, held_BCm: Tensor | None = None
     ):
         B, l, D = r_BlD.shape
-        self.held_BCm = r_BlD.new_empty((B, 3 * D, l + HALO)) if hold and held_BCm is None else held_BCm
+        self.held_BCm = empty((B, 3 * D, l + HALO), r_BlD.device) if hold and held_BCm is None else held_BCm
         self._missing = set() if held_BCm is not None else {_place(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._run = r_BlD, weights, run
         self._in_weight = weights.in_weight.to(run.compute_dtype)

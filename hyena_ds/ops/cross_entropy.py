@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hyena_ds.ops.large import empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.tiles import tiles
 
@@ -46,7 +47,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         loss = r_BlD.new_zeros((), dtype=torch.float64)
         gradients = None
         if wanted:
-            gradients = torch.empty_like(r_BlD), *(torch.zeros_like(weight) for weight in (scale, shift, embedding))
+            gradients = empty_like(r_BlD), *(torch.zeros_like(weight) for weight in (scale, shift, embedding))
         with torch.autocast(r_BlD.device.type, enabled=False):
             for tile in tiles(B, l, max(D, 4 * embedding.shape[0]), r_BlD.device):
                 here = (tile.rows, slice(tile.first, tile.last))

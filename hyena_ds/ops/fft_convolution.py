@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import channels_of_a_group, fft_length
 
 
@@ -61,7 +62,11 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
 
 
 def _spectrum(x_L: Tensor) -> Tensor:
-    return torch.fft.rfft(x_L, n=fft_length(x_L.shape[-1]))
+    L, n = x_L.shape[-1], fft_length(x_L.shape[-1])
+    padded_n = empty((*x_L.shape[:-1], n), x_L.device)
+    padded_n[..., :L] = x_L
+    padded_n[..., L:] = 0.0
+    return torch.fft.rfft(padded_n)
 
 
 def _signal(spectrum: Tensor, L: int) -> Tensor:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-_GROUP_ELEMENTS = 1 << 22
-"""Elements of the padded signal that one group of channels should hold on a CPU (16 MiB)."""
+_GROUP_ELEMENTS = 1 << 21
+"""Elements of the padded signal that one group of channels should hold on a CPU (8 MiB)."""
 _DEVICE_GROUP_ELEMENTS = 1 << 26
-_FEWEST_TRANSFORMS = 8
-"""On a CPU a single long transform runs at a quarter of the speed of a batch of sixteen, and eight near full speed."""
-_MOST_ELEMENTS = 1 << 25
-"""Beyond this size of a group fewer transforms than that are better: a 4 M token context has 8 M points a channel."""
+_FEWEST_TRANSFORMS = 2
+"""On a CPU a single long transform runs at a quarter of the speed of two; more than two change little."""
 _MOST_CHANNELS = 64
+_EXCHANGED_ELEMENTS = 1 << 21
+"""Of what is exchanged without work in between, on a CPU: 8 MiB."""
+
+LARGE = 1 << 22
+"""Bytes from which a tensor on a CPU gets a block of memory of its own (large.py)."""
 
 _CACHED_ELEMENTS = 1 << 18
 """Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
@@ -53,8 +56,14 @@ def channels_of_a_group(batch: int, channels: int, context_length: int, on_cpu: 
     """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
     elements = _GROUP_ELEMENTS if on_cpu else _DEVICE_GROUP_ELEMENTS
     n = fft_length(context_length)
-    transforms = max(min(_FEWEST_TRANSFORMS, max(2, _MOST_ELEMENTS // n)), elements // n)
+    transforms = max(_FEWEST_TRANSFORMS, elements // n)
     return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
+
+
+def channels_of_an_exchange(batch: int, channels: int, context_length: int, on_cpu: bool) -> int:
+    """Channels that go to other ranks at once without work in between: what is under way is small beside the whole."""
+    elements = _EXCHANGED_ELEMENTS if on_cpu else _DEVICE_GROUP_ELEMENTS
+    return max(1, min(-(-channels // 8), elements // (batch * context_length)))
 
 
 def tokens_of_a_tile(widest: int, on_cpu: bool) -> int:

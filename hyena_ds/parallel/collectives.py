@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hyena_ds.ops.large import empty_like
+
 
 @dataclass
 class Traffic:
@@ -53,8 +55,8 @@ class Pending:
 
 def start_all_to_all(pieces_P: Tensor, group: dist.ProcessGroup) -> Pending:
     """Piece q of the first dim goes to rank q of `group`; piece q of the result came from rank q. Collective."""
-    sent = pieces_P.contiguous()
-    received = torch.empty_like(sent, memory_format=torch.contiguous_format)
+    sent = pieces_P if pieces_P.is_contiguous() else empty_like(pieces_P).copy_(pieces_P)
+    received = empty_like(sent)
     return Pending(received, sent, dist.all_to_all_single(received, sent, group=group, async_op=True))
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from hyena_ds.ops.large import empty
+from hyena_ds.ops.sizes import channels_of_an_exchange
 from hyena_ds.parallel.collectives import Pending, Traffic, start_all_to_all, start_shift
 from hyena_ds.parallel.topology import Topology
 
@@ -88,13 +90,13 @@ class Exchange:
         if self.group is None:
             return x_BDl
         B, D, l = x_BDl.shape
-        y_BdL = x_BDl.new_empty((B, D // self.size, l * self.size))
+        y_BdL = empty((B, D // self.size, l * self.size), x_BDl.device, x_BDl.dtype)
 
         def arrive(channels: slice, x_BgL: Tensor) -> tuple[()]:
             y_BdL[:, channels] = x_BgL
             return ()
 
-        self.through_channels((x_BDl,), (), arrive, _an_eighth(y_BdL))
+        self.through_channels((x_BDl,), (), arrive, _at_once(y_BdL))
         return y_BdL
 
     def to_tokens(self, y_BdL: Tensor) -> Tensor:
@@ -102,8 +104,8 @@ class Exchange:
         if self.group is None:
             return y_BdL
         B, d, L = y_BdL.shape
-        x_BDl = y_BdL.new_empty((B, d * self.size, L // self.size))
-        self.through_channels((), (x_BDl,), lambda channels: (y_BdL[:, channels],), _an_eighth(y_BdL))
+        x_BDl = empty((B, d * self.size, L // self.size), y_BdL.device, y_BdL.dtype)
+        self.through_channels((), (x_BDl,), lambda channels: (y_BdL[:, channels],), _at_once(y_BdL))
         return x_BDl
 
     def _shift(self, rows_B: Tensor, step: int) -> Pending:
@@ -129,9 +131,9 @@ class Exchange:
             y_BDl.unflatten(1, (self.size, d))[:, :, channels] = pending.wait().transpose(0, 1)
 
 
-def _an_eighth(y_BdL: Tensor) -> int:
-    """Channels at once, so that what is under way is small beside the tensor itself."""
-    return -(-y_BdL.shape[1] // 8)
+def _at_once(y_BdL: Tensor) -> int:
+    B, d, L = y_BdL.shape
+    return channels_of_an_exchange(B, d, L, y_BdL.device.type == "cpu")
 
 
 def _whole_sequence(received_PBgl: Tensor) -> Tensor:

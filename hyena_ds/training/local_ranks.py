@@ -22,7 +22,7 @@ TUNABLES = {
 }
 """Freed tensors below 32 MiB stay with the process, on huge pages: glibc otherwise hands every large one back to the kernel,
 and the next tensor of that size pays for its pages again. Larger ones do go back: among small ones they would leave holes
-that nothing else fills, gigabytes at a million tokens, and their pages cost little beside the work on them."""
+that nothing else fills. Those of a step are few: its large tensors have blocks of their own (ops/large.py)."""
 
 
 def under_launcher() -> bool:

@@ -29,6 +29,7 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.monitoring.recorder import finite
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
+from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute, broken_collective, start_compute
@@ -164,6 +165,7 @@ class _Run:
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
         run, row = self._place(plan)
+        give_back()  # the tensors of another stage have other sizes
         part = Slice(row, run.layout.offset, run.layout.local_length)
         batches = stage_steps(self.config.data, self.config.seed, plan, part, self.state.step)
         for batch in self.clock.reading(batches):

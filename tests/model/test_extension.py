@@ -20,6 +20,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.published import read_weights, write_weights
 from hyena_ds.ops.dropout import DropoutKey
+from hyena_ds.ops.large import plain
 from hyena_ds.parallel.layout import Layout
 from tests.model.golden import relative_error
 from tests.pieces import small_pieces
@@ -47,7 +48,7 @@ def test_an_extended_model_reads_two_million_bases_and_begins_as_it_always_did()
 def test_a_training_pass_of_two_to_the_thirty_second_elements_has_shapes_that_fit(policy: PolicyName) -> None:
     """On tensors without storage: 2 sequences of 2^24 tokens of 128 channels. The kernels' own indexing is torch's."""
     B, L = 2, 1 << 24
-    with FakeTensorMode(), small_pieces(1 << 22, 10**6):
+    with plain(), FakeTensorMode(), small_pieces(1 << 22, 10**6):
         model = HyenaDNA(ModelConfig(width=128, layers=1, maximum_context=L, residual_dropout=0.1))
         ids = torch.empty((B, L), dtype=torch.int64)
         key = DropoutKey(1, 2, torch.empty(B, dtype=torch.int64))

