@@ -89,6 +89,7 @@ def _add_step(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--halves", action="store_true", help="also run unrelated jobs of a rank's part of the length at once"
     )
+    step.add_argument("--parts", action="store_true", help="also say where the seconds of a step go (on a CPU)")
     step.add_argument("--live", action="store_true", help="record the peak of live tensors of long steps too")
     step.add_argument(
         "--limit-minutes", type=float, default=10.0, help="leave out a side that would take longer (default: 10)"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import hyena_ds.model.block as block_module
 from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.parts import Seconds, seconds_by_part
 from hyena_ds.bench.side import StepSide, Stopwatch
 from hyena_ds.bench.values import check_gradients, check_loss
 from hyena_ds.model.backbone import build_model
@@ -76,6 +77,10 @@ class HyenaSide(StepSide):
             "bytes_backward": self.bytes_backward,
             "filter_seconds": self.filter_seconds(),
         }
+
+    def parts(self) -> Seconds:
+        """Of one more step, untimed: where its seconds go. Collective."""
+        return seconds_by_part(lambda: self.whole_step(self.case.context_length), lambda: self.traffic.seconds_waited)
 
     def filter_seconds(self) -> float | None:
         """Of the last step; an accelerator runs behind the clock, so there it is not known."""

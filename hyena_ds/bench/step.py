@@ -18,7 +18,7 @@ from hyena_ds.bench.case import STANDALONE, Case, Side
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.processes import DidNotFit, Ranks, SideFailed, available_memory_gib
 from hyena_ds.bench.report import Row, save
-from hyena_ds.bench.step_rows import LIMITED, Turn, add_measured, new_row, print_rows
+from hyena_ds.bench.step_rows import LIMITED, Turn, add_measured, mean_of_ranks, new_row, print_rows
 from hyena_ds.bench.values import check_gradients, check_loss
 from hyena_ds.errors import UserError
 
@@ -153,6 +153,9 @@ class _Turns:
                 case = side.process_case
                 if self.options.live or case.batch * case.local_length * case.layers <= _LIVE_TOKENS:
                     live = self._ask(side, "live")
+                if self.options.parts and side.kind == "hyena-ds" and side in self.ranks:
+                    parts = self._ask(side, "parts")
+                    self.row[side]["parts"] = None if parts is None else mean_of_ranks(parts)
                 if side in self.ranks or live is not None:
                     limit = self.limits.of(side.case) if side.kind in LIMITED else None
                     add_measured(self.row[side], side, self.turns[side], live, limit, interleaved)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hyena_ds.bench.case import Side
 from hyena_ds.bench.report import Column, Row, number, print_table, shown_spread, spread
-from hyena_ds.bench.work import Rates, Work, least_seconds, step_work
+from hyena_ds.bench.work import PRODUCTS, TRANSFORMS, WAITING, Rates, Work, least_seconds, step_work
 
 Turn = list[dict[str, Any]]
 LIMITED = ("hyena-ds", "hyena-ds engine", "published")
@@ -93,6 +93,33 @@ def print_rows(rows: list[Row]) -> None:
         print_table(_LIMIT_COLUMNS, limited)
     if compared := _compared(measured):
         print_table(_COMPARED_COLUMNS, compared)
+    for row in measured:
+        if row.get("parts"):
+            print_table(_part_columns(row), sorted(row["parts"], key=lambda part: -max(part["wall"], part["cpu"])))
+
+
+def mean_of_ranks(answers: list[dict[str, tuple[float, float]]]) -> list[Row]:
+    """Seconds by part of a step, of the clock and of the CPU."""
+    names = dict.fromkeys(name for answer in answers for name in answer)
+    mean = {
+        name: [statistics.fmean(answer.get(name, (0.0, 0.0))[at] for answer in answers) for at in (0, 1)]
+        for name in names
+    }
+    return [{"status": "measured", "part": name, "wall": wall, "cpu": cpu} for name, (wall, cpu) in mean.items()]
+
+
+def _part_columns(row: Row) -> list[Column]:
+    """Each part beside the least that the machine needs for it, recomputation included, where that is known."""
+    least = row["limit"]["seconds_with_recompute"]
+    ceilings = {PRODUCTS: least["gemm"], TRANSFORMS: least["fft"], WAITING: least.get("exchange")}
+    of_all = sum(part["wall"] for part in row["parts"])
+    return [
+        (f"{row['side']}, {row['context_length']:,}: part", lambda part: part["part"]),
+        ("s of a rank", lambda part: number(part["wall"])),
+        ("share", lambda part: f"{part['wall'] / of_all:.0%}"),
+        ("CPU s", lambda part: number(part["cpu"])),
+        ("s at the ceiling", lambda part: number(ceilings.get(part["part"]))),
+    ]
 
 
 def _sent(row: Row) -> str:

@@ -15,6 +15,8 @@ from typing import Protocol
 from hyena_ds.config.policy import Policy
 from hyena_ds.config.schema import ModelConfig
 
+PRODUCTS, TRANSFORMS, WAITING = "products of projections and MLP", "transforms", "waiting for exchanges"
+"""Parts of a step that have a ceiling (hyena_ds/bench/parts.py measures all parts)."""
 _FLOAT32 = 4
 _VOCABULARY = 16
 

@@ -1,0 +1,48 @@
+"""Where the seconds of a step go: nothing is counted twice, nothing is left out, backward is in it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from hyena_ds.bench.parts import REST, seconds_by_part
+from hyena_ds.bench.work import PRODUCTS, TRANSFORMS, WAITING
+from hyena_ds.config.schema import ModelConfig
+from hyena_ds.model import block
+from hyena_ds.model.backbone import build_model
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.parallel.layout import Layout
+from hyena_ds.training.objective import NextToken
+
+L = 512
+MODEL = build_model(ModelConfig(width=16, layers=2, maximum_context=L), 1)
+
+
+def step(backward: bool = True) -> None:
+    ids_BL = torch.full((1, L), 7)
+    loss, _ = NextToken(MODEL)(ids_BL, ids_BL, ForwardPass(Layout.whole(L)))
+    if backward:
+        loss.backward()
+
+
+def test_parts_add_up_to_the_clock() -> None:
+    began = time.perf_counter()
+    found = seconds_by_part(step, lambda: 0.0)
+    assert sum(wall for wall, _ in found.values()) <= time.perf_counter() - began
+    assert {PRODUCTS, TRANSFORMS, "implicit filter", "GELU", "short filter", "norms", "head and loss"} <= set(found)
+    assert all(wall > 0 for part, (wall, _) in found.items() if part in (PRODUCTS, TRANSFORMS, REST))
+
+
+def test_backward_is_counted_and_left_as_it_was() -> None:
+    """Three transforms forward, nine in all: the least of several measurements tells them apart."""
+    backward = block._BlockFunction.backward
+    forward = min(seconds_by_part(lambda: step(backward=False), lambda: 0.0)[TRANSFORMS][0] for _ in range(5))
+    both = min(seconds_by_part(step, lambda: 0.0)[TRANSFORMS][0] for _ in range(5))
+    assert both > 1.5 * forward
+    assert block._BlockFunction.backward is backward
+
+
+def test_waiting_is_what_the_exchanges_say() -> None:
+    waits = iter((1.0, 1.25))
+    assert seconds_by_part(lambda: None, lambda: next(waits))[WAITING] == (0.25, 0.0)
