@@ -40,7 +40,7 @@ TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (262144, "balanced", 2),
     (1048576, "leanest", 1),
 )
-"""Context length, policy, and timed steps. Where it is one, none goes before it: such steps take up to minutes."""
+"""Context length, policy, and timed steps, which one more goes before."""
 GRIDS = (1, 2, 4)
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 """Largest errors, relative to what was measured, of a prediction that holds."""
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
                 continue
             case = calibration_case(length, sp, policy, calibration["width"])
             say(f"measuring {rounds} steps of {length:,} tokens on {sp} rank{'s' if sp > 1 else ''}, {policy}")
-            measured = measure_step(case, rounds, warm_up=rounds > 1)
+            measured = measure_step(case, rounds)
             rows[length, sp] = row_of(case, measured, calibration)
             save(options.json, machine, [rows[key] for key in sorted(rows)])
     table = [rows[key] for key in sorted(rows)]
@@ -93,7 +93,6 @@ def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) ->
         "width": case.width,
         "layers": case.layers,
         "threads": case.threads,
-        "warm_up": measured["warm_up"],
         "wall_seconds": measured["wall_seconds"],
         "cpu_seconds": measured["cpu_seconds"],
         "peak_memory_gib": gib,

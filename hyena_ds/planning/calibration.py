@@ -23,12 +23,13 @@ from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import now, spread
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.errors import UserError
+from hyena_ds.ops.sizes import LARGE
 from hyena_ds.planning.devices import GIB, Cluster, Device, Links, Rates
-from hyena_ds.planning.memory import moments
+from hyena_ds.planning.memory import has_slack, moments
 from hyena_ds.planning.shape import StepShape, shape_of_case
 from hyena_ds.planning.step_time import optimizer_bytes, step_time
 from hyena_ds.planning.traffic import traffic
-from hyena_ds.training.local_ranks import TUNABLES, usable_cores
+from hyena_ds.training.local_ranks import usable_cores
 
 WIDTH, LAYERS = 128, 2
 STEPS: tuple[tuple[int, PolicyName], ...] = (
@@ -42,7 +43,7 @@ CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
 _THREADS = 1
 """Of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
-_EXACT_FROM = float(TUNABLES["glibc.malloc.mmap_threshold"])
+_EXACT_FROM = float(LARGE)
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,18 @@ def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = W
     )
 
 
-def measure_step(case: Case, rounds: int, warm_up: bool = True) -> dict[str, Any]:
+def measure_step(case: Case, rounds: int) -> dict[str, Any]:
     """The trainer's own step in processes of its own: seconds of the slowest rank, peak memory of the largest."""
     P = case.sequence_parallel
     with Ranks("hyena_ds.planning.ceilings:PlannedStep", P, True, case.threads, "tuned", case=case) as ranks:
         ranks.ready()
         prepared = ranks.ask("prepare")
-        if warm_up:
-            ranks.ask("step")
+        ranks.ask("step")
         turns = [ranks.ask("step") for _ in range(rounds)]
     return {
         "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
         "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
         "peak_memory_gib": max(answer["peak_memory_gib"] for answer in turns[-1]),
-        "warm_up": warm_up,
         "machine": prepared[0]["machine"],
     }
 
@@ -167,7 +166,7 @@ def _fit_memory(shapes: Sequence[StepShape], peaks: Sequence[float]) -> tuple[fl
             heights = []
             for held in moments(shape, True).values():
                 live = sum(size * count for _, size, count in held)
-                small = sum(size * count for _, size, count in held if size < _EXACT_FROM)
+                small = sum(size * count for part, size, count in held if has_slack(part, size, _EXACT_FROM))
                 heights.append((live + slack * small, live, small))
             _, live, small = max(heights)
             rows.append((small / measured, 1.0 / measured, (measured - live) / measured))
@@ -240,9 +239,13 @@ def machine_device(found: dict[str, Any], ranks: int) -> Device:
     at = min(count for count in measured if count >= ranks)
     rates = _rates(found, fit.ranks, fit)
     shared = max(1.0, ranks / machine["cores"]) if on_cpu else 1.0
+    links = _rates(found, at, fit).links
     if shared > 1.0:
+        # Messages of ranks that share cores are late because others compute meanwhile: that time is counted there.
+        late = rates.links.latency_inside * shared
+        links = replace(links, latency_inside=late, latency_between=late)
         rates = rates.slowed(shared)
-    rates = replace(rates, links=_rates(found, at, fit).links)
+    rates = replace(rates, links=links)
     memory = (machine["memory_gib"] / ranks if on_cpu else machine["accelerator_gib"]) * GIB
     source = f"{machine['cpu']}, {machine['cores']} cores" if on_cpu else machine["accelerator"]
     exact = _EXACT_FROM if on_cpu else math.inf

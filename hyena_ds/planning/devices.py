@@ -92,7 +92,7 @@ class Device:
     slack: float
     """Memory that the allocator holds above what is live, as a share of it, of tensors below `exact_from` bytes."""
     exact_from: float = math.inf
-    """Larger tensors go back to the system at once."""
+    """Larger tensors have blocks of their own; math.inf: there are none."""
     on_cpu: bool = False
     source: str = ""
 

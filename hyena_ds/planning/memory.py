@@ -66,9 +66,17 @@ def _summed(moment: str, held: list[Held], device: Device) -> Memory:
     parts["process"] = device.process
     for part, size, count in held:
         parts[part] += size * count
-        if size < device.exact_from:
+        if has_slack(part, size, device.exact_from):
             parts["slack"] += device.slack * size * count
     return Memory(parts, moment)
+
+
+def has_slack(part: str, size: float, exact_from: float) -> bool:
+    """Whether the C library holds more than such tensors take: not where they have blocks of their own (ops/large.py).
+
+    The transforms' results are always the C library's.
+    """
+    return size < exact_from or part == "transforms"
 
 
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:

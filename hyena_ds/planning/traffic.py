@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyena_ds.bench.work import evaluates_again
-from hyena_ds.ops.sizes import channels_of_a_group, tokens_of_a_tile
+from hyena_ds.ops.sizes import channels_of_a_group, channels_of_an_exchange, tokens_of_a_tile
 from hyena_ds.planning.shape import VOCABULARY, StepShape
 
 _FLOAT32 = 4
@@ -125,14 +125,14 @@ def _exchanged_tensors(shape: StepShape) -> float:
 
 
 def _messages(shape: StepShape, on_cpu: bool) -> float:
-    """The filter goes in eight groups of channels, activations in those of the convolution; a halo each way."""
+    """The filter goes in groups of channels of its own, activations in those of the convolution; a halo each way."""
     if not _cut(shape):
         return 0.0
     policy, d = shape.activation_policy, shape.width // shape.sequence_parallel
-    eighths = -(-d // -(-d // 8))
+    pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
     activations = 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
     halos = 3 + (0 if policy.keep_middle else 1)
-    filters = (2 + evaluates_again(shape, policy)) * eighths
+    filters = (2 + evaluates_again(shape, policy)) * pieces
     return shape.layers * (shape.accumulation * (activations * _groups(shape, on_cpu) + halos) + filters)
 
 

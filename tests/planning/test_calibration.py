@@ -49,6 +49,7 @@ def test_four_ranks_on_two_cores_take_turns() -> None:
     assert four.rates.gemm_float32 == two.rates.gemm_float32 / 2
     assert four.rates.pointwise == two.rates.pointwise / 2
     assert four.rates.links.inside == 4e8  # measured between four
+    assert four.rates.links.latency_inside == 2 * two.rates.links.latency_inside  # and not what four wait for a core
     assert four.memory == 24 * GIB / 4
     shape = StepShape(ModelConfig(width=128, layers=2, maximum_context=65536), 65536)
     halves = step_time(shape.on(2, 1, "balanced", 2) or shape, Cluster(1, 2, two))
