@@ -13,6 +13,11 @@ SLOW_LINK = 0.05e9
 SLOWER_THAN_OTHERS = 4.0
 LATE_LINK = 0.01
 """Seconds that a number takes to go round."""
+_SEE_TO_CARD = "see to cable, switch and interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME); every step waits for it"
+_SEE_TO_WAY = (
+    "see to what lies between the hosts (cable, switch, a tunnel, another site) and to the interface (GLOO_SOCKET_IFNAME, "
+    "NCCL_SOCKET_IFNAME): every exchange waits so long, and its rate falls with it"
+)
 TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (1e-3, 5e-2)}
 """Of loss and gradient, relative, by the run's precision."""
 
@@ -73,19 +78,12 @@ def _exchanges(rows: list[dict[str, Any]]) -> list[Verdict]:
         elif row["what"] == "between":
             slower = usual / row["rate"]
             if row["rate"] < SLOW_LINK or slower > SLOWER_THAN_OTHERS:
-                beside = f", 1/{slower:.0f} of the others" if slower > SLOWER_THAN_OTHERS else ""
-                found += f"; a slow link{beside}"
-                level = Level.WRONG
-            elif row["latency"] > LATE_LINK:
-                found += "; a link with a long delay"
-                level = Level.WARNING
-            to_do = (
-                ""
-                if level is Level.OK
-                else (
-                    "see to cable, switch and interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME); every step waits for it"
-                )
-            )
+                found += "; a slow link" + (f", 1/{slower:.0f} of the others" if slower > SLOWER_THAN_OTHERS else "")
+                level, to_do = Level.WRONG, _SEE_TO_CARD
+            if row["latency"] > LATE_LINK:
+                found += "; a long delay"
+                level = Level.WARNING if level is Level.OK else level
+                to_do = _SEE_TO_WAY  # the rate, too, may be the delay's
         verdicts.append(Verdict("exchange", row["between"], level, found, to_do))
     return verdicts
 

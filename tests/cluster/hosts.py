@@ -1,4 +1,5 @@
-"""Several hosts on one machine: each has its own address, name, processes, mounts and sshd, on a network whose links can be cut.
+"""Several hosts on one machine: each has its own address, name, processes, mounts and sshd, on a network whose links can be
+cut and slowed down.
 
     Hosts --unshare--> a switch: a network namespace with a bridge
           --unshare--> host: network, name, processes and mounts of its own; sshd is its first process, and dies with it
@@ -14,13 +15,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
+from tests.cluster.late_link import UP
 from tests.paths import ROOT
 
 SECONDS = 20
@@ -139,6 +143,8 @@ class Hosts:
         self._directory = directory
         self.hosts = [Host(f"node{number}", number, directory) for number in range(count)]
         self._made: list[subprocess.Popen[bytes]] = []
+        self._late: dict[str, subprocess.Popen[str]] = {}
+        """The links that a program makes late, by their hosts."""
 
     def __enter__(self) -> Hosts:
         try:
@@ -175,24 +181,18 @@ class Hosts:
 
     def mend(self, host: Host) -> None:
         """Put the cable back; takes away what `slow` did too."""
+        self._quicken(host)
         _ip(self._switch, "link", "set", host._port, "up")
-        for pid, device in self._ends(host):
-            subprocess.run(_tc(pid, "del", device), capture_output=True)
 
-    def slow(self, host: Host, rate: str, delay: str) -> str:
-        """Let the host's link carry `rate` (10mbit), `delay` (20ms) late, both ways; says what it really did.
-
-        A kernel without netem cannot delay: its token bucket limits the rate alone.
-        """
-        for pid, device in self._ends(host):
-            netem = _tc(pid, "replace", device, "netem", "delay", delay, "rate", rate)
-            if subprocess.run(netem, capture_output=True).returncode:
-                bucket = _tc(pid, "replace", device, "tbf", "rate", rate, "burst", "32kb", "latency", "400ms")
-                subprocess.run(bucket, check=True)
-                done = f"tc tbf rate {rate}, no delay: this kernel has no netem"
-            else:
-                done = f"tc netem delay {delay} rate {rate}"
-        return done
+    def slow(self, host: Host, megabits: float, milliseconds: float) -> str:
+        """Let the host's link carry so many megabits a second, so late, both ways; says by what."""
+        self._quicken(host)
+        how = ["netem", "delay", f"{milliseconds}ms", "rate", f"{megabits}mbit"]
+        done = [subprocess.run(_tc(*end, "replace", *how), capture_output=True) for end in self._ends(host)]
+        if all(each.returncode == 0 for each in done):
+            return f"tc {' '.join(how)}"
+        self._late_link(host, milliseconds / 1e3, megabits * 1e6)
+        return f"late_link.py, {milliseconds} ms, {megabits} Mbit/s: this kernel has no netem"
 
     def kill(self, host: Host) -> None:
         """Take the host's power: no farewell leaves it, and nothing runs on it any more."""
@@ -205,19 +205,52 @@ class Hosts:
             time.sleep(0.02)
 
     def restart(self, host: Host) -> None:
-        """Give a killed host its power back."""
+        """Give a killed host its power back, and a cable that is not slow."""
+        self._quicken(host)
         subprocess.run(_inside(self._switch, "ip", "link", "delete", host._port), capture_output=True)
         self._boot(host)
         host.wait_for_sshd()
 
     def close(self) -> None:
-        for process in self._made:
-            process.kill()
-            process.wait()
+        for process in [*self._late.values(), *self._made]:
+            _end(process)
 
     def _boot(self, host: Host) -> None:
         host.boot(self._switch)
         self._made.append(host.process)
+
+    def _late_link(self, host: Host, delay: float, rate: float) -> None:
+        """Between the host's port and the switch: port - a bridge - TAP, the link's program, TAP - switch."""
+        near, far, bridge = (f"{name}-{host._port}" for name in ("near", "far", "late"))
+        program = [sys.executable, "-m", "tests.cluster.late_link", near, far, str(delay), str(rate)]
+        link = subprocess.Popen(
+            # Killed with this process, whatever ends it.
+            ["setpriv", "--pdeathsig", "KILL", *_inside(self._switch, *program)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the test
+        )
+        self._late[host.name] = link
+        assert link.stdout is not None
+        said = link.stdout.readline().strip()
+        assert said == UP, f"{' '.join(program)}: {said}, code {link.wait()}"
+        _ip(self._switch, "link", "add", bridge, "type", "bridge")
+        for device, master in ((near, bridge), (far, "switch"), (host._port, bridge)):
+            _ip(self._switch, "link", "set", device, "master", master)
+        for device in (bridge, near, far):
+            _ip(self._switch, "link", "set", device, "up")
+
+    def _quicken(self, host: Host) -> None:
+        """Take away what `slow` did."""
+        if host.process.poll() is None:  # else its number may be another's
+            for end in self._ends(host):
+                subprocess.run(_tc(*end, "del"), capture_output=True)
+        if (link := self._late.pop(host.name, None)) is not None:
+            _end(link)
+            _ip(self._switch, "link", "delete", f"late-{host._port}")
+            _ip(self._switch, "link", "set", host._port, "master", "switch")
 
     def _ends(self, host: Host) -> list[tuple[int, str]]:
         return [(self._switch, host._port), (host.first, "eth0")]
@@ -246,7 +279,11 @@ def why_not() -> str | None:
         capture_output=True,
         text=True,
     )
-    return f"namespaces are not allowed here: {tried.stderr.strip()}" if tried.returncode else None
+    if tried.returncode:
+        return f"namespaces are not allowed here: {tried.stderr.strip()}"
+    late = "tc qdisc add dev lo root netem delay 1ms || ip tuntap add late mode tap"
+    tried = subprocess.run(["unshare", "--net", "sh", "-c", late], capture_output=True, text=True)
+    return f"links cannot be late here, by netem or by a TAP: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def _unshare(spaces: list[str], command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -273,5 +310,10 @@ def _ip(process: int, *arguments: str) -> None:
     assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
 
 
-def _tc(process: int, verb: str, device: str, *discipline: str) -> list[str]:
+def _tc(process: int, device: str, verb: str, *discipline: str) -> list[str]:
     return _inside(process, "tc", "qdisc", verb, "dev", device, "root", *discipline)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.kill()
+    process.communicate()

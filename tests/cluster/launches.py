@@ -1,6 +1,6 @@
 """`bash launch/hostfile.sh` on hosts in namespaces: a small run, and what is left of it.
 
-Every run of `write_run` has the losses of `Reference`, which one process computed; sequences are cut in two.
+Every run of `write_run` has the losses of the `Reference` of as many steps, which one process computed; sequences are cut in two.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ class Reference:
     losses: list[float]
 
 
-def reference(directory: Path) -> Reference:
+def reference(directory: Path, steps: int = STEPS) -> Reference:
     """Train with one process, sequences whole."""
     shards = make_shards(directory)
-    config = write_run(directory, shards, sequence_parallel=1)
+    config = write_run(directory, shards, sequence_parallel=1, steps=steps)
     done = train(config, "name=single", "local_ranks=1")
     assert done.returncode == 0, done.stdout + done.stderr
     return Reference(shards, losses(directory / "runs" / "single"))
 
 
-def write_run(directory: Path, shards: Path, sequence_parallel: int = 2, **changes: Any) -> Path:
+def write_run(directory: Path, shards: Path, sequence_parallel: int = 2, steps: int = STEPS, **changes: Any) -> Path:
     """The config of the run, in `directory`, which gets its results too."""
-    stage = {"context_length": 256, "steps": STEPS, "global_batch": 8, "micro_batch_size": 1}
+    stage = {"context_length": 256, "steps": steps, "global_batch": 8, "micro_batch_size": 1}
     model = {"width": 16, "layers": 2, "maximum_context": 256, "embedding_dropout": 0.1, "residual_dropout": 0.1}
     settings: dict[str, Any] = {
         "model": model,
         "stages": [{**stage, "sequence_parallel": sequence_parallel}],
         "checkpoint": {"every_steps": 3},
-        "validation": {"every_steps": STEPS, "windows": 2},
+        "validation": {"every_steps": steps, "windows": 2},
         "watchdog": {"silence": SILENCE},
         **changes,
     }

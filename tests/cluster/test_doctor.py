@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,24 @@ def test_hosts_that_are_well_pass_every_check(hosts_of: Callable[[int], Hosts], 
     assert not left(*hosts.hosts)
 
 
+def test_a_slow_link_is_named_with_its_rate_and_its_delay(hosts_of: Callable[[int], Hosts]) -> None:
+    hosts = hosts_of(2)
+    print(f"the slow link: {hosts.slow(hosts[1], 100, 20)}")
+    code, verdicts = doctor(hosts[0], hosts.hostfile(1))
+    assert code == 1
+    (link,) = (each for each in verdicts if each["level"] == "wrong")
+    print(link["found"])
+    assert (link["check"], link["where"]) == ("exchange", "node0 - node1")
+    found = re.search(
+        r": (\S+) GB/s a rank .* (\S+) ms for a number; values right; a slow link; a long delay$", link["found"]
+    )
+    assert found, link
+    rate, delay = map(float, found.groups())
+    assert rate < 0.013 and 20 < delay < 200  # 100 Mbit/s are 0.0125 GB/s
+    assert "what lies between the hosts" in link["to_do"]
+    assert not left(*hosts.hosts)
+
+
 def test_every_planted_fault_is_found_and_named(hosts_of: Callable[[int], Hosts], tmp_path: Path) -> None:
     hosts = hosts_of(4)
     shards = make_shards(tmp_path)
@@ -69,7 +87,7 @@ def test_every_planted_fault_is_found_and_named(hosts_of: Callable[[int], Hosts]
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     hosts[1].mount(damaged, shards)
     hosts[2].small_disk(tmp_path / "runs", 512)
-    warnings.warn(f"the slow link: {hosts.slow(hosts[2], '10mbit', '5ms')}", stacklevel=1)
+    print(f"the slow link: {hosts.slow(hosts[2], 10, 5)}")
     hosts.cut(hosts[3])
     code, verdicts = doctor(hosts[0], hosts.hostfile(1), "--config", config)
     assert code == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import deepspeed.ops
 import psutil
 
 from tests.cluster.hosts import Hosts
-from tests.cluster.launches import STEPS, Launch, Reference, are_equal, left, losses, ranks, write_run
+from tests.cluster.launches import STEPS, Launch, Reference, are_equal, left, losses, ranks, reference, write_run
 from tests.paths import ROOT
 from tests.training.runs import tree
 
@@ -65,11 +64,35 @@ def test_two_hosts_have_one_process_s_losses_and_every_rank_its_settings(
     assert not left(*hosts.hosts)
 
 
+def test_two_hosts_whose_exchanges_come_late_have_one_process_s_losses_and_no_watchdog_ends_them(
+    hosts_of: Callable[[int], Hosts], tmp_path: Path
+) -> None:
+    few, micro_steps, delay = 5, 8, 0.02
+    single = reference(_new(tmp_path / "single"), few)
+    hosts = hosts_of(2)
+    print(f"the slow link: {hosts.slow(hosts[1], 100, 1e3 * delay)}")
+    config = write_run(tmp_path, single.shards, steps=few, watchdog={"silence": 10, "step": 30})
+    run = tmp_path / "runs" / "run"
+    launch = Launch(hosts[0], hosts.hostfile(1), config)
+    launch.reach(run, 1)
+    began = time.monotonic()
+    launch.reach(run, few)
+    took = time.monotonic() - began
+    code, output = launch.end()
+    assert code == 0, output
+    assert are_equal(losses(run), single.losses)
+    assert not (run / "faults.jsonl").exists()
+    assert "stage 0: 1 of 1 sequence-parallel groups of 2 ranks lie across hosts" in output
+    print(f"{took / (few - 1):.1f} s a step")
+    # There and back in either of two layers, forward and backward.
+    assert took > (few - 1) * micro_steps * 2 * 4 * delay
+
+
 def test_hosts_without_ssh_train_over_a_slow_link_and_say_that_sequences_lie_across_hosts(
     hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
 ) -> None:
     hosts = hosts_of(4)
-    warnings.warn(f"the slow link: {hosts.slow(hosts[3], '20mbit', '1ms')}", stacklevel=1)
+    print(f"the slow link: {hosts.slow(hosts[3], 20, 1)}")
     config, hostfile = write_run(tmp_path, single.shards, watchdog={"silence": 20}), hosts.hostfile(1)
     launches = [
         Launch(
@@ -124,6 +147,11 @@ def test_a_host_that_ssh_does_not_reach_is_named_before_anything_starts(
     assert "; node2: found no " in said
     assert "; node3: root@node3: Permission denied" in said
     assert not (tmp_path / "runs").exists()
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _with_locks(directory: Path) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,13 @@ def _pings(hosts: Hosts, wanted: bool) -> bool:
         if (hosts[0].start(["timeout", "0.2", "bash", "-c", probe]).wait() == 0) == wanted:
             return True
     return False
+
+
+def _there_and_back(hosts: Hosts) -> float:
+    """Seconds from node0 to node1 and back: the quickest of a few connections."""
+    connect = "import socket, timeit; connect = lambda: socket.create_connection(('node1', 22)).close()"
+    said = hosts[0].run(sys.executable, "-c", f"{connect}; print(min(timeit.repeat(connect, number=1, repeat=9)))")
+    return float(said.stdout)
 
 
 def test_hosts_are_apart_and_reach_each_other_by_name(hosts_of: Callable[[int], Hosts], tmp_path: Path) -> None:
@@ -43,12 +53,30 @@ def test_links_and_power_can_be_taken_and_given_back(hosts_of: Callable[[int], H
     assert _pings(hosts, False)
     hosts.mend(hosts[1])
     assert _pings(hosts, True)
-    print(hosts.slow(hosts[1], "10mbit", "20ms"))
+    hosts.slow(hosts[1], 10, 20)
     assert _pings(hosts, True)
     hosts.kill(hosts[1])
     assert _pings(hosts, False)
     hosts.restart(hosts[1])
     assert _pings(hosts, True)
+
+
+def test_a_slow_link_is_late_and_narrow_until_it_is_mended(hosts_of: Callable[[int], Hosts], tmp_path: Path) -> None:
+    hosts = hosts_of(2)
+    sent = tmp_path / "sent"
+    sent.write_text(random.Random(1).randbytes(500_000).hex())
+    assert _there_and_back(hosts) < 0.01
+    print(hosts.slow(hosts[1], 8, 1))
+    process = hosts[0].start(["timeout", "60", "ssh", "node1", "cat", sent])
+    assert process.stdout is not None
+    begin = process.stdout.read(1)
+    began = time.monotonic()
+    assert begin + process.communicate()[0] == sent.read_text()
+    assert time.monotonic() - began > 0.8  # 8 megabits, less what came with the first letter
+    print(hosts.slow(hosts[1], 100, 20))
+    assert 0.04 <= _there_and_back(hosts) < 0.08
+    hosts.mend(hosts[1])
+    assert _there_and_back(hosts) < 0.01
 
 
 def test_nothing_remains_of_hosts(tmp_path: Path, hosts_are_possible: None) -> None:

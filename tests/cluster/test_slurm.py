@@ -1,4 +1,5 @@
-"""`sbatch launch/slurm.sbatch CONFIG` on a real Slurm: preempted twice, requeued by itself, and finished as if nothing had been."""
+"""`sbatch launch/slurm.sbatch CONFIG` on a real Slurm: preempted, warned, at its time limit, requeued by itself, and
+finished as if nothing had been."""
 
 from __future__ import annotations
 
@@ -7,8 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.cluster.slurm import GPUS, Slurm, need_slurm
@@ -18,6 +22,11 @@ from tests.training.runs import make_shards, rows, train, write_config
 SCRIPT = "launch/slurm.sbatch"
 TIMEOUT = 400
 STEPS = 400
+FEW_STEPS = 120
+LIMIT_MINUTES = 6
+"""A minute more than the warning that the script asks for: with less, a job is warned at the first look."""
+WARNED_SECONDS = 30
+"""After the start, or up to 30 later: slurmctld looks every 30 seconds, and warns those for whom the next look is too late."""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,13 @@ def slurm() -> Iterator[Slurm]:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+def write_long(directory: Path, shards: Path, steps: int, **changes: Any) -> Path:
+    """The config of a run that saves nothing unless it is stopped."""
+    stages = [{"context_length": 64, "steps": steps, "global_batch": 4, "micro_batch_size": 2, "sequence_parallel": 2}]
+    never = {"every_steps": 10 * steps}
+    return write_config(directory / "config.yaml", shards, stages=stages, validation=never, checkpoint=never, **changes)
 
 
 class Job:
@@ -68,35 +84,58 @@ class Job:
         self.until("the end of the job", self.over)
         return self.slurm.job(self.number)
 
+    def seconds(self) -> int:
+        """How long ago it was started the last time, of its limit."""
+        hours, minutes, seconds = map(int, self.slurm.job(self.number)["RunTime"].split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
+
+
+def steps(run: Path) -> int:
+    """How many steps a run without validation has done."""
+    return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
+
+
+@contextmanager
+def held_ranks(stop_file: Path) -> Iterator[None]:
+    """The ranks of the run with this stop file stand still."""
+    held = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        if environment.get("HYENA_STOP_FILE") == str(stop_file) and "RANK" in environment:
+            process.suspend()
+            held.append(process)
+    assert held
+    try:
+        yield
+    finally:
+        for process in held:
+            process.resume()
 
 
 def test_a_preempted_job_saves_requeues_itself_and_ends_as_if_nothing_had_been(
     slurm: Slurm, shards: Path, tmp_path: Path
 ) -> None:
-    stages = [{"context_length": 64, "steps": STEPS, "global_batch": 4, "micro_batch_size": 2, "sequence_parallel": 2}]
-    often = {"every_steps": 10 * STEPS}
-    config = write_config(tmp_path / "config.yaml", shards, stages=stages, validation=often, checkpoint=often)
+    config, run = write_long(tmp_path, shards, STEPS), tmp_path / "runs" / "run"
     whole = train(config, "name=whole")
     assert whole.returncode == 0, whole.stderr
-    run = tmp_path / "runs" / "run"
-
-    def step() -> int:
-        return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
-
     job = Job(slurm, tmp_path, "--nodes=2", "--ntasks-per-node=1", SCRIPT, str(config))
     # Slurm's own preemption with a grace time: SIGTERM to the ranks.
-    job.until("the first steps", lambda: step() >= 3)
+    job.until("the first steps", lambda: steps(run) >= 3)
     other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=none", "--wrap=true")
     job.until("a second start", lambda: "start 2: 2 x 1 ranks" in job.said())
     assert "stopped by SIGTERM after step " in job.said()
     assert "preempted: requeueing job" in job.said()
     assert slurm.job(other)["JobState"] == "COMPLETED"
-    before = step()
+    before = steps(run)
     assert 3 <= before < STEPS
     # The warning that the script asks for, to the batch shell.
-    job.until("further steps", lambda: step() >= before + 3)
+    job.until("further steps", lambda: steps(run) >= before + 3)
     slurm.run("scancel", "--batch", "--signal=USR1", job.number)
     ended = job.ended()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2"), job.said()
@@ -105,6 +144,33 @@ def test_a_preempted_job_saves_requeues_itself_and_ends_as_if_nothing_had_been(
     assert f"resuming after step {before} " in job.said()
     assert rows(run) == rows(tmp_path / "runs" / "whole")
     assert not (tmp_path / "extensions").exists()  # nothing is compiled at a start
+
+
+def test_every_start_is_warned_before_slurm_s_own_time_limit_and_the_job_ends_as_if_it_had_none(
+    slurm: Slurm, shards: Path, tmp_path: Path
+) -> None:
+    # From the first steps until the warning, one step takes as long as that does.
+    patient = {"silence": 300, "step": 300}
+    config, run = write_long(tmp_path, shards, FEW_STEPS, watchdog=patient), tmp_path / "runs" / "run"
+    whole = train(config, "name=whole")
+    assert whole.returncode == 0, whole.stderr
+    job = Job(slurm, tmp_path, f"--time={LIMIT_MINUTES}", "--nodes=2", "--ntasks-per-node=1", SCRIPT, str(config))
+    saved: list[int] = []
+    for start in (1, 2):
+        wanted = steps(run) + 3
+        job.until("the first steps of a start", lambda wanted=wanted: steps(run) >= wanted)
+        with held_ranks(tmp_path / "stop"):
+            job.until("the warning", (tmp_path / "stop").exists)
+            assert job.seconds() >= WARNED_SECONDS
+        job.until("another start", lambda start=start: f"start {start + 1}: 2 x 1 ranks" in job.said())
+        saved.append(steps(run))
+    ended = job.ended()
+    assert ended["JobState"] == "COMPLETED" and saved[1] < FEW_STEPS, job.said()
+    assert job.said().count("warned: requeueing job") == int(ended["Restarts"]) >= 2
+    for step in saved:
+        assert f"stopped by SIGUSR1 after step {step} of " in job.said()
+        assert f"resuming after step {step} " in job.said()
+    assert rows(run) == rows(tmp_path / "runs" / "whole")
 
 
 def test_a_users_mistake_ends_the_job_and_is_not_tried_again(slurm: Slurm, shards: Path, tmp_path: Path) -> None:

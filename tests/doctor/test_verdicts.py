@@ -173,7 +173,10 @@ def test_links_that_are_slow_late_or_wrong_are_named() -> None:
     absolute = together(Heard([*met(2), exchange("a - b", 1e6), END], code=0), 2, 9)[-1]
     assert absolute.level is Level.WRONG and "a slow link" in absolute.found
     late = together(Heard([*met(2), exchange("a - b", 1e9, latency=0.05), END], code=0), 2, 9)[-1]
-    assert late.level is Level.WARNING and "50.00 ms" in late.found
+    assert late.level is Level.WARNING and late.found.endswith("50.00 ms for a number; values right; a long delay")
+    both = together(Heard([*met(2), exchange("a - b", 1e6, latency=0.05), END], code=0), 2, 9)[-1]
+    assert both.level is Level.WRONG and both.found.endswith("; a slow link; a long delay")
+    assert both.to_do == late.to_do != absolute.to_do
     broken = together(Heard([*met(2), exchange("a", 1e9, "inside", right=False), END], code=0), 2, 9)[-1]
     assert broken.level is Level.WRONG and "other values arrived than were sent" in broken.found
     inside = together(Heard([*met(2), exchange("a", 1e6, "inside"), END], code=0), 2, 9)[-1]
