@@ -17,14 +17,17 @@ chosen=("$@")
 
 step 32k --context-length 32768 --policy fastest --precision float32 bfloat16 --allocator tuned default --rounds 5 \
     --reference "$reference" --reference-precision float32
-step 256k --context-length 262144 --policy lean fastest --reference "$reference"
-step 256k-bfloat16 --context-length 262144 --policy fastest --precision bfloat16 --reference "$reference" \
-    --reference-precision float32 --rounds 2
+at_256k=(--context-length 262144 --policy lean fastest --precision float32 bfloat16
+    --reference "$reference" --reference-precision float32)
+step 256k "${at_256k[@]}" --rounds 2 --parts
+# With an allocator that gives nothing back: what is best for the published code, and a memory that it would not get.
+GLIBC_TUNABLES=glibc.malloc.mmap_threshold=68719476736 step 256k-held "${at_256k[@]}" --rounds 1
 step accumulation-1 --context-length 32768
 step accumulation-8 --context-length 32768 --accumulation 8 --rounds 2
 step engine --context-length 32768 131072 --engine --rounds 5
 step 1m --context-length 1048576 --policy leanest --sequence-parallel 1 2 --rounds 1 --limit-minutes 30
-step 1m-halves --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --rounds 2 --limit-minutes 30
+step 1m-halves --context-length 1048576 --policy leanest --sequence-parallel 1 2 --halves --parts --rounds 1 \
+    --limit-minutes 30
 step contexts --context-length 1024 4096 16384 65536 --policy fastest lean \
     --reference "$reference" --transformer --rounds 2 --limit-minutes 3
 step ranks --context-length 65536 --sequence-parallel 1 2 4 --rounds 3

@@ -3,8 +3,8 @@
     calibration (measured first, at other contexts and grids) --predict--> seconds, GiB
     the trainer's own step through the engine, in real processes --------> seconds, GiB  --> a row each, errors
 
-Contexts and grids of TABLE were not calibrated on. Rows that --json already holds for the same calibration are kept, so
-that the table may be measured in pieces.
+Contexts and grids of TABLE were not calibrated on. Rows that --json already holds of the same machine are kept, and
+predicted anew by the calibration, so that the table may be measured in pieces.
 """
 
 from __future__ import annotations
@@ -122,14 +122,19 @@ def _rows_so_far(path: str | None, calibration: dict[str, Any]) -> dict[tuple[in
     if path is None or not Path(path).exists():
         return {}
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if found["machine"] != calibration["machine"]:
+            return {}
         return {
-            (row["context_length"], row["sequence_parallel"]): row
-            for row in rows
-            if row["calibration"] == calibration["date"]
+            (row["context_length"], row["sequence_parallel"]): row_of(_case(row, calibration), row, calibration)
+            for row in found["rows"]
         }
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--json {path}: not a result of `hyena-ds bench plan`; name another file") from None
+
+
+def _case(row: Row, calibration: dict[str, Any]) -> Case:
+    return calibration_case(row["context_length"], row["sequence_parallel"], row["policy"], calibration["width"])
 
 
 def _calibrated() -> str:

@@ -137,7 +137,9 @@ def _at_once(y_BdL: Tensor) -> int:
 
 
 def _whole_sequence(received_PBgl: Tensor) -> Tensor:
-    return received_PBgl.permute(1, 2, 0, 3).flatten(2)
+    P, B, g, l = received_PBgl.shape
+    x_BgPl = empty((B, g, P, l), received_PBgl.device, received_PBgl.dtype)
+    return x_BgPl.copy_(received_PBgl.permute(1, 2, 0, 3)).view(B, g, P * l)
 
 
 def _token_slices(y_BgL: Tensor, size: int) -> Tensor:

@@ -23,9 +23,8 @@ from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import now, spread
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.errors import UserError
-from hyena_ds.ops.sizes import LARGE
 from hyena_ds.planning.devices import GIB, Cluster, Device, Links, Rates
-from hyena_ds.planning.memory import has_slack, moments
+from hyena_ds.planning.memory import moments, with_slack
 from hyena_ds.planning.shape import StepShape, shape_of_case
 from hyena_ds.planning.step_time import optimizer_bytes, step_time
 from hyena_ds.planning.traffic import traffic
@@ -43,7 +42,6 @@ CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
 _THREADS = 1
 """Of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
-_EXACT_FROM = float(LARGE)
 
 
 @dataclass(frozen=True)
@@ -158,19 +156,16 @@ def _fit_time(shapes: Sequence[StepShape], seconds: Sequence[float], rates: Rate
 
 
 def _fit_memory(shapes: Sequence[StepShape], peaks: Sequence[float]) -> tuple[float, float]:
-    """(bytes of the process, slack): the moment that is highest depends on the slack, so a few rounds find both."""
-    slack, process = 0.3, 0.3 * GIB
-    for _ in range(10):
-        rows = []
-        for shape, measured in zip(shapes, peaks, strict=True):
-            heights = []
-            for held in moments(shape, True).values():
-                live = sum(size * count for _, size, count in held)
-                small = sum(size * count for part, size, count in held if has_slack(part, size, _EXACT_FROM))
-                heights.append((live + slack * small, live, small))
-            _, live, small = max(heights)
-            rows.append((small / measured, 1.0 / measured, (measured - live) / measured))
-        slack, process = _least_squares(rows)
+    """(bytes of the process, slack), least relative squares over the highest moments."""
+    rows = []
+    for shape, measured in zip(shapes, peaks, strict=True):
+        found = moments(shape, True)
+        live = {name: sum(size * count for _, size, count in held) for name, held in found.items()}
+        highest = max(live, key=lambda name: live[name])
+        rows.append(
+            (with_slack(shape, found, highest, True) / measured, 1.0 / measured, (measured - live[highest]) / measured)
+        )
+    slack, process = _least_squares(rows)
     return process, slack
 
 
@@ -248,8 +243,7 @@ def machine_device(found: dict[str, Any], ranks: int) -> Device:
     rates = replace(rates, links=links)
     memory = (machine["memory_gib"] / ranks if on_cpu else machine["accelerator_gib"]) * GIB
     source = f"{machine['cpu']}, {machine['cores']} cores" if on_cpu else machine["accelerator"]
-    exact = _EXACT_FROM if on_cpu else math.inf
-    return Device("this", memory, rates, fit.process_gib * GIB, fit.slack, exact, on_cpu, f"measured: {source}")
+    return Device("this", memory, rates, fit.process_gib * GIB, fit.slack, on_cpu, f"measured: {source}")
 
 
 def write_calibration(path: Path, found: dict[str, Any]) -> None:

@@ -90,9 +90,7 @@ class Device:
     process: float
     """Bytes that a rank holds before the first step: on a CPU program and libraries, on a GPU its context."""
     slack: float
-    """Memory that the allocator holds above what is live, as a share of it, of tensors below `exact_from` bytes."""
-    exact_from: float = math.inf
-    """Larger tensors have blocks of their own; math.inf: there are none."""
+    """Memory that the allocator holds above what is live, as a share of it; on a CPU of transforms alone."""
     on_cpu: bool = False
     source: str = ""
 

@@ -10,6 +10,7 @@ B batch, l local length, L context length, D width, d = D / P, n FFT length, g c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,26 +58,31 @@ class Memory:
 
 def peak_memory(shape: StepShape, device: Device) -> Memory:
     """The highest of all moments."""
-    peaks = [_summed(name, held, device) for name, held in moments(shape, device.on_cpu).items()]
+    found = moments(shape, device.on_cpu)
+    peaks = []
+    for name, held in found.items():
+        parts = dict.fromkeys(PARTS, 0.0)
+        parts["process"] = device.process
+        for part, size, count in held:
+            parts[part] += size * count
+        parts["slack"] = device.slack * with_slack(shape, found, name, device.on_cpu)
+        peaks.append(Memory(parts, name))
     return max(peaks, key=lambda memory: memory.total)
 
 
-def _summed(moment: str, held: list[Held], device: Device) -> Memory:
-    parts = dict.fromkeys(PARTS, 0.0)
-    parts["process"] = device.process
-    for part, size, count in held:
-        parts[part] += size * count
-        if has_slack(part, size, device.exact_from):
-            parts["slack"] += device.slack * size * count
-    return Memory(parts, moment)
+def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_cpu: bool) -> float:
+    """Bytes of which the allocator holds a share more.
 
-
-def has_slack(part: str, size: float, exact_from: float) -> bool:
-    """Whether the C library holds more than such tensors take: not where they have blocks of their own (ops/large.py).
-
-    The transforms' results are always the C library's.
+    On a GPU, what is live. On a CPU large tensors have blocks of their own (ops/large.py), but for the transforms' results:
+    those are the C library's, and leave holes that stay, the more the more groups of channels there are. That it grows
+    with the logarithm of their number is what steps of two and four ranks showed, no theory.
     """
-    return size < exact_from or part == "transforms"
+    if on_cpu:
+        most = max(sum(size * count for part, size, count in held if part == "transforms") for held in found.values())
+        d = shape.width // shape.sequence_parallel
+        groups = -(-d // channels_of_a_group(shape.batch, d, shape.context_length, on_cpu))
+        return most * (1.0 + math.log2(groups))
+    return sum(size * count for _, size, count in found[moment])
 
 
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:

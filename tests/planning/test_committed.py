@@ -29,17 +29,6 @@ def test_no_row_was_calibrated_on() -> None:
     assert {row["calibration"] for row in ROWS} == {calibration["date"]}
 
 
-MISSED = {
-    ("memory", 65536, 1),
-    ("memory", 262144, 2),
-    ("memory", 262144, 4),
-    ("time", 1024, 4),
-    ("time", 4096, 4),
-    ("time", 1048576, 4),
-}
-"""Rows beyond their bound, as bench/RESULTS.md says: a model that is better, or worse, changes this list."""
-
-
 def test_every_place_of_the_table_was_measured() -> None:
     assert {(row["context_length"], row["sequence_parallel"]) for row in ROWS} == {
         (length, sp) for length, _, _ in TABLE for sp in GRIDS
@@ -52,8 +41,7 @@ def test_todays_model_is_within_its_bounds_of_what_was_measured(row: dict[str, A
     calibration = fitted(read_calibration(RESULTS / "calibration.json"))
     case = calibration_case(row["context_length"], row["sequence_parallel"], row["policy"])
     found = row_of(case, row, calibration)
-    missed = (what, row["context_length"], row["sequence_parallel"]) in MISSED
-    assert (abs(found[f"{what}_error"]) > bound) == missed, found
+    assert abs(found[f"{what}_error"]) <= bound, found
 
 
 def test_the_study_is_what_the_command_prints() -> None:
