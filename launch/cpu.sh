@@ -8,7 +8,7 @@ if [ -z "${OMP_NUM_THREADS+set}" ]; then
     export OMP_NUM_THREADS
 fi
 if [ -n "${GLIBC_TUNABLES-unset}" ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1; then
-    for tunable in hugetlb=1 mmap_threshold=33554432 trim_threshold=68719476736; do
+    for tunable in hugetlb=1 mmap_threshold=16777216 trim_threshold=68719476736; do
         case ":${GLIBC_TUNABLES:-}" in
         *:glibc.malloc."${tunable%=*}"=*) ;;
         *) GLIBC_TUNABLES=${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.$tunable ;;

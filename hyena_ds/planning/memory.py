@@ -18,6 +18,7 @@ from hyena_ds.bench.work import evaluates_again
 from hyena_ds.ops.sizes import channels_of_a_group, fft_length, tokens_of_a_tile
 from hyena_ds.planning.devices import Device
 from hyena_ds.planning.shape import VOCABULARY, StepShape, parameters
+from hyena_ds.training.local_ranks import TUNABLES
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -28,6 +29,8 @@ _OF_A_TILE = 6
 _FILTER_CHUNK, _DEVICE_FILTER_CHUNK = 1 << 18, 1 << 26
 _OF_A_CHUNK = 8
 _HALO = 2
+_STAYS = float(TUNABLES["glibc.malloc.mmap_threshold"])
+"""Bytes from which the C library gives a tensor back at once."""
 
 
 class Held(NamedTuple):
@@ -74,11 +77,14 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
     """Bytes of which the allocator holds a share more.
 
     On a GPU, what is live. On a CPU large tensors have blocks of their own (ops/large.py), but for the transforms' results:
-    those are the C library's, and leave holes that stay, the more the more groups of channels there are. That it grows
-    with the logarithm of their number is what steps of two and four ranks showed, no theory.
+    those are the C library's, and if they are small leave holes that stay, the more the more groups of channels there
+    are. That it grows with the logarithm of their number is what steps of two and four ranks showed, no theory.
     """
     if on_cpu:
-        most = max(sum(size * count for part, size, count in held if part == "transforms") for held in found.values())
+        most = max(
+            sum(size * count for part, size, count in held if part == "transforms" and size < _STAYS)
+            for held in found.values()
+        )
         d = shape.width // shape.sequence_parallel
         groups = -(-d // channels_of_a_group(shape.batch, d, shape.context_length, on_cpu))
         return most * (1.0 + math.log2(groups))

@@ -17,10 +17,10 @@ from hyena_ds.training.relay import run_relayed
 
 TUNABLES = {
     "glibc.malloc.hugetlb": "1",
-    "glibc.malloc.mmap_threshold": "33554432",
+    "glibc.malloc.mmap_threshold": "16777216",
     "glibc.malloc.trim_threshold": "68719476736",
 }
-"""Freed tensors below 32 MiB stay with the process, on huge pages: glibc otherwise hands every large one back to the kernel,
+"""Freed tensors below 16 MiB stay with the process, on huge pages: glibc otherwise hands every large one back to the kernel,
 and the next tensor of that size pays for its pages again. Larger ones do go back: among small ones they would leave holes
 that nothing else fills. Those of a step are few: its large tensors have blocks of their own (ops/large.py)."""
 

@@ -18,12 +18,12 @@ class _MallocInfo(ctypes.Structure):
 
 
 def mapped_bytes_of_a_large_block() -> int:
-    """Bytes that malloc takes from the kernel alone for 24 MiB, and would give back at once when they are freed."""
+    """Bytes that malloc takes from the kernel alone for 12 MiB, and would give back at once when they are freed."""
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     library.mallinfo.restype = _MallocInfo
     before = library.mallinfo().hblkhd
-    library.malloc(ctypes.c_size_t(24 * 2**20))
+    library.malloc(ctypes.c_size_t(12 * 2**20))
     return library.mallinfo().hblkhd - before
 
 
