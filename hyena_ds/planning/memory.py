@@ -18,6 +18,7 @@ from hyena_ds.bench.work import evaluates_again
 from hyena_ds.ops.sizes import channels_of_a_group, fft_length, tokens_of_a_tile
 from hyena_ds.planning.devices import Device
 from hyena_ds.planning.shape import VOCABULARY, StepShape, parameters
+from hyena_ds.planning.traffic import overlap_groups
 from hyena_ds.training.local_ranks import TUNABLES
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
@@ -85,9 +86,7 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
             sum(size * count for part, size, count in held if part == "transforms" and size < _STAYS)
             for held in found.values()
         )
-        d = shape.width // shape.sequence_parallel
-        groups = -(-d // channels_of_a_group(shape.batch, d, shape.context_length, on_cpu))
-        return most * (1.0 + math.log2(groups))
+        return most * (1.0 + math.log2(overlap_groups(shape, on_cpu)))
     return sum(size * count for _, size, count in found[moment])
 
 

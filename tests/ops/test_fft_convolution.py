@@ -100,7 +100,7 @@ def test_groups_of_channels_are_batches_of_transforms_that_stay_small(batch: int
     at_once = channels_at_once(batch, channels, L, torch.device("cpu"))
     assert 1 <= at_once <= channels
     assert at_once * batch >= 2 or at_once == channels
-    assert at_once == 1 or at_once * batch * fft_length(L) <= max(1 << 23, 8 * fft_length(L))
+    assert at_once == 1 or at_once * batch * fft_length(L) <= max(1 << 21, 2 * fft_length(L))
 
 
 def test_the_fft_length_is_the_smallest_with_no_prime_factor_above_five() -> None:
