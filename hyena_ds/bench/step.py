@@ -37,6 +37,11 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         for side in sides:
             if side.kind in LIMITED:
                 limits.of(side.case)
+        if options.parts and "accelerator" in limits.machine:
+            raise UserError(
+                f"--parts: found {limits.machine['accelerator']}, which runs behind the clock, wanted a CPU; "
+                "leave --parts out, and profile a run there with torch.profiler"
+            )
         available = None if "accelerator" in limits.machine else available_memory_gib()
         fitting, found = _that_fit(sides, available)
         rows += found

@@ -19,6 +19,7 @@ from hyena_ds.data.stream import Sample, Sources, validation_samples
 from hyena_ds.evaluation.markov import bits
 from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.training.interruption import Stop
@@ -92,7 +93,11 @@ class Scores:
             run, row = self._place(at)
             context_length = at.config.context_length
             samples = self.samples(context_length)
+            if at is not plan:
+                give_back()  # memory of other sizes, before and after
             result = validate(engine, self.held_out, samples, at, run, self._compute, row, stopping)
+            if at is not plan:
+                give_back()
             if result is None:
                 return stop
             loss_sum, scored = result

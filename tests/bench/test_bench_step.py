@@ -129,3 +129,11 @@ def test_a_mistake_is_one_sentence(arguments: list[str], text: str, capsys: pyte
     assert main(["bench", "step", *arguments]) == 2
     told = capsys.readouterr().err
     assert text in told and told.count("\n") == 1
+
+
+def test_parts_are_refused_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step_module.Limits, "of", lambda self, case: self.machine.update(accelerator="an accelerator"))
+    assert main(["bench", "step", "--context-length", "64", "--parts"]) != 0
+    assert "--parts: found an accelerator, which runs behind the clock, wanted a CPU; leave" in capsys.readouterr().err
