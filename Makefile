@@ -11,7 +11,7 @@ help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (minutes on two idle cores)"
 	@echo "make test    run every test, distributed ones included"
-	@echo "make test-packages   install sshd, pdsh, Slurm and shellcheck (Debian, root), without which tests of clusters are skipped"
+	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
 	@echo "make lint    ruff and mypy"
@@ -43,10 +43,10 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-packages:
-	@command -v apt-get >/dev/null 2>&1 || { echo "make: found no apt-get; install by hand: $$(xargs < tests/cluster/packages.txt)" >&2; exit 2; }
+	@command -v apt-get >/dev/null 2>&1 || { echo "make: found no apt-get; install by hand: $$(xargs < tests/packages.txt)" >&2; exit 2; }
 	@[ "$$(id -u)" -eq 0 ] || { echo "make: apt-get needs root: sudo make test-packages" >&2; exit 2; }
 	apt-get update -qq
-	xargs env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends < tests/cluster/packages.txt >/dev/null
+	xargs env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends < tests/packages.txt >/dev/null
 
 test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest

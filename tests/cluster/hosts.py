@@ -7,7 +7,7 @@ cut and slowed down.
 
 Nothing is named outside these namespaces, so any number of tests can do this at once; and all of it is gone with the
 process that made it, however that ends. Files are shared, unless a test mounts something (`Host.mount`, `Host.small_disk`).
-Needs root, and Debian's packages of packages.txt.
+Needs root, and Debian's packages of tests/packages.txt.
 """
 
 from __future__ import annotations

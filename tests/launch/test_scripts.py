@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from hyena_ds.errors import NotFiniteError, UserError
 from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.interruption import DEADLINE_CODE
 from tests.paths import ROOT
+from tests.programs import needed
 from tests.training.runs import write_config
 
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -27,12 +27,7 @@ def test_bash_reads_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_shellcheck_finds_nothing(name: str) -> None:
-    if shutil.which("shellcheck") is None:
-        reason = "found no shellcheck; make test-packages installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    command = ["shellcheck", "--external-sources", f"launch/{name}"]
+    command = [needed("shellcheck"), "--external-sources", f"launch/{name}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 

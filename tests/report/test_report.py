@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,12 +15,10 @@ from hyena_ds.cli import main
 from hyena_ds.config.loading import dump_yaml, load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.report.charts import Boundary, Scale, Series, line_chart, thinned
+from tests.programs import needed
 from tests.training.runs import write_config
 
 EVIL = '<script>fetch("http://example.org/x")</script> & "quoted"'
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 _EMPTY = ("meta", "link")
 
 
@@ -170,13 +167,12 @@ def test_a_chart_of_one_value_and_one_of_none_are_drawn() -> None:
     assert "circle" in line_chart("single", [Series("", [(1.0, 3.0)])], log_y=True)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; its package is chromium")
 def test_a_browser_draws_the_page_without_a_network(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     page_of(run)
     picture = tmp_path / "page.png"
     command = [
-        str(CHROMIUM),
+        needed("chromium", "chromium-browser", "google-chrome"),
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
