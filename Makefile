@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train sweep test test-packages test-full soak soak-full lint bench clean
+.PHONY: help train sweep test test-packages test-full fuzz soak soak-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
+	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
 	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
@@ -51,7 +52,10 @@ test-packages:
 test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-soak: $(VENV)/installed
+fuzz: $(VENV)/installed
+	HYENA_FUZZ=$${HYENA_FUZZ:-400} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
+
+soak: $(VENV)/installed fuzz
 	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --count 40
