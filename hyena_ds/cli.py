@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
+from typing import NoReturn
 
-from hyena_ds.errors import LocalError, UserError
+from hyena_ds.errors import LocalError, UserError, in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code. A user's mistake is one sentence on stderr and code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 come out as they are
     arguments, launch = _split(arguments)
-    parsed = _parser().parse_args(arguments)
-    parsed.launch = launch
     try:
+        if any("\0" in argument for argument in arguments):
+            raise UserError("found a NUL in an argument, wanted text")
+        parsed = _parser().parse_args(arguments)
+        parsed.launch = launch
         return parsed.run(parsed)
     except UserError as error:
         # Ranks agree on errors, so one of them speaks for all; what one has met alone it says itself.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
             print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if not _is_of_the_user(error) or (parsed.run is _train and "RANK" in os.environ):
+            raise  # of a rank: the watchdog has written it down, and the supervisor judges it
+        print(f"hyena-ds: error: {UserError(_sentence(error))}", file=sys.stderr, flush=True)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("hyena-ds: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_of_the_user(error: OSError) -> bool:
+    """Whether it is about a file that somebody named, or a full disk."""
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _sentence(error: OSError) -> str:
+    name = "disk" if error.filename is None else error.filename
+    return f"{name}: {error.strerror}; look at the path, its permissions, and the room on its disk"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose errors are lines of a usual length, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(in_one_line(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
-    parser = argparse.ArgumentParser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
+    parser = _Parser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -119,10 +148,16 @@ def _supervise(parsed: argparse.Namespace) -> int:
 
 def _check(parsed: argparse.Namespace) -> int:
     from hyena_ds.config.arithmetic import describe, describe_hosts
+    from hyena_ds.config.limits import MOST_RANKS, check_count
     from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.names import check_new_name
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.training.run_directory import RunDirectory
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    check_new_name(config.name, RunDirectory(config).config_file, "name")
+    for option in ("ranks", "ranks_per_host"):
+        check_count(f"--{option.replace('_', '-')}", getattr(parsed, option), MOST_RANKS)
     ranks = parsed.ranks or config.local_ranks or config.widest_sequence_parallel
     hosts = [f"host {rank // (parsed.ranks_per_host or ranks)}" for rank in range(ranks)]
     print("\n".join([*describe(config, ranks), *describe_hosts(config, hosts)]))

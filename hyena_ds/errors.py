@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+MOST_CHARACTERS = 1000
+"""Of a sentence; what was found may be a file of megabytes."""
+MOST_QUOTED = 200
+"""Of a value that a sentence shows."""
+_CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of control and format characters (bidirectional ones too), halves of pairs, and line ends."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that words of some scripts are written with."""
+
 
 class UserError(Exception):
-    """Something the user can put right. The text says where, what was found, what was wanted and what to do."""
+    """Something the user can put right. The text says where, what was found, what was wanted and what to do.
+
+    Whoever raises it: it becomes one line of at most `MOST_CHARACTERS`, and nothing in it moves a terminal's cursor.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str):
+        super().__init__(in_one_line(text))
 
 
 class LocalError(UserError):
@@ -17,3 +34,27 @@ class NotFiniteError(UserError):
     """Loss or gradients were not finite more often than the config allows; all ranks raise it together."""
 
     exit_code = 3
+
+
+def is_control(character: str) -> bool:
+    """Whether it is no part of a text, but tells a terminal or a reader of lines what to do."""
+    return unicodedata.category(character) in _CONTROLS and character not in _JOINERS
+
+
+def in_one_line(text: str, most: int = MOST_CHARACTERS) -> str:
+    """`text` with its control characters escaped, as `\\n`, and without its middle where it is longer than `most`."""
+    text = _shortened(text, most)
+    if not text.isprintable():
+        text = "".join(_escaped(character) if is_control(character) else character for character in text)
+    return _shortened(text, most)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    head = most // 2
+    return f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hyena_ds.config.limits import MOST, MOST_SECONDS, require_within
 from hyena_ds.config.loading import require as _require
 
 NAME = "{shard}"
@@ -66,6 +67,7 @@ class CacheConfig:
     """Seconds without a byte, over all attempts and the growing pauses between them, after which a shard is given up."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"gib": MOST, "stall": MOST_SECONDS, "patience": MOST_SECONDS})
         for name in ("gib", "stall", "patience"):
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted a positive number")
         _require(self.directory != "", "directory", "found '', wanted a directory, or null for the user's own")

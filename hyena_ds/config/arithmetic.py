@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.errors import UserError
+
+_MOST_HOSTS = 64
+"""That are listed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,14 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
 
 def _largest_divisor(number: int, limit: int) -> int:
     """Of `number`, not above `limit`; 1 where the limit is below 1."""
-    return next(divisor for divisor in range(min(number, max(1, limit)), 0, -1) if number % divisor == 0)
+    return max(divisor for divisor in divisors(number) if divisor <= max(1, limit))
+
+
+@lru_cache
+def divisors(number: int) -> tuple[int, ...]:
+    """All of a positive number's, the smallest first."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return tuple(sorted({*small, *(number // divisor for divisor in small)}))
 
 
 def describe_hosts(config: RunConfig, hosts: Sequence[str]) -> list[str]:
@@ -82,18 +93,26 @@ def describe_hosts(config: RunConfig, hosts: Sequence[str]) -> list[str]:
 
     `hosts` has the host of every rank, in the order of ranks.
     """
-    ranks_of = {host: [rank for rank, other in enumerate(hosts) if other == host] for host in hosts}
+    ranks_of: dict[str, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        ranks_of.setdefault(host, []).append(rank)
     if len(ranks_of) == 1:
         return []
-    lines = [f"hosts: {', '.join(f'{host} ({_span(ranks)})' for host, ranks in ranks_of.items())}"]
+    shown = [f"{host} ({_span(ranks)})" for host, ranks in ranks_of.items()]
+    if len(shown) > _MOST_HOSTS:
+        shown[_MOST_HOSTS - 1 : -1] = [f"{len(shown) - _MOST_HOSTS:,} more"]
+    lines = [f"hosts: {', '.join(shown)}"]
     fewest = min(map(len, ranks_of.values()))
+    crossing: dict[int, int] = {1: 0}
     for plan in plan_stages(config, len(hosts)):
         sp = plan.config.sequence_parallel
-        groups = [hosts[first : first + sp] for first in range(0, len(hosts), sp)]
-        across = sum(len(set(group)) > 1 for group in groups)
+        if sp not in crossing:
+            groups = (hosts[first : first + sp] for first in range(0, len(hosts), sp))
+            crossing[sp] = sum(len(set(group)) > 1 for group in groups)
+        across = crossing[sp]
         if across:
             lines.append(
-                f"stage {plan.number}: {across} of {len(groups)} sequence-parallel groups of {sp} ranks lie across hosts, and "
+                f"stage {plan.number}: {across} of {len(hosts) // sp} sequence-parallel groups of {sp} ranks lie across hosts, and "
                 "exchange activations over the network in every layer; they stay inside a host where sequence_parallel "
                 f"divides the ranks of each (the smallest has {fewest})"
             )
@@ -179,13 +198,11 @@ def _at_final(config: RunConfig) -> str:
 
 def _rows(config: RunConfig, plans: tuple[StagePlan, ...]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    tokens = 0
+    tokens, total = 0, config.total_steps
     for plan in plans:
         stage = plan.config
         tokens += stage.total_tokens
-        first, last = (
-            learning_rate(config.optimizer, step, config.total_steps) for step in (plan.first_step, plan.end_step - 1)
-        )
+        first, last = (learning_rate(config.optimizer, step, total) for step in (plan.first_step, plan.end_step - 1))
         rows.append(
             (
                 str(plan.number),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_FORM = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+_FORM = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `3h50m` or `13800`. Raises ValueError unless it is one of these forms and longer than nothing."""
+    """Seconds of `3h50m` or `13800`. Raises ValueError unless it is one of these forms, longer than nothing, and finite."""
     text = text.strip()
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+    if re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
         seconds = float(text)
     else:
         match = _FORM.fullmatch(text)
         if match is None:
             raise ValueError(text)
         seconds = sum(float(match[unit]) * size for unit, size in _SECONDS.items() if match[unit])
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(text)
     return seconds
 

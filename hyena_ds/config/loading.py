@@ -1,6 +1,6 @@
 """Strict YAML into frozen dataclasses.
 
-    text --yaml.compose--> nodes with line marks --+ overrides--> load(node, type) --> dataclass
+    text --nodes.py--> nodes with line marks --+ overrides--> load(node, type) --> dataclass
 
 The dataclass is the whole schema: unknown, duplicate, missing and mistyped keys are errors that name the file, the
 line, the dotted path and the nearest known key. Scalars are read by the type that is wanted, so `6e-4` is a float and
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from hyena_ds.errors import UserError
+from hyena_ds.config.nodes import compose, override_all, read_text_file, where
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 
 T = TypeVar("T")
 
@@ -46,22 +49,19 @@ def load_yaml(path: str | Path, schema: type[T], overrides: list[str] | None = N
 
     Raises UserError with `file:line: path: what was found, what was wanted`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the config ({error.strerror}); name an existing YAML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: found bytes that are not UTF-8, wanted a YAML file") from None
-    return parse_yaml(text, str(path), schema, overrides)
+    return parse_yaml(read_text_file(path, "the config", "a YAML file"), str(path), schema, overrides)
 
 
 def parse_yaml(text: str, name: str, schema: type[T], overrides: list[str] | None = None) -> T:
     """Like `load_yaml`, from a string; `name` stands for the file in messages."""
-    root = _compose(text, name)
+    return load_node(compose(text, name), name, schema, overrides)
+
+
+def load_node(root: yaml.Node | None, name: str, schema: type[T], overrides: list[str] | None = None) -> T:
+    """Like `parse_yaml`, from what `compose` gives of the file; the overrides are written into it."""
     if root is None:
         raise UserError(f"{name}:1: found an empty file, wanted the keys of a {schema.__name__}")
-    for override in overrides or []:
-        _override(root, override)
+    override_all(root, overrides or [])
     return _Loader().load(root, schema, "")
 
 
@@ -81,96 +81,12 @@ def dump_yaml(value: Any) -> str:
     return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True)
 
 
-def _compose(text: str, name: str) -> yaml.Node | None:
-    try:
-        loader = yaml.SafeLoader(text)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{name}:{line}: found the control character {error.character:#x}, wanted text") from None
-    loader.name = name
-    try:
-        root = loader.get_single_node()
-        if root is not None:
-            _refuse_cycles(root, ())
-        return root
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise UserError(f"{name}: found values nested too deeply to be read, wanted a config") from None
-    finally:
-        loader.dispose()
-
-
-def _refuse_cycles(node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
-    """An alias within what it names has no end. Raises UserError."""
-    if any(node is outer for outer in above):
-        raise UserError(f"{_where(node)}: found an alias of a value within that value, wanted one that ends")
-    children = [child for _, child in node.value] if isinstance(node, yaml.MappingNode) else node.value
-    if not isinstance(node, yaml.ScalarNode):
-        for child in children:
-            _refuse_cycles(child, (*above, node))
-
-
-def _override(root: yaml.Node, override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override '{override}': wanted key.path=value, for instance stages.0.steps=100")
-    value = _compose(text, f"override '{override}'") or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
-    for node in _walk(value):
-        node.start_mark = yaml.Mark(f"override '{override}'", 0, -1, 0, None, 0)
-    parent, steps = root, key.split(".")
-    for depth, step in enumerate(steps):
-        last = depth == len(steps) - 1
-        if isinstance(parent, yaml.SequenceNode):
-            if not step.isdigit() or int(step) >= len(parent.value):
-                raise UserError(
-                    f"override '{override}': found '{step}', wanted an index below {len(parent.value)} "
-                    f"in the list '{'.'.join(steps[:depth])}'"
-                )
-            if last:
-                parent.value[int(step)] = value
-            else:
-                parent = parent.value[int(step)]
-        elif isinstance(parent, yaml.MappingNode):
-            for position, (known, child) in enumerate(parent.value):
-                if known.value == step:
-                    if last:
-                        parent.value[position] = (known, value)
-                    parent = child
-                    break
-            else:
-                mark = value.start_mark
-                name = yaml.ScalarNode("tag:yaml.org,2002:str", step, mark)
-                child = value if last else yaml.MappingNode("tag:yaml.org,2002:map", [], mark)
-                parent.value.append((name, child))
-                parent = child
-        else:
-            raise UserError(f"override '{override}': '{'.'.join(steps[:depth])}' holds a single value, not keys")
-
-
-def _walk(node: yaml.Node) -> list[yaml.Node]:
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    return [node, *(found for child in children for found in _walk(child))]
-
-
-def _where(node: yaml.Node) -> str:
-    mark = node.start_mark
-    return mark.name if mark.name.startswith("override ") else f"{mark.name}:{mark.line + 1}"
-
-
 def _describe(node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         return "keys"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    return f"'{node.value}'"
+    return f"'{in_one_line(node.value, MOST_QUOTED)}'"
 
 
 class _Loader:
@@ -189,17 +105,17 @@ class _Loader:
         return self._scalar(node, wanted, path)
 
     def _fail(self, node: yaml.Node, path: str, problem: str) -> UserError:
-        return UserError(f"{_where(node)}: {path or 'the file'}: {problem}")
+        return UserError(f"{where(node)}: {in_one_line(path, MOST_QUOTED) or 'the file'}: {problem}")
 
     def _dataclass(self, node: yaml.Node, wanted: type, path: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
             raise self._fail(node, path, f"found {_describe(node)}, wanted the keys of {wanted.__name__}")
-        types_by_name = typing.get_type_hints(wanted)
+        types_by_name = _types_of(wanted)
         fields = {_key(f): f for f in dataclasses.fields(wanted)}
         nodes = self._mapping(node, path)
         for name, (key_node, _) in nodes.items():
             if name not in fields:
-                nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+                nearest = difflib.get_close_matches(name[:MOST_QUOTED], fields, n=1, cutoff=0.5)
                 hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(fields)}"
                 raise self._fail(key_node, _join(path, name), f"found an unknown key; {hint}")
         required = {
@@ -262,18 +178,29 @@ class _Loader:
             raise self._fail(node, path, problem)
         quoted = node.style in ("'", '"')
         if wanted is str:
+            # A path, a name: the operating system ends them at a NUL, and has no bytes for half of a pair.
+            odd = re.search("[\0\ud800-\udfff]", node.value)
+            if odd is not None:
+                raise self._fail(node, path, f"found the character {ord(odd[0]):#x} in {_describe(node)}, wanted text")
             return node.value
         if quoted:
             raise self._fail(node, path, problem + " (without quotes)")
         try:
             if wanted is bool:
                 return _BOOLEANS[node.value.lower()]
+            if not node.value.isascii():  # digits of other scripts
+                raise ValueError
             number = wanted(node.value.replace("_", "") if wanted is int else node.value)
-            if isinstance(number, float) and not math.isfinite(number):
+            if not math.isfinite(number):
                 raise ValueError
             return number
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OverflowError):  # the last of a number of more than 308 digits
             raise self._fail(node, path, problem) from None
+
+
+@functools.cache
+def _types_of(wanted: type) -> dict[str, Any]:
+    return typing.get_type_hints(wanted)
 
 
 def _key(field: dataclasses.Field[Any]) -> str:

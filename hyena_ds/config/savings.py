@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.arithmetic import StagePlan, divisors
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.schema import RunConfig
 
@@ -35,11 +35,10 @@ def savings(config: RunConfig, plan: StagePlan) -> Iterator[Saving]:
     for leaner in policies[policies.index(policy) + 1 :]:
         yield Saving(f"{of_row}activation_policy: {leaner}", leaner, micro, sp)
     if key == "stages":
-        for smaller in range(micro - 1, 0, -1):
-            if micro % smaller == 0:
-                yield Saving(f"{row}.micro_batch_size: {smaller}", policy, smaller, sp)
-    for wider in range(sp + 1, config.model.width + 1):
-        if config.model.width % wider or stage.context_length % wider or stage.context_length < 2 * wider:
+        for smaller in divisors(micro)[-2::-1]:
+            yield Saving(f"{row}.micro_batch_size: {smaller}", policy, smaller, sp)
+    for wider in divisors(config.model.width):
+        if wider <= sp or stage.context_length % wider or stage.context_length < 2 * wider:
             continue
         if key == "stages":
             yield Saving(f"{row}.sequence_parallel: {wider}", policy, micro, wider)

@@ -9,11 +9,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyena_ds.config.limits import MOST_CONTEXT, MOST_RANKS, MOST_SEQUENCES, MOST_STEPS, MOST_TOKENS, require_within
 from hyena_ds.config.loading import require
 from hyena_ds.config.policy import PolicyName
 
 PUBLISHED_BATCH = 256
 """Sequences per optimizer step of the published runs."""
+
+
+_MOST_OF_A_STAGE = {
+    "context_length": MOST_CONTEXT,
+    "steps": MOST_STEPS,
+    "tokens": MOST_TOKENS,
+    "micro_batch_size": MOST_SEQUENCES,
+    "global_batch": MOST_SEQUENCES,
+    "global_batch_tokens": MOST_TOKENS,
+    "sequence_parallel": MOST_RANKS,
+}
+_MOST_OF_A_LADDER = {
+    "to": MOST_CONTEXT,
+    "double_every": MOST_STEPS,
+    "double_every_tokens": MOST_TOKENS,
+    "global_batch": MOST_SEQUENCES,
+    "global_batch_tokens": MOST_TOKENS,
+    "tokens_per_rank": MOST_CONTEXT,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,7 @@ class StageConfig:
     """What a block keeps for backward in this stage; left out, the run's `activation_policy`."""
 
     def __post_init__(self) -> None:
+        require_within(self, _MOST_OF_A_STAGE)
         for name in ("context_length", "steps", "tokens", "micro_batch_size", "sequence_parallel"):
             value = getattr(self, name)
             require(value is None or value > 0, name, f"found {value}, wanted at least 1")
@@ -54,6 +75,11 @@ class StageConfig:
                 f"found {self.global_batch_tokens}, wanted a multiple of context_length {self.context_length}",
             )
         require(self.sequences > 0, "global_batch", f"found {self.sequences}, wanted at least 1")
+        require(
+            self.sequences <= MOST_SEQUENCES,
+            "global_batch_tokens",
+            f"found {self.global_batch_tokens}, {self.sequences} sequences a step, wanted at most {MOST_SEQUENCES:,}",
+        )
         cut_evenly = self.context_length % self.sequence_parallel == 0
         require(
             cut_evenly,
@@ -117,6 +143,8 @@ class WarmupConfig:
     """What a block keeps for backward on the rungs; left out, the run's `activation_policy`."""
 
     def __post_init__(self) -> None:
+        require(self.from_ <= MOST_CONTEXT, "from", f"found {self.from_}, wanted at most {MOST_CONTEXT:,}")
+        require_within(self, _MOST_OF_A_LADDER)
         require(self.from_ > 0, "from", f"found {self.from_}, wanted at least 1")
         lengths = self.lengths
         require(

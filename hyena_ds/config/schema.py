@@ -7,84 +7,26 @@ and those that depend on the number of ranks are in `arithmetic`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from hyena_ds.config.afar import CacheConfig, check_place, is_afar
 from hyena_ds.config.duration import parse_duration
+from hyena_ds.config.limits import (
+    MOST,
+    MOST_LOCAL_RANKS,
+    MOST_SECONDS,
+    MOST_SEQUENCES,
+    MOST_SOURCES,
+    MOST_STAGES,
+    MOST_STEPS,
+    MOST_WORKERS,
+    require_within,
+)
 from hyena_ds.config.loading import require as _require
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
-
-Extension = Literal["rescale", "extrapolate"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a HyenaDNA."""
-
-    width: int
-    """Channels of the residual stream, D."""
-    layers: int
-    """Number of blocks."""
-    maximum_context: int
-    """Tokens over which the implicit filter is defined; every context length must fit into it."""
-    inner_width: int = 0
-    """Hidden width of the MLP; 0 means 4 times `width`."""
-    filter_width: int = 64
-    """Hidden width of the implicit filter's MLP."""
-    filter_features: int = 5
-    """Positional features of the implicit filter: 1 for time, and an even number of sines and cosines."""
-    filter_frequency: float = 10.0
-    """Initial frequency of the filter's sines."""
-    filter_shift: float = 0.0
-    """Constant added to the filter's decay: 0.0 in the published training code, 0.05 in the published inference code."""
-    extended_from: int | None = None
-    """Maximum context of the trained model that `initialize_from` names, when this one extends it to `maximum_context`.
-    Of a model that was extrapolated before: the context that it was extrapolated from."""
-    extension: Extension | None = None
-    """How the trained filter fills the larger `maximum_context`.
-    extrapolate: below `extended_from` the filter stays as it is; beyond it time runs on, and the filter fades as fast as
-    before (its slowest channel to 1 % at 1.5 times `extended_from`). Inputs of the old lengths give exactly what they gave.
-    Choose it to keep what the model knows, or to feed it longer sequences; its reach in a layer hardly grows.
-    rescale: the filter is stretched over `maximum_context`, as if the model had been made for it. It reaches all the way,
-    but the distances it has learnt are stretched too. Choose it for long-range reach, and train on: at first it is worse."""
-    embedding_dropout: float = 0.1
-    """Probability that an element of the embedding is dropped."""
-    residual_dropout: float = 0.0
-    """Probability that an element of a half-block's output is dropped."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "filter_width"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
-        _require(self.maximum_context >= 2, "maximum_context", f"found {self.maximum_context}, wanted at least 2")
-        _require(self.inner_width >= 0, "inner_width", f"found {self.inner_width}, wanted a width or 0")
-        together = (self.extended_from is None) == (self.extension is None)
-        _require(together, "extension", "wanted extension and extended_from together, or neither")
-        known = self.extension is None or self.extension in get_args(Extension)
-        _require(known, "extension", f"found '{self.extension}', wanted {' or '.join(get_args(Extension))}")
-        _require(
-            self.extended_from is None or 2 <= self.extended_from < self.maximum_context,
-            "extended_from",
-            f"found {self.extended_from}, wanted 2 to below maximum_context {self.maximum_context}",
-        )
-        odd = self.filter_features >= 3 and self.filter_features % 2 == 1
-        _require(odd, "filter_features", f"found {self.filter_features}, wanted an odd number from 3 on")
-        for name in ("embedding_dropout", "residual_dropout"):
-            value = getattr(self, name)
-            _require(0.0 <= value < 1.0, name, f"found {value}, wanted a probability from 0 to below 1")
-
-    @property
-    def mlp_width(self) -> int:
-        return self.inner_width or 4 * self.width
-
-    @property
-    def time_context(self) -> int:
-        """Tokens over which the filter's time runs from 0 to 1: fewer than `maximum_context` where it was extrapolated."""
-        if self.extension == "extrapolate":
-            assert self.extended_from is not None
-            return self.extended_from
-        return self.maximum_context
 
 
 @dataclass(frozen=True)
@@ -98,6 +40,7 @@ class SourceConfig:
     """Share of the samples that come from here, relative to the other sources."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"weight": MOST})
         _require(self.weight > 0, "weight", f"found {self.weight}, wanted a positive number")
         check_place(self.shards, "shards")
 
@@ -126,7 +69,10 @@ class DataConfig:
     """Where a node keeps the shards that it fetched from afar."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"shuffle_shards": MOST, "workers": MOST_WORKERS})
         _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
+        found = len(self.sources)
+        _require(found <= MOST_SOURCES, "sources", f"found {found:,} sources, wanted at most {MOST_SOURCES:,}")
         _require(self.shuffle_shards > 0, "shuffle_shards", f"found {self.shuffle_shards}, wanted at least 1")
         _require(self.workers >= 0, "workers", f"found {self.workers}, wanted 0 or more")
 
@@ -154,6 +100,8 @@ class OptimizerConfig:
     """Largest gradient norm; 0 does not clip."""
 
     def __post_init__(self) -> None:
+        numbers = ("learning_rate", "minimum_learning_rate", "warmup_learning_rate", "weight_decay", "epsilon")
+        require_within(self, dict.fromkeys((*numbers, "gradient_clipping"), MOST))
         for name in ("learning_rate", "epsilon"):
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted a positive number")
         for name in ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping"):
@@ -181,6 +129,7 @@ class ValidationConfig:
     validation, at the end of every stage, or never. It changes nothing of the training."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"every_steps": MOST_STEPS, "windows": MOST_SEQUENCES})
         for name in ("every_steps", "windows"):
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
 
@@ -199,6 +148,7 @@ class CheckpointConfig:
     """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
 
     def __post_init__(self) -> None:
+        require_within(self, dict.fromkeys(("every_steps", "keep_last", "keep_every"), MOST_STEPS))
         for name in ("every_steps", "keep_last"):
             _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
         valid = self.keep_every is None or self.keep_every > 0
@@ -224,6 +174,7 @@ class WatchdogConfig:
     def __post_init__(self) -> None:
         for name in ("silence", "start", "step", "validation", "save"):
             value = getattr(self, name)
+            _require(value <= MOST_SECONDS, name, f"found {value:g}, wanted at most {MOST_SECONDS:,.0f} seconds")
             _require(value >= 1, name, f"found {value:g}, wanted at least 1 second, or watchdog.enabled: false")
 
 
@@ -235,6 +186,7 @@ class SupervisorConfig:
     """Starts after failures that bring no newer checkpoint."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"restarts_without_progress": MOST})
         found = self.restarts_without_progress
         _require(found >= 0, "restarts_without_progress", f"found {found}, wanted 0 or more")
 
@@ -249,6 +201,7 @@ class NonFiniteConfig:
     """Times that a run is rolled back, and goes on past the bad steps; then it stops with exit code 3."""
 
     def __post_init__(self) -> None:
+        require_within(self, {"skips": MOST, "roll_backs": MOST})
         for name in ("skips", "roll_backs"):
             _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
 
@@ -301,15 +254,23 @@ class RunConfig:
     def __post_init__(self) -> None:
         plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
         _require(plain, "name", f"found '{self.name}', wanted a plain directory name")
+        require_within(self, {"local_ranks": MOST_LOCAL_RANKS})
+        rows = len(self.stages)
+        _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
         _require(len(self.schedule) > 0, "stages", "found an empty list, wanted at least one stage, or a warmup")
         _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
         try:
-            self.stop_after_seconds  # noqa: B018
+            seconds = self.stop_after_seconds
         except ValueError:
             _require(
                 False, "stop_after", f"found '{self.stop_after}', wanted a time like 3h50m, 90s or 13800 (seconds)"
             )
+        _require(
+            seconds is None or seconds <= MOST_SECONDS,
+            "stop_after",
+            f"found '{self.stop_after}', wanted at most {MOST_SECONDS:,.0f} seconds",
+        )
         _require(
             self.model.extension is None or self.initialize_from is not None,
             "initialize_from",

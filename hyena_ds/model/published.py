@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hyena_ds.config.schema import Extension, ModelConfig
+from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA
 

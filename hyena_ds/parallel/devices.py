@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_address
 
 import torch
 import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def broken_collective(error: BaseException) -> bool:
 
 
 def interface_to(address: str) -> str | None:
-    """Name of the network interface over which this machine reaches `address`; None for this machine itself."""
+    """Name of the network interface over which this machine reaches `address`, where that can be known.
+
+    A name that means loopback here is no answer: other machines would not come that way.
+    """
     import psutil
 
     try:
@@ -108,34 +112,65 @@ def interface_to(address: str) -> str | None:
             own = str(probe.getsockname()[0])
     except OSError:
         return None
-    if ip_address(own.partition("%")[0]).is_loopback:
+    if is_loopback(own) and not is_loopback(address):
         return None
     interfaces = psutil.net_if_addrs().items()
     return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
+
+
+def serve_store(address: str, port: int) -> dist.TCPStore:
+    """Serve torch's store to those who call `address`, and to nobody else where this machine can tell which address that is.
+
+    While the value is held, a store that torch makes for `port` in this process finds this server. Raises OSError where
+    the port is taken.
+    """
+    listening = listen(address, port).detach()
+    return dist.TCPStore(
+        address, port, is_master=True, multi_tenant=True, wait_for_workers=False, master_listen_fd=listening
+    )
 
 
 def _join(compute: Compute, timeout: timedelta) -> None:
     import deepspeed
     import deepspeed.ops
 
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    # torchrun has its own store, which listens already, and where it says.
+    has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    os.environ.setdefault("MASTER_ADDR", LOOPBACK)
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ.update(RANK=str(compute.rank), WORLD_SIZE=str(compute.ranks), LOCAL_RANK=str(compute.local_rank))
-    if compute.backend == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
-        # gloo takes the interface of the machine's own name, which many systems keep at 127.0.1.1: no host would reach it.
-        interface = interface_to(os.environ["MASTER_ADDR"])
-        if interface is not None:
-            os.environ["GLOO_SOCKET_IFNAME"] = interface
+    if all_ranks_here() and not has_store:
+        os.environ["MASTER_ADDR"] = LOOPBACK
+    _choose_interface(compute)
     # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
     # every later run when its builder was killed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    try:
-        deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
+    store = None
+    if compute.rank == 0 and not has_store:
         port = os.environ["MASTER_PORT"]
-        raise LocalError(
-            f"MASTER_PORT {port}: another program listens on this port, wanted a free one for the ranks to meet; "
-            "choose another (--master_port of the launcher, or the variable MASTER_PORT on every machine)"
-        ) from None
+        try:
+            store = serve_store(os.environ["MASTER_ADDR"], int(port))
+        except (OSError, OverflowError, ValueError) as error:
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            why = "another program listens on this port" if taken else f"cannot be listened on ({error})"
+            raise LocalError(
+                f"MASTER_PORT {port}: {why}, wanted a free one for the ranks to meet; choose another (--master_port of the "
+                "launcher, or the variable MASTER_PORT on every machine)"
+            ) from None
+    deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
+    del store  # the process group has its own by now, of the same server
+
+
+def _choose_interface(compute: Compute) -> None:
+    """Tell gloo, and NCCL where nothing else can be meant, over which interface the ranks reach each other."""
+    if compute.backend == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # gloo takes the interface of the machine's own name, which many systems keep at 127.0.1.1: no host would reach it.
+        interface = interface_to(LOOPBACK if all_ranks_here() else os.environ["MASTER_ADDR"])
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
+    if compute.backend == "nccl" and all_ranks_here():
+        # Within a machine NCCL needs sockets only to meet; tensors go over NVLink, PCIe or shared memory. Between machines its
+        # own choice stays: it knows the cards. Of this nothing has run on NCCL yet.
+        interface = interface_to(LOOPBACK)
+        if interface is not None:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)

@@ -7,30 +7,34 @@ answers is stuck, is the judgement of who makes the monitor.
 
 from __future__ import annotations
 
-import contextlib
-import json
+import hmac
 import secrets
 import selectors
-import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hyena_ds.parallel.door import INTRODUCTION_BYTES, LOOK_SECONDS, Door
 from hyena_ds.parallel.heartbeat import (
     BEAT_SECONDS,
+    LAST_SECONDS,
     PAUSE,
     TICK,
     Fault,
     Place,
     Pulse,
+    broken_watch,
     end_culprit,
-    line,
+    fault_of,
     main_thread_place,
-    received,
+    place_of,
 )
+from hyena_ds.parallel.listening import listen
+from hyena_ds.parallel.wire import LINE_BYTES, TEXT_LENGTH, Wire, drain, parsed, record, text, truth, whole
 
+_PLACES_A_LINE = 16
 GRACE_SECONDS = 5.0
 """A broken collective is a consequence: for so long the monitor waits for its cause."""
 
@@ -47,7 +51,9 @@ class Seen:
     """The line of code in which its main thread is."""
     waiting: bool = False
     """Whether that is inside a collective."""
-    connection: socket.socket | None = None
+    wire: Wire | None = None
+    unreadable: int = 0
+    """Messages of it that could not be read."""
     said_bye: bool = False
     lost_collective: str | None = None
     """The error with which one of its collectives broke."""
@@ -76,15 +82,13 @@ class Monitor:
         address: str = "",
     ):
         self.silence, self._ranks, self._pulse, self._judge, self._on_fault = silence, ranks, pulse, judge, on_fault
-        self.token = secrets.token_hex(8)
-        self._server = _server(address, ranks)
-        self.port = int(self._server.getsockname()[1])
+        self.token = secrets.token_hex(16)
+        server = listen(address)
+        self.port = int(server.getsockname()[1])
+        self._door: Door | None = Door(server)
         now = time.monotonic()
         self._seen = {place.rank: Seen(place, pulse, now, now)}
-        self._unread: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._server, selectors.EVENT_READ)
-        self._roster_sent = False
         self._own_error: Fault | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -96,7 +100,7 @@ class Monitor:
 
     def raised(self, error: str, of_collective: bool) -> None:
         with self._lock:
-            self._own_error = self._note_error(self._seen[0], error, of_collective)
+            self._own_error = self._note_error(self._seen[0], text(error), of_collective)
 
     def left(self, why: str, code: int) -> None:
         """Rank 0 leaves at once: so do all. Does not wait for them."""
@@ -109,96 +113,132 @@ class Monitor:
         with self._lock:
             self._closed = True
             self._tell({"bye": True})
+            drain(self._wires(), LAST_SECONDS)
 
     def _serve(self) -> None:
+        try:
+            fault = self._watch()
+        except Exception as error:
+            fault = broken_watch("monitor", self._seen[0].place, self._pulse.step, error)
+        self._close_door()
+        if fault is None:
+            return
+        try:
+            with self._lock:
+                self._closed = True
+                self._tell({"fault": asdict(fault)})
+                drain(self._wires(), LAST_SECONDS)
+            end_culprit(fault, [seen.place for seen in self._seen.values()], self._seen[0].place)
+        finally:
+            self._on_fault(fault)
+
+    def _watch(self) -> Fault | None:
+        """Hear and judge until the run is over (None) or has a fault."""
         acknowledged = looked = time.monotonic()
-        while not self._closed:
-            events = self._selector.select(TICK)
+        while True:
+            events = self._selector.select(TICK if self._door is None else LOOK_SECONDS)
             with self._lock:
                 if self._closed:
-                    return
+                    return None
                 now = time.monotonic()
                 if now - looked > PAUSE:
                     for seen in self._seen.values():
                         seen.heard_at += now - looked
                         seen.progress_at += now - looked
                 looked = now
-                fault = None
-                for key, _ in events:
-                    if key.fileobj is self._server:
-                        self._accept()
-                    else:
-                        fault = self._read(key.fileobj, now) or fault  # type: ignore[arg-type]
+                faults = [self._read(key.data, now) for key, _ in events] + self._let_in(now)
                 self._look_at_own(now)
-                fault = fault or self._first_fault(now)
+                fault = next(filter(None, faults), None) or self._first_fault(now)
+                if fault is not None:
+                    return fault
+                for wire in self._wires():
+                    wire.flush()
                 if now - acknowledged >= BEAT_SECONDS:
                     acknowledged = now
-                    self._tell({"alive": True})
-                if fault is not None:
-                    self._closed = True
-                    self._tell({"fault": asdict(fault)})
-            if fault is not None:
-                end_culprit(fault, [seen.place for seen in self._seen.values()], self._seen[0].place)
-                self._on_fault(fault)
+                    self._tell({"alive": True}, only_if_read=True)
 
-    def _accept(self) -> None:
-        connection, _ = self._server.accept()
-        connection.settimeout(BEAT_SECONDS)
-        self._unread[connection] = b""
-        self._selector.register(connection, selectors.EVENT_READ)
-
-    def _read(self, connection: socket.socket, now: float) -> Fault | None:
-        data = received(connection)
-        seen = next((s for s in self._seen.values() if s.connection is connection), None)
-        if not data:
-            self._drop(connection)
-            if seen is not None:
-                seen.connection = None
-                if not seen.said_bye:
-                    why = f"{seen.last_heard} died: its connection to rank 0 closed without a word (killed, out of memory, or crashed)"
-                    return Fault("died", seen.place.rank, seen.pulse.step, why)
-            return None
-        *lines, self._unread[connection] = (self._unread[connection] + data).split(b"\n")
-        for text in filter(None, lines):
+    def _let_in(self, now: float) -> list[Fault | None]:
+        """Hear who calls at the door; with the last rank it closes for good."""
+        if self._door is None:
+            return []
+        faults = []
+        missing = self._ranks - len(self._seen)
+        for wire, (introduction, *lines) in self._door.look(now, missing) if missing else []:
+            seen = self._welcomed(wire, introduction, now)
             if seen is None:
-                seen = self._welcomed(connection, text, now)
-                if seen is None:
-                    self._drop(connection)
-                    return None
+                wire.close()
+            else:
+                faults.append(self._hear(seen, lines, now))
+        if len(self._seen) == self._ranks:
+            self._close_door()
+            places = [asdict(self._seen[rank].place) for rank in sorted(self._seen)]
+            for first in range(0, len(places), _PLACES_A_LINE):
+                self._tell({"roster": places[first : first + _PLACES_A_LINE]})
+        return faults
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
+    def _welcomed(self, wire: Wire, introduction: bytes, now: float) -> Seen | None:
+        """The rank that introduces itself; None for a stranger who came upon the port."""
+        try:
+            message = parsed(introduction, INTRODUCTION_BYTES)
+            if not hmac.compare_digest(text(message.get("token")).encode(), self.token.encode()):
+                return None
+            place = place_of(message.get("place"))
+        except ValueError:
+            return None
+        if place.rank in self._seen or place.rank >= self._ranks:
+            return None
+        wire.longest = LINE_BYTES
+        seen = self._seen[place.rank] = Seen(place, Pulse(), now, now, wire=wire)
+        self._selector.register(wire.fileno(), selectors.EVENT_READ, seen)
+        wire.send({"alive": True})
+        return seen
+
+    def _read(self, seen: Seen, now: float) -> Fault | None:
+        assert seen.wire is not None
+        try:
+            return self._hear(seen, seen.wire.lines(), now)
+        except EOFError:
+            self._selector.unregister(seen.wire.fileno())
+            seen.wire.close()
+            seen.wire = None
+        if seen.said_bye:
+            return None
+        why = f"{seen.last_heard} died: its connection to rank 0 closed without a word (killed, out of memory, or crashed)"
+        return Fault("died", seen.place.rank, seen.pulse.step, why)
+
+    def _hear(self, seen: Seen, lines: list[bytes], now: float) -> Fault | None:
+        for line in lines:
+            try:
+                fault = self._take(seen, parsed(line), now)
+            except ValueError:
+                seen.unreadable += 1
+                continue
             seen.heard_at = now
-            fault = self._take(seen, json.loads(text), now)
             if fault is not None:
                 return fault
         return None
 
-    def _welcomed(self, connection: socket.socket, text: bytes, now: float) -> Seen | None:
-        """The rank that introduces itself; None for a stranger who came upon the port."""
-        try:
-            message = json.loads(text)
-            known = message["token"] == self.token
-        except (ValueError, TypeError, KeyError):
-            return None
-        if not known:
-            return None
-        place = Place(**message["place"])
-        self._seen[place.rank] = Seen(place, Pulse(), now, now, connection=connection)
-        return self._seen[place.rank]
-
-    def _drop(self, connection: socket.socket) -> None:
-        self._selector.unregister(connection)
-        del self._unread[connection]
-        connection.close()
-
     def _take(self, seen: Seen, message: dict[str, Any], now: float) -> Fault | None:
+        """Note what a rank says, and the fault that follows from it. Raises ValueError where it cannot be read."""
         if "pulse" in message:
-            pulse = Pulse(**message["pulse"])
+            pulse, where, waiting = record(Pulse, message["pulse"]), text(message.get("where")), message.get("waiting")
+            seen.where, seen.waiting = where, truth(waiting)
             if pulse.progress != seen.pulse.progress:
                 seen.progress_at = now
-            seen.pulse, seen.where, seen.waiting = pulse, message["where"], message["waiting"]
+            seen.pulse = pulse
         if "raised" in message:
-            return self._note_error(seen, message["raised"], message["of_collective"])
+            return self._note_error(seen, text(message["raised"]), truth(message.get("of_collective")))
         if "left" in message:
-            return Fault("left", seen.place.rank, seen.pulse.step, message["left"], message["code"])
+            code = whole(message.get("code"), 0, 255)
+            return Fault("left", seen.place.rank, seen.pulse.step, text(message["left"]), code)
+        if "fault" in message:
+            fault = fault_of(message["fault"])
+            return Fault("watch", seen.place.rank, seen.pulse.step, fault.text)
         if "bye" in message:
             seen.said_bye = True
         return None
@@ -207,7 +247,7 @@ class Monitor:
         if of_collective:
             seen.lost_collective, seen.lost_at = error, time.monotonic()
             return None
-        return Fault("raised", seen.place.rank, seen.pulse.step, f"{seen} {error}")
+        return Fault("raised", seen.place.rank, seen.pulse.step, f"{seen} {error}"[:TEXT_LENGTH])
 
     def _look_at_own(self, now: float) -> None:
         own = self._seen[0]
@@ -224,8 +264,10 @@ class Monitor:
         present = [seen for seen in everyone if not seen.said_bye]
         for seen in present:
             if now - seen.heard_at > self.silence:
-                text = f"{seen.last_heard} has been silent for {now - seen.heard_at:.0f} s: its host is dead, its link is cut, or its process has stopped"
-                return Fault("silent", seen.place.rank, seen.pulse.step, text)
+                why = f"{seen.last_heard} has been silent for {now - seen.heard_at:.0f} s: its host is dead, its link is cut, or its process has stopped"
+                if seen.unreadable:
+                    why += f"; messages of it that could not be read: {seen.unreadable}"
+                return Fault("silent", seen.place.rank, seen.pulse.step, why)
         broken = [seen for seen in everyone if seen.lost_collective is not None and now - seen.lost_at > GRACE_SECONDS]
         if broken:
             gone = [seen for seen in everyone if seen.said_bye]
@@ -236,26 +278,13 @@ class Monitor:
                 else f"lost a connection to another rank, though all answer: {first.lost_collective}"
             )
             return Fault("died", first.place.rank, first.pulse.step, f"{first} {seen_text}")
-        if not self._roster_sent and len(self._seen) == self._ranks:
-            self._roster_sent = True
-            self._tell({"roster": [asdict(self._seen[rank].place) for rank in sorted(self._seen)]})
         return self._judge(present, now)
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        for seen in self._seen.values():
-            if seen.connection is not None:
-                with contextlib.suppress(OSError):  # its silence or its end is noted where it is read
-                    seen.connection.sendall(line(message))
+    def _tell(self, message: dict[str, Any], only_if_read: bool = False) -> None:
+        """To every rank, without waiting for one that does not read; its silence or its end is noted where it is read."""
+        for wire in self._wires():
+            if not (only_if_read and wire.owes):
+                wire.send(message)
 
-
-def _server(address: str, ranks: int) -> socket.socket:
-    """Listens on the one address that ranks come to, where this machine can tell which it is."""
-    try:
-        server = socket.create_server((address, 0), backlog=ranks)
-    except OSError:  # the name that others know may be none of this machine's addresses
-        return socket.create_server(("", 0), backlog=ranks)
-    if server.getsockname()[0].startswith("127.") and not address.startswith(("127.", "localhost")):
-        # A host's own name is often 127.0.1.1 there, and a proper address everywhere else.
-        server.close()
-        return socket.create_server(("", 0), backlog=ranks)
-    return server
+    def _wires(self) -> list[Wire]:
+        return [seen.wire for seen in self._seen.values() if seen.wire is not None]

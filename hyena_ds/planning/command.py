@@ -53,7 +53,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
+    from hyena_ds.config.limits import MOST_RANKS, check_count
     from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.names import check_new_name
     from hyena_ds.config.schema import RunConfig
     from hyena_ds.planning.calibration import (
         calibrate,
@@ -65,18 +67,19 @@ def _plan(parsed: argparse.Namespace) -> int:
     from hyena_ds.planning.devices import Cluster, published_device
     from hyena_ds.planning.plan import forecast
     from hyena_ds.planning.report import describe_plan
+    from hyena_ds.training.run_directory import RunDirectory
 
     path = Path(parsed.calibration).expanduser() if parsed.calibration else default_path()
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
-    for name in ("nodes", "devices_per_node"):
-        value = getattr(parsed, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}: found {value}, wanted at least 1")
+    check_new_name(config.name, RunDirectory(config).config_file, "name")
+    check_count("--nodes", parsed.nodes, MOST_RANKS)
+    check_count("--devices-per-node", parsed.devices_per_node, MOST_RANKS)
     here = parsed.device == "this" or parsed.calibrate
     devices = parsed.devices_per_node
     if devices is None and here:
         devices = config.local_ranks or config.widest_sequence_parallel
     devices = devices or _DEFAULT_DEVICES
+    check_count("--nodes x --devices-per-node", parsed.nodes * devices, MOST_RANKS)
     if parsed.calibrate:
         if parsed.device not in ("this", "h200"):
             raise UserError(

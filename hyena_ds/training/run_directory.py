@@ -24,6 +24,7 @@ from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
 from hyena_ds.checkpoints.manifest import Record, read_record
 from hyena_ds.config.changes import Change, changes, forbidden
 from hyena_ds.config.loading import dump_yaml, to_plain
+from hyena_ds.config.names import check_new_name
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
@@ -34,6 +35,11 @@ LOCK = "running.lock"
 ENVIRONMENT = "environment.jsonl"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+_LASTING = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
+)
+"""Errors of a directory that another start would meet again."""
 
 
 class RunDirectory:
@@ -61,10 +67,12 @@ class RunDirectory:
 
         Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
         """
+        check_new_name(config.name, self.config_file, "name")
         named = config.resume not in ("latest", "never")
         if named:
             self.changes(config, named_checkpoint(config.resume))
         if not self.path.exists():
+            self._check_place()
             return
         if not self.config_file.is_file():
             if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
@@ -97,6 +105,17 @@ class RunDirectory:
             )
         return found
 
+    def _check_place(self) -> None:
+        """Raise UserError where the directory can never be made."""
+        above = next(parent for parent in self.path.parents if parent.exists())
+        if not above.is_dir():
+            raise self._no_place(f"{above} is no directory")
+
+    def _no_place(self, cause: str) -> UserError:
+        return UserError(
+            f"{self.path}: cannot be made or written ({cause}); choose another output, or make room for it"
+        )
+
     @contextmanager
     def held(self, patience: float) -> Iterator[None]:
         """Keep every other run out of the directory.
@@ -104,8 +123,13 @@ class RunDirectory:
         Waits `patience` seconds for one that is still there: after a fault its last process may take a while to notice.
         Raises UserError that names it when it stays.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            if error.errno not in _LASTING:
+                raise
+            raise self._no_place(error.strerror or "") from None
         try:
             self._take(descriptor, time.monotonic() + patience)
             os.truncate(descriptor, 0)

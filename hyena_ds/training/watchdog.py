@@ -29,10 +29,12 @@ from hyena_ds.parallel.heartbeat import (
     Member,
     Place,
     Pulse,
+    broken_watch,
     main_thread_place,
     speaker,
     this_place,
 )
+from hyena_ds.parallel.listening import meeting_address
 from hyena_ds.parallel.monitor import GRACE_SECONDS, Monitor, Seen
 from hyena_ds.training.interruption import Stop, leave_alone, say_left
 from hyena_ds.training.relay import RELAY
@@ -120,7 +122,7 @@ class Watchdog:
         if not self.config.enabled:
             return
         rank, silence = self._place.rank, self.config.silence
-        address = os.environ.get("MASTER_ADDR", "")
+        address = meeting_address()
         monitor: Monitor | None = None
         if rank == 0:
             monitor = Monitor(self._place, ranks, silence, self._pulse, stuck, self._end, address)
@@ -203,6 +205,12 @@ class Watchdog:
 
     def _watch_alone(self) -> None:
         """Before there is anybody to tell, and for the end of whoever started this rank."""
+        try:
+            self._wait_alone()
+        except Exception as error:
+            self._end(broken_watch("watchdog", self._place, self._pulse.step, error))
+
+    def _wait_alone(self) -> None:
         began = time.monotonic()
         while not self._over.wait(1.0):
             if self._relay is not None and not _exists(self._relay):
@@ -222,10 +230,12 @@ class Watchdog:
 
     def _end(self, fault: Fault) -> None:
         """All ranks come here, each in its heartbeat's thread, while the main thread may wait in a collective."""
-        roster: list[Place] = self._side.roster if isinstance(self._side, Member) else []
-        if self._place.rank == speaker(fault, roster):
-            self._tell(fault)
-        os._exit(fault.code)
+        try:
+            roster: list[Place] = self._side.roster if isinstance(self._side, Member) else []
+            if self._place.rank == speaker(fault, roster):
+                self._tell(fault)
+        finally:
+            os._exit(fault.code)
 
     def _tell(self, fault: Fault) -> None:
         self._speaking.acquire()  # for good: the process is about to end

@@ -1,7 +1,8 @@
 """A rank without torch and without a model: `python -m tests.faults.beating_process RANK RANKS DIRECTORY TROUBLE`.
 
 It marks progress until it is killed. TROUBLE `RANK:KIND` befalls one rank after its fifth mark: sleep, raise (an error),
-broken (an error out of a collective), leave. KIND late: the rank never joins.
+broken (an error out of a collective), leave, bug (in its heartbeat or monitor). KIND late: the rank never joins. KIND alone:
+a bug in the thread that watches the start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.parallel import heartbeat, monitor
+from hyena_ds.training import watchdog as watching
 from hyena_ds.training.interruption import Stop
+from hyena_ds.training.relay import RELAY
 from hyena_ds.training.watchdog import Watchdog
 
 assert "torch" not in sys.modules
@@ -23,6 +27,15 @@ rank, ranks, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 troubled, _, trouble = sys.argv[4].partition(":")
 mine = trouble if troubled == str(rank) else ""
 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
+
+
+def bug(*_: Any) -> Any:
+    raise KeyError("planted")
+
+
+if mine == "alone":
+    os.environ[RELAY] = str(os.getppid())
+    watching._exists = bug
 patient = WatchdogConfig(
     silence=2.0, start=2.0 if trouble == "late" else 30.0, step=2.0 if trouble == "sleep" else 60.0
 )
@@ -64,6 +77,8 @@ for mark in range(1_000_000):
             )
         except Exception as error:
             watchdog.failed(error, mine == "broken")
+    if mark == 5 and mine == "bug":
+        heartbeat.main_thread_place = monitor.main_thread_place = bug
     if mark == 5 and mine == "leave":
         watchdog.leave(Stop("SIGTERM", 143))
     watchdog.mark(f"mark {mark}")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker, this_place
-from hyena_ds.parallel.monitor import Monitor, Seen
+from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker
+from hyena_ds.parallel.monitor import Seen
 from hyena_ds.training.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuck
 from tests.paths import ROOT
 
@@ -118,6 +118,26 @@ def test_a_rank_that_is_told_to_leave_takes_the_others_along_and_it_is_no_fault(
     assert "stopped by SIGTERM" in ending.errors[0]
 
 
+@pytest.mark.parametrize(("rank", "who"), [(0, "monitor"), (1, "heartbeat")])
+def test_a_thread_of_the_heartbeat_that_has_a_bug_says_so_and_blames_no_rank(
+    rank: int, who: str, tmp_path: Path
+) -> None:
+    ending = play(tmp_path, 3, trouble=f"{rank}:bug")
+    assert ending.codes == [FAULT_CODE] * 3
+    (fault,) = ending.faults
+    assert (fault["kind"], fault["rank"]) == ("watch", rank)
+    assert f"the {who} of rank {rank} on " in fault["text"] and "itself failed: KeyError: 'planted'" in fault["text"]
+    assert said(ending) == [rank]
+    assert ["Traceback" in text for text in ending.errors] == [other == rank for other in range(3)]
+
+
+def test_a_watchdog_that_has_a_bug_says_so(tmp_path: Path) -> None:
+    ending = play(tmp_path, 1, trouble="0:alone")
+    assert ending.codes == [FAULT_CODE]
+    assert ending.faults[0]["kind"] == "watch"
+    assert "the watchdog of rank 0 on " in ending.errors[0] and "itself failed: KeyError: 'planted'" in ending.errors[0]
+
+
 def test_a_start_without_all_ranks_ends_by_itself(tmp_path: Path) -> None:
     ending = play(tmp_path, 1, trouble="0:late")
     assert ending.codes == [FAULT_CODE]
@@ -140,17 +160,6 @@ def test_a_rank_that_cannot_reach_rank_0_says_what_to_do(monkeypatch: pytest.Mon
         )
     finally:
         watchdog.close()
-
-
-def test_a_stranger_on_the_port_is_not_taken_for_a_rank(tmp_path: Path) -> None:
-    faults: list[Fault] = []
-    monitor = Monitor(this_place(0), 2, 1.0, Pulse(), stuck, faults.append, "127.0.0.1")
-    with socket.create_connection(("127.0.0.1", monitor.port)) as stranger:
-        stranger.sendall(b'{"token": "guess", "place": {}}\nnot even JSON\n')
-        time.sleep(0.5)
-    time.sleep(0.5)
-    monitor.close()
-    assert not faults
 
 
 def seen(rank: int, progress: int, late: float = 0.0, waiting: bool = False) -> Seen:

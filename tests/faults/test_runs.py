@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -65,6 +67,14 @@ class Launch:
                     found.append(process)
             except psutil.Error:
                 continue
+        return found
+
+    def sockets(self) -> list[Any]:
+        """The network sockets of its processes."""
+        found: list[Any] = []
+        for process in self.left():
+            with contextlib.suppress(psutil.Error):
+                found += process.net_connections("inet")
         return found
 
 
@@ -146,6 +156,39 @@ def test_under_torchrun_a_signal_saves_the_step(shards: Path, tmp_path: Path, la
     assert "stopped by SIGTERM after step 2 of 10, which is saved" in output
     assert latest(tmp_path / "runs" / "run") == "step-00000002"
     assert not launch.left()
+
+
+def bare(config: Path) -> list[str]:
+    """A shell that starts two ranks with no launcher's variables but those that every launcher sets."""
+    rank = f"RANK=$rank LOCAL_RANK=$rank {sys.executable} -m {MODULE} train {config}"
+    return ["bash", "-c", f"for rank in 0 1; do {rank} & done; wait"]
+
+
+def under_torchrun(config: Path) -> list[str]:
+    torchrun = [sys.executable, "-m", "hyena_ds.training.torchrun", "--nproc-per-node", "2", "--master-port", port()]
+    return [*torchrun, "-m", MODULE, "train", str(config)]
+
+
+def under_the_launcher(config: Path) -> list[str]:
+    return [sys.executable, "-m", MODULE, "train", str(config)]
+
+
+@pytest.mark.parametrize("command", [under_the_launcher, bare, under_torchrun])
+def test_a_run_on_one_machine_listens_on_loopback_alone(
+    command: Callable[[Path], list[str]], shards: Path, tmp_path: Path, launches: list[Launch]
+) -> None:
+    config = write_config(tmp_path / "config.yaml", shards)
+    own = {"WORLD_SIZE": "2", "MASTER_PORT": port()} if command is bare else {}
+    launch = Launch(tmp_path, command(config), "sleep:60", 1, 0, **own)
+    launches.append(launch)
+    listening = set()
+    while not launch.mark.exists():  # the heartbeat's port is open only until the ranks have met
+        listening |= {each.laddr for each in launch.sockets() if each.status == psutil.CONN_LISTEN}
+        assert launch.process.poll() is None, launch.end()
+        time.sleep(0.2)
+    listening |= {each.laddr for each in launch.sockets() if each.status == psutil.CONN_LISTEN}
+    assert len(listening) >= 3, "the store, and gloo of both ranks"
+    assert {address.ip for address in listening} == {"127.0.0.1"}, listening
 
 
 def test_a_rank_that_stops_answering_ends_the_run_within_the_bound_and_is_named(

@@ -177,7 +177,7 @@ def test_a_plan_that_does_not_fit_returns_1(capsys: pytest.CaptureFixture[str]) 
     [
         (["none.yaml"], "none.yaml: cannot read the config"),
         (["configs/quickstart.yaml", "--device", "abacus"], "--device: found 'abacus', wanted b200, h200"),
-        (["configs/quickstart.yaml", "--nodes", "0"], "--nodes: found 0, wanted at least 1"),
+        (["configs/quickstart.yaml", "--nodes", "0"], "--nodes: found 0, wanted 1 to 131,072"),
         (["configs/quickstart.yaml", "--plot", "x.png"], "--plot: wanted --scaling with it"),
         (["configs/large-1m.yaml", "--scaling", "--plot", "x.txt"], "--plot x.txt: wanted a name that ends in .png"),
         (

@@ -1,0 +1,62 @@
+"""Where a run's own sockets listen: on loopback when all ranks are on this machine, else where rank 0 is called.
+
+Of torch's store and the heartbeat. gloo and NCCL are told an interface in parallel/devices.py. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from ipaddress import ip_address
+
+LOOPBACK = "127.0.0.1"
+_BACKLOG = 1024
+
+
+def all_ranks_here() -> bool:
+    """Whether all ranks run on this machine, as far as their launcher's variables say."""
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's, deepspeed's
+    return here == ranks or is_loopback(os.environ.get("MASTER_ADDR") or LOOPBACK)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can mean itself by it. A name may be loopback here, and a proper address elsewhere."""
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def meeting_address() -> str:
+    """The address at which ranks reach rank 0."""
+    return LOOPBACK if all_ranks_here() else os.environ["MASTER_ADDR"]
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A socket that listens on the one address that is called `address`, on all where this machine cannot tell which it is.
+
+    Raises OSError where the port is taken or not allowed.
+    """
+    only = _own_address(address)
+    if only is not None:
+        return socket.create_server(
+            (only, port), family=socket.AF_INET6 if ":" in only else socket.AF_INET, backlog=_BACKLOG
+        )
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _own_address(address: str) -> str | None:
+    """The address of this machine that others mean by `address`, where it is one and not in doubt."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)}
+        (only,) = found
+        family = socket.AF_INET6 if ":" in only else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((only, 0))
+    except (OSError, ValueError):  # unknown; several; or a gateway's, say, and none of this machine's
+        return None
+    # A host's own name is often 127.0.1.1 there, and a proper address everywhere else.
+    return None if is_loopback(only) and not is_loopback(address) else only
