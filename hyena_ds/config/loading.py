@@ -81,6 +81,17 @@ def dump_yaml(value: Any) -> str:
     return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True)
 
 
+def as_yaml(text: str) -> str:
+    """A scalar of YAML, in one line, that is read back as `text`: `text` itself, or what quotes make of it."""
+    try:
+        node = compose(text, "text")
+        if isinstance(node, yaml.ScalarNode) and node.value == text and node.tag == "tag:yaml.org,2002:str":
+            return text
+    except UserError:
+        pass
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")
+
+
 def _describe(node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         return "keys"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from hyena_ds.config.arithmetic import plan_stages
-from hyena_ds.errors import UserError
+from hyena_ds.errors import UserError, in_one_line
 from hyena_ds.sweeps.plan import Sweep, SweepRun, load_sweep
 from hyena_ds.sweeps.results import rows_of, table, write_csv
 from hyena_ds.sweeps.runner import Runner
@@ -52,9 +52,10 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _chosen(sweep: Sweep, wanted: str) -> SweepRun:
-    for run in sweep.runs:
-        if wanted in (str(run.number), run.name):
-            return run
+    by_number = {str(run.number): run for run in sweep.runs}  # goes before a name: a task of an array is a number
+    found = by_number.get(wanted) or next((run for run in sweep.runs if run.name == wanted), None)
+    if found is not None:
+        return found
     raise UserError(
         f"{sweep.file}: found no run '{wanted}', wanted 0 to {len(sweep.runs) - 1} or a name; --list prints them"
     )
@@ -76,7 +77,7 @@ def _listed(sweep: Sweep) -> list[str]:
         what = ", ".join(f"{key}={value}" for key, value in run.varied.items())
         amount = f"{run.config.total_steps:,} steps, {run.config.total_tokens:,} tokens"
         lines.append(f"{run.number:>3}  {run.name}  {amount}  {row['status']}  ({what})")
-    return lines
+    return [in_one_line(line) for line in lines]
 
 
 def _collect(sweep: Sweep) -> None:

@@ -7,20 +7,27 @@ Every run is checked before the first one starts. Takes no torch.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyena_ds.config.loading import load_yaml, require
+from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
+from hyena_ds.config.names import check_new_name
+from hyena_ds.config.nodes import compose, read_text_file
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.errors import UserError
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.training.run_directory import RunDirectory
 
 _OURS = ("name", "output", "resume")
 """Settings that the sweep makes itself."""
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_RUNS = 1000
+"""Slurm's usual largest array has 1,001 tasks."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +112,37 @@ class Sweep:
 def load_sweep(file: str, overrides: list[str]) -> Sweep:
     """Read a sweep; `overrides` are for all of its runs. Raises UserError, with the run's name where one is wrong."""
     config = load_yaml(file, SweepConfig)
+    directory = Path(config.output) / config.name
+    check_new_name(config.name, directory, f"{file}: name")
+    total = math.prod([max(1, len(config.rows)), *(len(values) for values in config.axes.values())])
+    if total > _MOST_RUNS:
+        raise UserError(f"{file}: rows and axes make {total:,} runs, wanted at most {_MOST_RUNS:,}; split the sweep")
     base = os.path.normpath(Path(file).parent / config.base)
+    base = f"./{base}" if base.startswith("-") else base  # or `hyena-ds train` would take it for an option
+    root = compose(read_text_file(base, "the config", "a YAML file"), base)
     varied_keys = {key for keys in config.dimensions for key in keys}
     for override in overrides:
         key = override.partition("=")[0]
         if key in varied_keys or key in _OURS:
             raise UserError(f"override '{override}': the sweep sets {key} itself; change it in {file}")
-    directory = Path(config.output) / config.name
-    runs: list[SweepRun] = []
+    runs: dict[str, SweepRun] = {}
     for number, varied in enumerate(_varied(config)):
         name = _name(config, varied)
         settings = {**config.settings, **varied}
         ours = {"name": name, "output": str(directory)}
         arguments = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
-        arguments += [f"{key}={value}" for key, value in ours.items()]
+        arguments += [f"{key}={as_yaml(value)}" for key, value in ours.items()]
         try:
-            run = load_yaml(base, RunConfig, arguments)
+            run = load_node(copy.deepcopy(root), base, RunConfig, arguments)
+            check_new_name(name, RunDirectory(run).config_file, "name")
         except UserError as error:
-            raise UserError(f"{file}: run {name}: {error}") from None
-        twin = next((other for other in runs if other.name == name), None)
-        if twin is not None:
+            raise UserError(f"{file}: run {in_one_line(name, MOST_QUOTED)}: {error}") from None
+        if name in runs:
             raise UserError(
-                f"{file}: runs {twin.number} and {number} are both named {name}; name all that varies in `run`"
+                f"{file}: runs {runs[name].number} and {number} are both named {name}; name all that varies in `run`"
             )
-        runs.append(SweepRun(number, name, varied, (base, *arguments), run))
-    return Sweep(file, config, tuple(runs))
+        runs[name] = SweepRun(number, name, varied, (base, *arguments), run)
+    return Sweep(file, config, tuple(runs.values()))
 
 
 def _varied(config: SweepConfig) -> list[dict[str, str]]:

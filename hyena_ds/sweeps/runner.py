@@ -8,6 +8,7 @@ A run that fails does not end the sweep; a signal does, once the run under way h
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
+from hyena_ds.errors import in_one_line
 from hyena_ds.sweeps.plan import SweepRun
 from hyena_ds.sweeps.results import STOPPED_CODES, Outcome, is_complete
 from hyena_ds.training.interruption import SIGNALS, STARTED, Requests, name_of
@@ -27,6 +29,8 @@ _ERROR = "hyena-ds: error: "
 _LAST_LINES = 50
 """Among which the error of a failed run is looked for."""
 _READER_SECONDS = 5.0
+_MOST_SAID = 10_000
+"""Characters of a line: a run's settings may be many."""
 
 
 class Runner:
@@ -59,7 +63,7 @@ class Runner:
                 continue
             if self._requests.first is not None:
                 return 128 + self._requests.first
-            _say(f"{where}: hyena-ds train {' '.join(run.arguments)}")
+            _say(f"{where}: hyena-ds train {shlex.join(run.arguments)}")
             outcome = self._start(run)
             if outcome.exit_code in STOPPED_CODES:
                 _say(f"{where}: stopped after {outcome.seconds:.0f} s; the same command goes on")
@@ -128,4 +132,4 @@ def _copy(output: IO[str], lines: deque[str]) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"sweep: {text}", flush=True)
+    print(f"sweep: {in_one_line(text, _MOST_SAID)}", flush=True)

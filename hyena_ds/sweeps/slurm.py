@@ -1,10 +1,14 @@
 """A sweep as one Slurm job array: `--slurm` writes its script, a task of which is one run.
 
 array.sbatch: the #SBATCH lines of launch/slurm.sbatch, --array; task N --> CONFIG key=value ... --> launch/slurm.sbatch
+
+What comes from the sweep is quoted where a shell reads it; in comments and #SBATCH lines, which know no quotes that hold
+everywhere, other characters than A-Z a-z 0-9 . _ - become underscores.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -29,10 +33,23 @@ def write_array(sweep: Sweep, overrides: list[str]) -> str:
         raise UserError(f"{SCRIPT}: cannot be read ({error.strerror}); run this in the repository's root") from None
     taken = ("#SBATCH --array", "#SBATCH --job-name")
     options = [line for line in lines if line.startswith(_OPTION) and not line.startswith(taken)]
-    options += [f"#SBATCH --job-name={sweep.config.name}", f"#SBATCH --array=0-{len(sweep.runs) - 1}"]
-    body = _BODY.format(sweep=shlex.join([sweep.file, *overrides]), script=SCRIPT)
-    head = f"#!/usr/bin/env bash\n# Written by hyena-ds sweep {sweep.file} --slurm, with the options of {SCRIPT}.\n"
+    options += [f"#SBATCH --job-name={_plain(sweep.config.name)}", f"#SBATCH --array=0-{len(sweep.runs) - 1}"]
+    body = _BODY.format(sweep=shlex.join([_no_option(sweep.file), *overrides]), script=SCRIPT)
+    source = _plain(Path(sweep.file).name)
+    head = f"#!/usr/bin/env bash\n# Written by hyena-ds sweep --slurm of {source}, with the options of {SCRIPT}.\n"
     file = sweep.directory / "array.sbatch"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(head + "\n".join(options) + "\n" + body, encoding="utf-8")
-    return f"sbatch {shlex.quote(str(file))}"
+    text = head + "\n".join(options) + "\n" + body
+    file.write_bytes(
+        text.encode("utf-8", "surrogateescape")
+    )  # names of files as they are, also those that are not UTF-8
+    return shlex.join(["sbatch", _no_option(str(file))])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+
+
+def _no_option(path: str) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
