@@ -33,7 +33,7 @@ def fetch_shard(address: str, part: Path, shard: Shard, cache: CacheConfig, stop
     Raises LocalError; OSError when `part` cannot be written; and Stopped once `stopped` says so.
     """
     for tried in range(1, WRONG_BYTES + 1):
-        fetch_whole(address, part, cache, stopped)
+        fetch_whole(address, part, shard.bytes, cache, stopped)
         size = part.stat().st_size
         if size == shard.bytes and sha256_of(part) == shard.sha256:
             return
@@ -49,9 +49,14 @@ def fetch_shard(address: str, part: Path, shard: Shard, cache: CacheConfig, stop
 
 
 def fetch_whole(
-    address: str, part: Path, cache: CacheConfig, stopped: Callable[[], bool] = lambda: False, what: str = "shard"
+    address: str,
+    part: Path,
+    limit: int,
+    cache: CacheConfig,
+    stopped: Callable[[], bool] = lambda: False,
+    what: str = "shard",
 ) -> None:
-    """Bring `part` to the end of what the source has."""
+    """Bring `part` to the end of what the source has; LocalError where that is more than `limit` bytes."""
     stall = min(cache.stall, cache.patience)
     open_ = opener(address, stall)
     heard, most, pause = time.monotonic(), 0, FIRST_PAUSE
@@ -65,7 +70,7 @@ def fetch_whole(
 
     while True:
         try:
-            problem = append(open_, part, arrived)
+            problem = append(open_, part, limit, arrived)
             if not problem:
                 return
             pause = FIRST_PAUSE

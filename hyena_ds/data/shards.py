@@ -13,7 +13,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,12 @@ from hyena_ds.errors import LocalError, UserError
 INDEX_NAME = "index.json"
 FORMAT = "hyena-ds shards 1"
 SPLITS = ("train", "valid", "test")
+MOST_BYTES = 2**30
+"""An index in a directory may have so many: a few million chunks."""
+BEYOND = 2**62
+"""No coordinate, size or sum of sizes reaches it: they are counted in 64 bits."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -102,31 +110,53 @@ def read_index(directory: str | Path) -> ShardIndex:
     """
     directory = Path(directory)
     path = directory / INDEX_NAME
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            raise UserError(
+                f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`"
+            )
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(
+                f"{path}: found {size:,} bytes, wanted at most {MOST_BYTES:,}; prepare the shards again in longer chunks"
+            )
+        index = parse_index(path.read_bytes(), str(path))
+        _check_files(directory, index)
+    except OSError as error:
         raise UserError(
-            f"{directory}: found no {INDEX_NAME}, wanted a directory of shards; write one with `hyena-ds prep`"
-        )
-    index = parse_index(path.read_bytes(), str(path))
-    _check_files(directory, index)
+            f"{error.filename or path}: cannot be read ({error.strerror}); make the directory of shards readable"
+        ) from None
     return index
 
 
 def parse_index(text: bytes, where: str) -> ShardIndex:
-    """The index that `text` holds; `where` names it in messages. Raises UserError when it is none."""
+    """The index that `text` holds; `where` names it in messages. Raises UserError when it is none.
+
+    Whoever wrote it is not trusted: types, ranges and names are checked here, and nowhere else.
+    """
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, parse_constant=_refuse_constant)
         if raw["format"] != FORMAT:
             raise UserError(f"{where}: found format '{raw['format']}', wanted '{FORMAT}'; prepare the shards again")
+        if not (type(raw["shards"]) is list and type(raw["chunks"]) is list):
+            raise ValueError("wanted lists of shards and chunks")
         index = ShardIndex(
             assembly=raw["assembly"],
             chunk_length=raw["chunk_length"],
             shards=tuple(Shard(**shard) for shard in raw["shards"]),
             chunks=tuple(_chunk(chunk) for chunk in raw["chunks"]),
         )
-        _check_places(index)
+        _check_shards(index)
+        _check_chunks(index)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: not a readable index ({error}); prepare the shards again") from None
+    except RecursionError:
+        raise UserError(f"{where}: not a readable index (nested too deeply); prepare the shards again") from None
     return index
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"found {name}, wanted numbers")
 
 
 def _chunk(raw: dict[str, Any]) -> Chunk:
@@ -134,17 +164,86 @@ def _chunk(raw: dict[str, Any]) -> Chunk:
     return Chunk(**{**raw, **runs})
 
 
-def _check_places(index: ShardIndex) -> None:
-    """Raise ValueError unless every chunk lies inside a shard of its split."""
+def _check_shards(index: ShardIndex) -> None:
+    """Raise ValueError unless every shard is a file of the directory itself, of a size and checksum that can be."""
+    if not _is_text(index.assembly):
+        raise ValueError("assembly: wanted a name")
+    if not (type(index.chunk_length) is int and 0 < index.chunk_length < BEYOND):
+        raise ValueError("chunk_length: wanted a number of bases")
+    total = 0
+    for shard in index.shards:
+        if not (
+            type(shard.file) is str
+            and _PLAIN_NAME.fullmatch(shard.file)
+            and type(shard.sha256) is str
+            and _SHA256.fullmatch(shard.sha256)
+            and type(shard.bytes) is int
+            and shard.bytes > 0
+        ):
+            raise ValueError(f"shard '{shard.file}' has no plain name, size and SHA-256")
+        if type(shard.split) is not str or shard.split not in SPLITS:
+            raise ValueError(f"shard '{shard.file}' is of the split '{shard.split}', wanted {' or '.join(SPLITS)}")
+        total += shard.bytes
+        if total >= BEYOND:
+            raise ValueError(f"shard '{shard.file}' makes them {total} bytes in all")
+    if len({shard.file for shard in index.shards}) < len(index.shards):
+        raise ValueError("a shard is listed twice")
+
+
+def _check_chunks(index: ShardIndex) -> None:
+    """Raise ValueError unless every chunk lies inside a shard of its split, after and clear of the chunk before it."""
+    shards, count = index.shards, len(index.shards)
+    last, free = 0, 0
     for chunk in index.chunks:
-        inside = (
-            0 <= chunk.shard < len(index.shards)
-            and chunk.start < chunk.end
-            and 0 <= chunk.offset <= index.shards[chunk.shard].bytes - chunk.length
-            and chunk.split == index.shards[chunk.shard].split
-        )
-        if not inside:
+        if not (
+            type(chunk.shard) is int
+            and type(chunk.offset) is int
+            and type(chunk.start) is int
+            and type(chunk.end) is int
+        ):
+            raise ValueError(f"chunk '{chunk.key}' has a place that is no whole number")
+        if not 0 <= chunk.start < chunk.end < BEYOND:
+            raise ValueError(f"chunk '{chunk.key}' has the bases {chunk.start} to {chunk.end}")
+        length = chunk.end - chunk.start
+        if not (
+            0 <= chunk.shard < count
+            and 0 <= chunk.offset <= shards[chunk.shard].bytes - length
+            and chunk.split == shards[chunk.shard].split
+        ):
             raise ValueError(f"chunk '{chunk.key}' does not lie in its shard")
+        if chunk.shard < last or (chunk.shard == last and chunk.offset < free):
+            raise ValueError(f"chunk '{chunk.key}' lies before the end of the chunk above it")
+        last, free = chunk.shard, chunk.offset + length
+        if not (_is_text(chunk.key) and _is_text(chunk.assembly) and _is_text(chunk.chromosome)):
+            raise ValueError(f"chunk '{chunk.key}' has no key, assembly and chromosome")
+        if not (_is_share(chunk.soft_masked) and _is_share(chunk.n_fraction)):
+            raise ValueError(f"chunk '{chunk.key}' has a fraction that is not within 0 and 1")
+        if (chunk.n_runs or chunk.unknown_runs) and not _are_runs(chunk, length):
+            raise ValueError(f"chunk '{chunk.key}' has runs of N or unknown that are unsorted, overlap or lie outside")
+    if len({chunk.key for chunk in index.chunks}) < len(index.chunks):
+        raise ValueError("two chunks have one key")
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (float, int) and 0 <= value <= 1  # type: ignore[operator]
+
+
+def _are_runs(chunk: Chunk, length: int) -> bool:
+    """Whether the runs are sorted pieces of the chunk, and no base is in two of them."""
+    for runs in (chunk.n_runs, chunk.unknown_runs):
+        end = 0
+        for start, run in runs:
+            if not (type(start) is int and type(run) is int and end <= start and run > 0):
+                return False
+            end = start + run
+        if end > length:
+            return False
+    both = sorted(chunk.n_runs + chunk.unknown_runs) if chunk.n_runs and chunk.unknown_runs else []
+    return all(left[0] + left[1] <= right[0] for left, right in pairwise(both))
 
 
 def _check_files(directory: Path, index: ShardIndex) -> None:

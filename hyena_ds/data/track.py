@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
-from hyena_ds.errors import UserError
+from hyena_ds.data.tokenizer import VOCABULARY
+from hyena_ds.data.transfer import address_of, shown
+from hyena_ds.errors import LocalError, UserError
 
 Positions = NDArray[np.int64]
 _OPEN_FILES = 64
@@ -74,7 +76,10 @@ class Track:
         return int(self.chunk_starts[-1])
 
     def read(self, start: int, length: int) -> NDArray[np.uint8]:
-        """Token ids of positions [start, start + length), copied out of as many shards as it takes."""
+        """Token ids of positions [start, start + length), copied out of as many shards as it takes.
+
+        Raises LocalError, naming the shard and the byte, where an id is not of the vocabulary.
+        """
         ids = np.empty(length, dtype=np.uint8)
         filled = 0
         number = int(np.searchsorted(self.chunk_starts, start, side="right")) - 1
@@ -82,10 +87,21 @@ class Track:
             within = start + filled - int(self.chunk_starts[number])
             take = min(length - filled, self.chunks[number].length - within)
             begin = self.chunks[number].offset + within
-            self._reader(self.chunks[number].shard).read_into(ids[filled : filled + take], begin)
+            piece = ids[filled : filled + take]
+            self._reader(self.chunks[number].shard).read_into(piece, begin)
+            if piece.max() >= VOCABULARY:
+                raise self._unknown_id(self.chunks[number], piece, begin)
             filled += take
             number += 1
         return ids
+
+    def _unknown_id(self, chunk: Chunk, ids: NDArray[np.uint8], begin: int) -> LocalError:
+        at = int(np.argmax(ids >= VOCABULARY))
+        return LocalError(
+            f"{shown(address_of(self.place, self.index.shards[chunk.shard].file))}: found the token {ids[at]} at byte "
+            f"{begin + at}, wanted ids below {VOCABULARY}; the shard is damaged or was not made by `hyena-ds prep`: "
+            "prepare it again"
+        )
 
     @property
     def shard_files(self) -> list[str]:

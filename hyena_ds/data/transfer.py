@@ -16,14 +16,15 @@ import shlex
 import signal
 import ssl
 import subprocess
-import tempfile
+import threading
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from hyena_ds.config.afar import NAME, is_afar
@@ -85,13 +86,17 @@ def opener(address: str, stall: float) -> Opener:
     return partial(open_http, address, stall)
 
 
-def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]) -> str:
+def append(open_: Opener, part: Path, most: int, arrived: Callable[[int, int | None], None]) -> str:
     """One attempt to bring what `part` lacks. Empty when it is whole; else what broke the connection after some bytes.
 
     `arrived` is told how long `part` is now, and the whole file's length where it is known. Raises Broken when no byte
-    came, Refused, or OSError when `part` cannot be written.
+    came, Refused (also of a source that has more than `most` bytes, of which none are kept), or OSError when `part`
+    cannot be written.
     """
     have = part.stat().st_size if part.exists() else 0
+    if have > most:
+        part.unlink()
+        have = 0
     answer = open_(have)
     if answer is None:
         return ""
@@ -99,17 +104,22 @@ def append(open_: Opener, part: Path, arrived: Callable[[int, int | None], None]
     try:
         end = answer.begin
         wanted = None if answer.length is None else answer.begin + answer.length
+        if wanted is not None and wanted > most:
+            raise Refused(f"it has {wanted:,} bytes, wanted at most {most:,}")
         arrived(end, wanted)
         with part.open("r+b" if have else "wb") as file:
             file.seek(end)
             file.truncate()
             while not broken:
                 try:
-                    block = answer.read(COPY_BYTES)
+                    block = answer.read(min(COPY_BYTES, most + 1 - end))
                 except (Broken, http.client.HTTPException, OSError) as error:
                     block, broken = getattr(error, "partial", b""), str(error) or type(error).__name__
                 if not block:
                     break
+                if end + len(block) > most:
+                    file.truncate(0)
+                    raise Refused(f"it has more bytes than the {most:,} that are wanted")
                 file.write(block)
                 end += len(block)
                 arrived(end, wanted)
@@ -133,7 +143,7 @@ def open_http(url: str, timeout: float, begin: int = 0) -> Answer | None:
         if error.code == 416 and begin:
             return None
         kind = Broken if error.code in _PASSING else Refused
-        raise kind(f"the server answers {error.code} ({error.reason})") from None
+        raise kind(f"the server answers {error.code} ({' '.join(str(error.reason).split())})") from None
     except (ValueError, http.client.InvalidURL) as error:
         raise Refused(f"not an address ({error})") from None
     except (http.client.HTTPException, OSError) as error:
@@ -144,9 +154,9 @@ def open_http(url: str, timeout: float, begin: int = 0) -> Answer | None:
     if continues and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {begin}-"):
         answer.close()
         raise Broken("the server sends another range than it was asked for")
-    length = answer.headers.get("Content-Length")
-    # 200 means that the server ignores Range and sends the file from its start.
-    return Answer(begin if continues else 0, int(length) if length else None, answer.read1, answer.close)
+    # 200 means that the server ignores Range and sends the file from its start. `length` is None where Content-Length is
+    # no number.
+    return Answer(begin if continues else 0, getattr(answer, "length", None), answer.read1, answer.close)
 
 
 def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
@@ -206,13 +216,15 @@ def _s3_client(process: int, timeout: float) -> Any:
 
 def _open_pipe(command: str, timeout: float, begin: int = 0) -> Answer:
     """Run a shell command, as WebDataset's `pipe:` does; its output is the file, always from the start."""
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the answer
     # A process group of its own, so that nothing of a pipeline is left; in our session, so that it ends with the run.
     process = subprocess.Popen(
-        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, process_group=0
+        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
     )
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
     output = process.stdout.fileno()
+    complaints: deque[bytes] = deque(maxlen=2)  # the last blocks: a command may complain for ever
+    listener = threading.Thread(target=_listen, args=(process.stderr, complaints), daemon=True)
+    listener.start()
 
     def read(count: int) -> bytes:
         if not select.select([output], [], [], timeout)[0]:
@@ -224,8 +236,8 @@ def _open_pipe(command: str, timeout: float, begin: int = 0) -> Answer:
             except subprocess.TimeoutExpired:
                 raise Broken(f"the command did not end within {timeout:g} seconds after its output") from None
             if code:
-                complaints.seek(0)
-                last = complaints.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+                listener.join(1.0)  # whatever the command has left running may keep its errors open
+                last = b"".join(complaints).decode("utf-8", "replace").strip().splitlines()[-1:]
                 raise Broken(": ".join([f"the command ended with code {code}", *last]))
         return block
 
@@ -236,6 +248,12 @@ def _open_pipe(command: str, timeout: float, begin: int = 0) -> Answer:
             process.wait()
         assert process.stdout is not None
         process.stdout.close()
-        complaints.close()
 
     return Answer(0, None, read, close)
+
+
+def _listen(errors: IO[bytes], heard: deque[bytes]) -> None:
+    """Keep the last of what a command complains, until nobody is left who could."""
+    with errors:
+        while block := os.read(errors.fileno(), 1 << 12):
+            heard.append(block)
