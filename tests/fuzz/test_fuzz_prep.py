@@ -62,7 +62,7 @@ def genomes(draw: st.DrawFn) -> Genome:
 
 def _mostly_bases(bases: str) -> str:
     """Not to be taken for a protein, and scored somewhere."""
-    return "ACGT" * (len(bases) // 4 + 1) + bases
+    return "ACGT" * (len(bases) // 2 + 1) + bases
 
 
 def prepared(directory: Path, genome: bytes, **changes: Any) -> Path:
