@@ -30,6 +30,12 @@ class LocalError(UserError):
     """What this rank alone has met, and the others cannot know: it speaks for itself, whatever its number."""
 
 
+class UnwrittenError(UserError):
+    """metrics.jsonl cannot be written; all ranks raise it together. Another start may find room."""
+
+    exit_code = 70
+
+
 class NotFiniteError(UserError):
     """Loss or gradients were not finite more often than the config allows; all ranks raise it together."""
 

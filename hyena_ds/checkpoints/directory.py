@@ -3,15 +3,19 @@
 checkpoints/.step-00000100.partial/   being written, or left by a killed run; cleared at the next save
 checkpoints/step-00000100/            complete: renamed once every file and the manifest are on the disk
 checkpoints/latest                    names the newest one, for people and scripts; nothing here relies on it
+
+A checkpoint may be a link to where somebody has moved it: it is read like any other. Nothing here follows a link to write
+or remove anything, and whatever else stands in the way of a checkpoint is moved aside.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
-from hyena_ds.checkpoints.manifest import STEP_NAME, check_checkpoint, write_file
+from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, check_checkpoint, write_file
 from hyena_ds.errors import UserError
 
 LATEST = "latest"
@@ -19,7 +23,7 @@ LATEST = "latest"
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """The newest first, whole or damaged."""
-    found = [path for path in directory.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()]
+    found = [path for path in directory.glob("step-*") if STEP_NAME.fullmatch(path.name) and os.path.isdir(path)]
     return sorted(found, key=step_of, reverse=True)
 
 
@@ -36,28 +40,39 @@ def problem_of(checkpoint: Path, first: int | None = None, every: int = 1) -> st
     return None
 
 
+def newest_whole(directory: Path) -> Path | None:
+    """The newest one without a problem by manifest, run state and sizes; None where there is none."""
+    return next((path for path in checkpoints_in(directory) if problem_of(path) is None), None)
+
+
 def latest_checkpoint(directory: Path) -> Path | None:
     """The newest one without a problem by manifest, run state and sizes; None where there is none at all.
 
     Raises UserError when there are checkpoints and all are damaged.
     """
-    found = checkpoints_in(directory)
-    for checkpoint in found:
-        if problem_of(checkpoint) is None:
-            return checkpoint
-    if found:
+    newest, found = newest_whole(directory), checkpoints_in(directory)
+    if newest is None and found:
         raise none_is_whole(directory, problem_of(found[0]) or "")
-    return None
+    return newest
 
 
 def named_checkpoint(resume: str) -> Path:
-    """The checkpoint that `resume: PATH` names."""
+    """The checkpoint that `resume: PATH` names. Raises UserError that says what the path is, where it is none."""
     path = Path(resume)
-    if not path.is_dir():
-        raise UserError(
-            f"resume: found '{resume}', which is no checkpoint; wanted latest, never or a checkpoint's path"
-        )
-    return path
+    wanted = "wanted latest, never or a checkpoint's path"
+    if not os.path.isdir(path):
+        if os.path.isfile(path) and os.path.lexists(path.parent / MANIFEST):
+            raise UserError(f"resume: found '{resume}', a file of a checkpoint; give its directory, {path.parent}")
+        what = "which is no checkpoint but a file" if os.path.isfile(path) else "which is no checkpoint"
+        raise UserError(f"resume: found '{resume}', {what}; {wanted}")
+    if os.path.lexists(path / MANIFEST) or STEP_NAME.fullmatch(path.name):
+        return path
+    for directory, what in ((path / "checkpoints", "the directory of a run"), (path, "the directory of checkpoints")):
+        if checkpoints_in(directory):
+            newest = newest_whole(directory)
+            cure = f"give one of them, for instance {newest}" if newest else "none of them is whole; give another one"
+            raise UserError(f"resume: found '{resume}', {what}; {wanted}: {cure}")
+    raise UserError(f"resume: found '{resume}', which is no checkpoint but another directory; {wanted}")
 
 
 def none_is_whole(directory: Path, newest: str) -> UserError:
@@ -67,35 +82,52 @@ def none_is_whole(directory: Path, newest: str) -> UserError:
     )
 
 
-def begin(directory: Path, step: int) -> None:
-    """An empty directory to write into; what killed runs left half-written goes."""
+def place_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, once it is complete."""
+    return directory / f"step-{step:08d}"
+
+
+def begin(directory: Path, step: int) -> Path:
+    """Make an empty directory to write into, and clear what killed runs left half-written."""
     for leftover in directory.glob(".step-*.partial"):
-        shutil.rmtree(leftover)
-    partial_of(directory, step).mkdir(parents=True)
+        _clear(leftover)
+    partial = _free(directory / f".step-{step:08d}", ".partial")
+    partial.mkdir(parents=True)
+    return partial
 
 
-def partial_of(directory: Path, step: int) -> Path:
-    return directory / f".step-{step:08d}.partial"
+def complete(partial: Path, step: int, keep_last: int, keep_every: int | None) -> list[str]:
+    """Make `partial` the checkpoint of `step`, which `latest` names from then on, and remove older ones.
 
-
-def complete(directory: Path, step: int, keep_last: int, keep_every: int | None) -> None:
-    """The partial directory becomes the checkpoint of `step`, `latest` names it, and older ones go."""
-    partial = partial_of(directory, step)
-    final = directory / f"step-{step:08d}"
+    Returns what is to be said: what had to be moved aside, and what should have gone and is still there.
+    """
+    directory = partial.parent
+    final = place_of(directory, step)
+    news: list[str] = []
     _sync_directory(partial)
-    if final.exists():  # a damaged one, or one of a run that was resumed from an earlier step
-        _remove(final)
+    if os.path.lexists(final):
+        # A damaged one, or one of a run that was resumed from an earlier step, goes; what is none is not ours to remove.
+        own = not final.is_symlink() and os.path.lexists(final / MANIFEST)
+        news += _removed(final) if own else [_moved_aside(final)]
     partial.rename(final)
     _sync_directory(directory)
-    pointer = directory / f".{LATEST}.partial"
-    write_file(pointer, [f"{final.name}\n".encode()])
-    pointer.replace(directory / LATEST)
-    _sync_directory(directory)
+    try:
+        news += _point_to(directory, final.name)
+    except OSError as error:
+        news.append(f"{directory / LATEST}: cannot be written ({error.strerror}); nothing here relies on it")
     # Damaged ones neither count nor go: somebody may want to see what happened to them.
     whole = [path for path in checkpoints_in(directory) if problem_of(path) is None]
     for path in whole[keep_last:]:
-        if path != final and not (keep_every and step_of(path) % keep_every == 0):
-            _remove(path)
+        if path == final or (keep_every and step_of(path) % keep_every == 0):
+            continue
+        if path.is_symlink():
+            news.append(f"{path}: a link, left where it is; remove it, and what it names, when you no longer want it")
+        else:
+            try:
+                news += _removed(path)
+            except OSError as error:
+                news.append(f"{path}: cannot be removed ({error.strerror}); tried again at the next save")
+    return news
 
 
 def set_aside_after(directory: Path, step: int) -> list[Path]:
@@ -104,17 +136,57 @@ def set_aside_after(directory: Path, step: int) -> list[Path]:
     for path in checkpoints_in(directory):
         if step_of(path) > step:
             aside = path.with_name(f"abandoned-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            moved.append(path.rename(aside))
+            if not aside.is_symlink():
+                shutil.rmtree(aside, ignore_errors=True)
+            moved.append(path.rename(_free(aside)))
     return moved
 
 
-def _remove(checkpoint: Path) -> None:
-    """First out of sight, then file by file: a kill in between leaves no checkpoint that looks damaged."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.old.partial")
-    shutil.rmtree(hidden, ignore_errors=True)
+def _point_to(directory: Path, name: str) -> list[str]:
+    """Let `latest` name a checkpoint."""
+    _clear(directory / f".{LATEST}.partial")
+    latest, pointer = directory / LATEST, _free(directory / f".{LATEST}", ".partial")
+    news = [_moved_aside(latest)] if latest.is_dir() and not latest.is_symlink() else []
+    write_file(pointer, [f"{name}\n".encode()])
+    pointer.replace(latest)
+    _sync_directory(directory)
+    return news
+
+
+def _removed(checkpoint: Path) -> list[str]:
+    """Remove it, first out of sight, then file by file: a kill in between leaves no checkpoint that looks damaged.
+
+    Raises OSError where it is still in sight.
+    """
+    hidden = _free(checkpoint.with_name(f".{checkpoint.name}.old"), ".partial")
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    problem = _clear(hidden)
+    return [] if problem is None else [f"{problem}; tried again at the next save"]
+
+
+def _clear(path: Path) -> str | None:
+    """Remove a file, a link (and not what it names) or a directory; why it is still there."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        return f"{path}: cannot be removed ({error.strerror})"
+    return None
+
+
+def _moved_aside(path: Path) -> str:
+    """Give a stranger another name, and say so."""
+    what = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a file"
+    aside = path.rename(_free(path.with_name(f"abandoned-{path.name}")))
+    return f"{path}: found {what} in the way; it is now {aside}"
+
+
+def _free(path: Path, suffix: str = "") -> Path:
+    """`path` with `suffix`, or with a number before it where that name is taken."""
+    names = (path.with_name(f"{path.name}{f'-{number}' if number else ''}{suffix}") for number in count())
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _sync_directory(path: Path) -> None:

@@ -23,7 +23,7 @@ from hyena_ds.errors import UserError
 
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
-STEP_NAME = re.compile(r"step-(\d{8,})")
+STEP_NAME = re.compile(r"step-([0-9]{8,})")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """Raises UserError unless it is there, undamaged, and of this checkpoint."""
     path = checkpoint / MANIFEST
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so the checkpoint is not complete; {_CURE}") from None
     except OSError as error:
@@ -124,8 +125,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
             raise ValueError
         if content["format"] != FORMAT:
             raise UserError(f"{path}: found format '{content['format']}', wanted '{FORMAT}'; {_CURE}")
-        files = {name: Written(**file) for name, file in content["files"].items()}
+        files = {_file_name(name): Written(**file) for name, file in content["files"].items()}
         manifest = Manifest(content["run"], content["step"], files)
+        if not (_is_text(manifest.run) and _is_count(manifest.step) and all(map(_is_written, files.values()))):
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: does not match its own checksum: the file is damaged; {_CURE}") from None
     named = STEP_NAME.fullmatch(checkpoint.name)
@@ -146,9 +149,11 @@ def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1)
         raise UserError(f"{checkpoint / MANIFEST}: does not list {RUN_STATE} and {WEIGHTS}; {_CURE}")
     for number, (name, wanted) in enumerate(manifest.files.items()):
         file = checkpoint / name
-        if not file.is_file():
-            raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}")
         try:
+            if not file.is_file():
+                raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}")
+            if file.is_symlink() and not file.resolve().is_relative_to(checkpoint.resolve()):
+                raise UserError(f"{file}: found a link out of the checkpoint, wanted a file of its own; {_CURE}")
             size = file.stat().st_size
             if size != wanted.bytes:
                 raise UserError(f"{file}: found {size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
@@ -170,11 +175,52 @@ def read_record(checkpoint: Path) -> Record:
         state = RunState(step, stage, tokens, skipped, passed_over, roll_backs)
         del raw["format"]
         record = Record(state=state, **raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_types(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable run state ({error}): the file is damaged; {_CURE}") from None
     if (record.run, record.state.step) != (manifest.run, manifest.step):
         raise UserError(f"{path}: found the state of another run or step than {MANIFEST} names; {_CURE}")
     return record
+
+
+def _check_types(record: Record) -> None:
+    """Raise ValueError that names what is of another type than it was written with."""
+    state, counted = record.state, ("updates", "ranks", "zero_stage")
+    counts = {name: getattr(state, name) for name in ("step", "stage", "tokens", "roll_backs")}
+    counts |= {name: getattr(record, name) for name in counted}
+    checks = {
+        "run": _is_text(record.run),
+        "skipped": all(map(_is_count, state.skipped)),
+        "passed_over": all(map(_is_count, state.passed_over)),
+        "grid": isinstance(record.grid, dict) and all(map(_is_count, record.grid.values())),
+        "stages": isinstance(record.stages, list) and all(isinstance(row, dict) for row in record.stages),
+        "config": isinstance(record.config, dict),
+        **{name: _is_count(value) for name, value in counts.items()},
+    }
+    for name, holds in checks.items():
+        if not holds:
+            raise ValueError(f"its {name} has another type, or is out of range")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1000
+
+
+def _is_written(file: Written) -> bool:
+    return (
+        _is_count(file.bytes) and isinstance(file.sha256, str) and re.fullmatch("[0-9a-f]{64}", file.sha256) is not None
+    )
+
+
+def _file_name(name: str) -> str:
+    """`name`, if it is one of a file in the checkpoint itself. Raises ValueError."""
+    if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
+        raise ValueError
+    return name
 
 
 def _text(content: dict[str, Any]) -> str:
@@ -184,4 +230,6 @@ def _text(content: dict[str, Any]) -> str:
     return json.dumps({**content, "checksum": checksum}, indent=1, sort_keys=True) + "\n"
 
 
+_LARGEST = 64 << 20
+"""Bytes of a manifest at most: a file takes about 150."""
 _CURE = "remove this checkpoint or resume from another one"

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 
-from hyena_ds.checkpoints.directory import begin, complete, partial_of
+from hyena_ds.checkpoints.directory import begin, complete
 from hyena_ds.checkpoints.engine_state import fragments, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
 from hyena_ds.checkpoints.saved_state import named_slices, state_file
@@ -26,7 +26,7 @@ from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.published import published_tensors
-from hyena_ds.parallel.agreement import agreed, from_every_rank
+from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 
 
@@ -43,17 +43,21 @@ class CheckpointWriter:
     moved atomically.
     """
 
-    def __init__(self, directory: Path, config: RunConfig, compute: Compute, run: str):
-        """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used."""
+    def __init__(
+        self, directory: Path, config: RunConfig, compute: Compute, run: str, say: Callable[[str], object] = print
+    ):
+        """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used. On rank 0, `say` is told
+        once what stood in the way of a checkpoint, or should have been removed and is still there."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
         self._job: _Job | None = None
+        self._say, self._said = say, set[str]()
 
     def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written."""
         self.finish()
-        agreed(lambda: begin(self._directory, state.step) if self._compute.rank == 0 else None)
+        partial = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
-        self._job = _Job(self._directory, state.step, self._files(engine, state, copy=background))
+        self._job = _Job(partial, state.step, self._files(engine, state, copy=background))
         if background:
             self._job.start()
         else:
@@ -128,14 +132,17 @@ class CheckpointWriter:
             shutil.rmtree(job.partial, ignore_errors=True)
             raise UserError(problem)
         kept = self._config.checkpoint
-        complete(self._directory, job.step, kept.keep_last, kept.keep_every)
+        for line in complete(job.partial, job.step, kept.keep_last, kept.keep_every):
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
 
 
 class _Job:
     """One rank's part of one checkpoint."""
 
-    def __init__(self, directory: Path, step: int, files: dict[str, Iterable[Any]]):
-        self.step, self.partial = step, partial_of(directory, step)
+    def __init__(self, partial: Path, step: int, files: dict[str, Iterable[Any]]):
+        self.step, self.partial = step, partial
         self.written: dict[str, Written] = {}
         self.problem: str | None = None
         self._files = files

@@ -1,15 +1,19 @@
-"""What a run says while it trains: metrics.jsonl, TensorBoard events, other monitors, log.txt, a progress line. Rank 0 only."""
+"""What a run says while it trains: metrics.jsonl, TensorBoard events, other monitors, log.txt, a progress line. Rank 0 only.
+
+Training depends on none of it but metrics.jsonl; see `Outlet` for what happens to the others.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from hyena_ds.monitoring.events import Events
+from hyena_ds.monitoring.growing import GrowingFile
+from hyena_ds.monitoring.metrics import Metrics, recover
 from hyena_ds.monitoring.monitors import Monitors
+from hyena_ds.monitoring.outlet import Outlet
 from hyena_ds.monitoring.progress import Progress, Reached
 from hyena_ds.monitoring.scalars import Scalar
 from hyena_ds.monitoring.spikes import LossHistory
@@ -21,70 +25,58 @@ class Recorder:
     def __init__(
         self, metrics: Path, log: Path, tensorboard: Path, step: int, progress: Progress, monitors: Monitors | None
     ):
-        kept = _drop_rows_after(metrics, step)
-        self.scored = {(row["step"], row["context_length"]) for row in kept if "validation_loss" in row}
+        """Raises LocalError where metrics.jsonl is not usable."""
+        self._progress, self._metrics = progress, Metrics(metrics)
+        self._log, self._events = GrowingFile(log), Events(tensorboard, step)
+        self._to_terminal, self._to_log = Outlet("terminal", self.say), Outlet(str(log), self.say)
+        curves = {str(tensorboard): self._events.write, **(monitors.writers if monitors is not None else {})}
+        self._curves = [(Outlet(name, self.say), write) for name, write in curves.items()]
+        rows, news = recover(metrics, step)
+        for line in news:
+            self.say(line)
+        self.scored = {(row["step"], row["context_length"]) for row in rows if "validation_loss" in row}
         """Step and context length of every validation that there is a row of."""
-        self.losses = LossHistory(kept)
-        self._metrics = metrics.open("a", encoding="utf-8")
-        self._log = log.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
-        self._progress, self._monitors = progress, monitors
+        self.losses = LossHistory(rows)
 
     def close(self) -> None:
-        self._progress.close()
+        self.end_progress()
         self._events.close()
         self._metrics.close()
+        for outlet in (*(outlet for outlet, _ in self._curves), self._to_log, self._to_terminal):
+            outlet.close()
         self._log.close()
 
     def say(self, line: str) -> None:
         """A line for the terminal and for log.txt."""
-        self._progress.say(line)
-        self._log.write(line + "\n")
-        self._log.flush()
+        self._to_terminal.attempt(lambda: self._progress.say(line))
+        self._write_log(line)
 
     def row(self, row: dict[str, Any], scalars: list[Scalar]) -> None:
         """Append a row to metrics.jsonl, NaN and infinity as null; `scalars` go to TensorBoard and the monitors."""
-        self._metrics.write(json.dumps(finite(row)) + "\n")
-        self._metrics.flush()
+        self._metrics.append(row)
         if "validation_loss" in row:
             self.scored.add((row["step"], row["context_length"]))
-        for name, value in scalars:
-            self._events.add_scalar(name, value, row["step"])
-        if self._monitors is not None:
-            self._monitors.write(scalars, row["step"])
+        for outlet, write in self._curves:
+            outlet.attempt(partial(write, scalars, row["step"]))
+
+    def problem(self) -> str | None:
+        """Why metrics.jsonl lacks rows, after another attempt to write them."""
+        return self._metrics.problem()
 
     def advance(self, now: Reached) -> None:
         """Show how far the run is: on a terminal by its bar, in log.txt by a line now and then."""
-        line = self._progress.advance(now)
-        if line is not None and self._progress.has_bar:
-            self._log.write(line + "\n")
-            self._log.flush()
-        elif line is not None:
-            self.say(line)
+        self._to_terminal.attempt(lambda: self._advance(now))
 
     def end_progress(self) -> None:
         """Take the bar away: what follows is for reading."""
-        self._progress.close()
+        self._to_terminal.attempt(self._progress.close)
 
+    def _advance(self, now: Reached) -> None:
+        line = self._progress.advance(now)
+        if line is not None and self._progress.has_bar:
+            self._write_log(line)
+        elif line is not None:
+            self.say(line)
 
-def finite(row: dict[str, Any]) -> dict[str, Any]:
-    """`row` as JSON can say it: None for NaN and infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _drop_rows_after(metrics: Path, step: int) -> list[dict[str, Any]]:
-    """Rewrite metrics.jsonl without rows after `step`; the rows that stay."""
-    if not metrics.is_file():
-        return []
-    rows = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the last line of a killed run may be half-written
-        if row["step"] <= step:
-            rows.append(row)
-    partial = metrics.with_name(f".{metrics.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(metrics)
-    return rows
+    def _write_log(self, line: str) -> None:
+        self._to_log.attempt(lambda: self._log.append((line + "\n").encode(errors="replace")))

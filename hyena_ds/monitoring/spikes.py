@@ -24,7 +24,7 @@ class LossHistory:
         """Continue after `rows` of metrics.jsonl."""
         self._losses: deque[float] = deque(maxlen=WINDOW)
         for row in rows:
-            if "loss" in row and not row.get("skipped"):
+            if row.get("loss") is not None and not row.get("skipped"):
                 self._losses.append(row["loss"])
 
     def spike(self, loss: float) -> float | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+from hyena_ds.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +22,25 @@ def _report(parsed: argparse.Namespace) -> int:
 
     records = read_records(Path(parsed.directory))
     output = Path(parsed.output or Path(parsed.directory) / "report.html")
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(page(records), encoding="utf-8")
-    partial.replace(output)
+    try:
+        _write(output, page(records))
+    except OSError as error:
+        raise UserError(
+            f"{output}: the page cannot be written there ({error.strerror}); name another file with --output FILE"
+        ) from None
     print(f"written: {output}")
     return 0
+
+
+def _write(output: Path, text: str) -> None:
+    """The whole page or nothing of it. Raises OSError."""
+    data = text.encode("utf-8", errors="replace")
+    if os.path.lexists(output) and not output.is_file():  # a terminal, a pipe; a directory is refused
+        output.write_bytes(data)
+        return
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ RUN/{config.yaml, metrics.jsonl, environment.jsonl, faults.jsonl, log.txt, summa
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,8 @@ from hyena_ds.config.arithmetic import describe
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.monitoring.rows import Row, read_rows, read_text
+from hyena_ds.monitoring.rows import FAULTS, METRICS, STARTS, Row, Shape, read_lines, read_summary, read_text
 from hyena_ds.training.run_directory import CONFIG, RunDirectory
-from hyena_ds.training.supervisor import read_faults
 
 _LOG_LINES = 60
 
@@ -36,7 +35,7 @@ class Records:
     """Rows of environment.jsonl, the oldest first."""
     faults: list[Row]
     summary: Row | None
-    """None while the run is not complete."""
+    """None while the run is not complete; empty where it is not readable."""
     log: list[str]
     """The last lines."""
     checkpoints: list[str]
@@ -45,6 +44,8 @@ class Records:
     """As `hyena-ds check` prints it, for the ranks of the last start."""
     written: datetime | None
     """When metrics.jsonl was last written."""
+    left_out: list[str]
+    """Which files hold what is not readable, and how much of it."""
 
     @property
     def step(self) -> int:
@@ -53,18 +54,30 @@ class Records:
 
 def read_records(path: Path) -> Records:
     """Of the run in the directory `path`. Raises UserError where there is no run."""
-    if not (path / CONFIG).is_file():
+    try:
+        (path / CONFIG).stat()
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); ask its owner, or copy it") from None
+    except (OSError, ValueError):  # there is none
+        pass
+    if not os.path.isfile(path / CONFIG):
         raise UserError(
             f"{path}: found no config.yaml, wanted the directory of a run that has begun; name one, for instance "
             "runs/quickstart"
         )
     config = load_yaml(path / CONFIG, RunConfig)
     paths = RunDirectory(config, path)
-    rows = read_rows(paths.metrics)
-    starts = read_rows(paths.environment)
+    left_out: list[str] = []
+    rows, starts, faults = (
+        _rows(file, shape, left_out)
+        for file, shape in ((paths.metrics, METRICS), (paths.environment, STARTS), (paths.faults, FAULTS))
+    )
+    summary = read_summary(paths.summary)
+    if summary == {}:
+        left_out.append(f"{paths.summary.name}: not readable")
     try:
         written = datetime.fromtimestamp(paths.metrics.stat().st_mtime, UTC)
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         written = None
     return Records(
         path=path,
@@ -73,12 +86,13 @@ def read_records(path: Path) -> Records:
         steps=[row for row in rows if "loss" in row],
         validations=[row for row in rows if row.get("validation_loss") is not None],
         starts=starts,
-        faults=read_faults(paths.faults),
-        summary=_summary(paths),
+        faults=faults,
+        summary=summary,
         log=read_text(paths.log).splitlines()[-_LOG_LINES:],
         checkpoints=list_checkpoints(path, verify=False)[0] if paths.checkpoints.is_dir() else [],
         grid=_grid(config, starts),
         written=written,
+        left_out=left_out,
     )
 
 
@@ -90,9 +104,13 @@ def _grid(config: RunConfig, starts: list[Row]) -> list[str]:
         return [str(error)]
 
 
-def _summary(paths: RunDirectory) -> Row | None:
+def _rows(file: Path, shape: Shape, left_out: list[str]) -> list[Row]:
     try:
-        found = json.loads(read_text(paths.summary))
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        lines = list(read_lines(file, shape))
+    except OSError as error:
+        left_out.append(f"{file.name}: not readable ({error.strerror})")
+        return []
+    damaged = sum(line.row is None for line in lines)
+    if damaged:
+        left_out.append(f"{file.name}: {damaged:,} {'line' if damaged == 1 else 'lines'} not readable")
+    return [line.row for line in lines if line.row is not None]

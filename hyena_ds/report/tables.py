@@ -56,7 +56,8 @@ def events(records: Records) -> str:
     ]
     rows.sort(key=lambda row: row[0])
     skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]
-    text = (
+    text = "".join(f"<p>Left out: {escape(line)}.</p>" for line in records.left_out)
+    text += (
         f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
         if skipped
         else ""

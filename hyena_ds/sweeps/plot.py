@@ -6,13 +6,13 @@ here only.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from hyena_ds.bench.plots import COLOURS, INK, MARKERS, in_tokens
 from hyena_ds.errors import UserError
+from hyena_ds.monitoring.rows import read_summary
 from hyena_ds.sweeps.plan import Sweep
 from hyena_ds.sweeps.results import Row, is_complete
 from hyena_ds.training.run_directory import SUMMARY
@@ -91,7 +91,7 @@ def _baselines(sweep: Sweep) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, dict[int, float]] = {}
     for run in sweep.runs:
         if is_complete(run):
-            summary = json.loads((run.directory / SUMMARY).read_text(encoding="utf-8"))
+            summary = read_summary(run.directory / SUMMARY) or {}
             for order, loss in summary.get("markov_losses", {}).items():
                 found.setdefault(order, {})[summary["context_length"]] = loss
     return {order: sorted(points.items()) for order, points in found.items()}

@@ -12,11 +12,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyena_ds.monitoring.rows import Row, read_rows, training_time
+from hyena_ds.monitoring.rows import METRICS as METRICS_SHAPE
+from hyena_ds.monitoring.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
 from hyena_ds.sweeps.plan import Sweep, SweepRun
 from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS
 from hyena_ds.training.run_directory import FAULTS, METRICS, SUMMARY
-from hyena_ds.training.supervisor import read_faults
 
 RESULTS = "results.csv"
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
@@ -42,9 +42,11 @@ class Outcome:
 def read_outcome(run: SweepRun) -> Outcome | None:
     """None where `hyena-ds sweep` has not seen an end of the run."""
     try:
-        return Outcome(**json.loads(_outcome_file(run).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Outcome(**read_json(_outcome_file(run)))
+    except TypeError:
         return None
+    whole = type(found.exit_code) is int and is_number(found.seconds) and isinstance(found.error, str | None)
+    return found if whole else None
 
 
 def is_complete(run: SweepRun) -> bool:
@@ -57,9 +59,9 @@ def rows_of(sweep: Sweep) -> list[Row]:
 
 
 def _row(run: SweepRun) -> Row:
-    steps = [row for row in read_rows(run.directory / METRICS) if "loss" in row]
+    steps = [row for row in read_rows(run.directory / METRICS, METRICS_SHAPE) if "loss" in row]
     complete, outcome = is_complete(run), read_outcome(run)
-    summary = json.loads((run.directory / SUMMARY).read_text(encoding="utf-8")) if complete else {}
+    summary = read_summary(run.directory / SUMMARY) or {}
     seconds, tokens = training_time(steps)
     last = steps[-1] if steps else {}
     status, error = _status(run, complete, outcome, last.get("step", 0))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from hyena_ds.monitoring.growing import append_line
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute, device_name
 
@@ -61,8 +62,8 @@ class Environment:
         )
 
     def append_to(self, file: Path) -> None:
-        with file.open("a", encoding="utf-8") as rows:
-            rows.write(json.dumps(asdict(self)) + "\n")
+        """Raises OSError that names the file."""
+        append_line(file, json.dumps(asdict(self)))
 
 
 def versions() -> dict[str, str]:

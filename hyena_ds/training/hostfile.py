@@ -27,12 +27,13 @@ from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
+from hyena_ds.monitoring.rows import read_faults
 from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.interruption import AGAIN, STOP_FILE
 from hyena_ds.training.relay import RELAY, run_relayed
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
-from hyena_ds.training.supervisor import WANTED_CODES, read_faults
+from hyena_ds.training.supervisor import WANTED_CODES
 
 RANK_SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "rank.sh"
 

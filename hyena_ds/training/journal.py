@@ -10,11 +10,13 @@ from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.evaluation.markov import bits
+from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.progress import Progress, Reached
-from hyena_ds.monitoring.recorder import Recorder, finite
+from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.monitoring.scalars import of_step, of_validation
 from hyena_ds.training.clock import StepCost
+from hyena_ds.training.environment import Environment
 from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult
 
@@ -27,10 +29,6 @@ class Journal:
         self._directory, self._config, self._run = directory, config, run
         self._recorder = self._open(state) if writes else None
 
-    @property
-    def writes(self) -> bool:
-        return self._recorder is not None
-
     def roll_back(self, state: RunState) -> None:
         """Go on after `state`, as a resumed run would."""
         if self._recorder is not None:
@@ -40,6 +38,14 @@ class Journal:
     def close(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
+
+    def starts(self, environment: Environment) -> None:
+        """The row of this start in environment.jsonl."""
+        if self._recorder is not None:
+            try:
+                environment.append_to(self._directory.environment)
+            except OSError as error:
+                self.say(f"{error.filename}: cannot be written ({error.strerror}); training goes on without it")
 
     def say(self, *lines: str) -> None:
         """Lines for the terminal and for log.txt."""
@@ -96,6 +102,10 @@ class Journal:
     def is_scored(self, step: int, context_length: int) -> bool:
         """Whether metrics.jsonl has this validation."""
         return self._recorder is not None and (step, context_length) in self._recorder.scored
+
+    def problem(self) -> str | None:
+        """Why metrics.jsonl lacks rows, after another attempt to write them; None where it has them all."""
+        return None if self._recorder is None else self._recorder.problem()
 
     def end_progress(self) -> None:
         if self._recorder is not None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from hyena_ds.checkpoints.directory import newest_whole, place_of
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
@@ -23,11 +24,11 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, StepBatch, stage_steps
 from hyena_ds.data.provenance import write_order
 from hyena_ds.data.stream import Sources
-from hyena_ds.errors import LocalError, UserError
+from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.evaluation.markov import markov_losses
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import check_monitors
-from hyena_ds.monitoring.recorder import finite
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
@@ -131,10 +132,11 @@ class _Run:
         self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
         started = start(config, compute, directory)
         self.engine, self.state, self.news = started.engine, started.state, started.news
-        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run)
         environment = Environment.of_all_ranks(compute, self.state.step)
-        from_rank_zero(lambda: self._create_directory(environment))
+        from_rank_zero(self._create_directory)
         self.journal = Journal(directory, config, started.run, self.state, writes=compute.rank == 0)
+        self.journal.starts(environment)
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run, self.journal.say)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -175,11 +177,13 @@ class _Run:
                 self.journal.passed_over(plan, self.state)
             else:
                 result = self._step(plan, batch, run)
-                *asked, writing, _ = result.votes
+                *asked, writing, behind, _ = result.votes
                 self.checkpoints.after_step([writing])
                 if result.skipped and self._is_rolled_back(plan, batch, run, result):
                     return None
                 stop = self.interruption.stop_of(asked)
+                if behind:
+                    self._leave_without_rows()
             stop = stop or self.scores.after_step(self.engine, self.journal, plan, self.state.step)
             if self._is_saved(plan, stop):
                 self.watchdog.enter("save", self.state.step)
@@ -212,8 +216,32 @@ class _Run:
         return self.state.step % self.config.checkpoint.every_steps == 0 and not non_finite.in_a_row(self.state)
 
     def _votes(self) -> tuple[float, ...]:
-        """Whether to stop, whether a checkpoint is being written, on which the ranks have to agree; and the exchange share."""
-        return (*self.interruption.votes(), *self.checkpoints.votes(), self.clock.exchange_share())
+        """Whether to stop, whether a checkpoint is being written, whether rows of earlier steps are not: on these the ranks
+        have to agree; and the exchange share."""
+        behind = float(self.journal.problem() is not None)
+        return (*self.interruption.votes(), *self.checkpoints.votes(), behind, self.clock.exchange_share())
+
+    def _leave_without_rows(self) -> None:
+        """End a run whose metrics.jsonl cannot be written, after saving what was trained. Collective; all ranks raise it.
+
+        Returns where the rows could be written after all.
+        """
+        step, kept = self.state.step, f"step {self.state.step} is saved"
+        try:
+            if from_rank_zero(lambda: newest_whole(self.directory.checkpoints)) != place_of(
+                self.directory.checkpoints, step
+            ):
+                self.watchdog.enter("save", step)
+                self.checkpoints.save(self.engine, self.state)
+                self.checkpoints.finish()
+        except UserError:
+            newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
+            kept = f"nor could step {step} be saved; the newest whole checkpoint is {newest or 'none'}"
+        problem = from_rank_zero(self.journal.problem)
+        if problem is not None:
+            raise UnwrittenError(
+                f"{problem}, so the run ends: {kept}; make room, or put right what is in the way, and start it again"
+            )
 
     def _asked_to_stop(self) -> Stop | None:
         """Whether any rank is to stop, where no step's exchange carries the votes. Collective."""
@@ -247,25 +275,34 @@ class _Run:
         traffic = self.clock.traffic
         return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
-    def _create_directory(self, environment: Environment) -> None:
+    def _create_directory(self) -> None:
         self.directory.create(self.config)
-        environment.append_to(self.directory.environment)
         write_order(self.directory.stream, self.config)
 
     def _finish(self) -> None:
         self.watchdog.enter("save", self.state.step)
         self.checkpoints.finish()
         self.watchdog.enter("finish", self.state.step)
-        if self.journal.writes:
-            self.journal.end_progress()
-            self.journal.say("counting Markov baselines on the training bases")
-            context_length, last = self.plans[-1].config.context_length, self.scores.last
-            samples = self.scores.samples(context_length)
-            training = Sources(self.config.data, "train")
-            baselines = markov_losses(training, self.scores.held_out, samples, context_length, BASELINE_ORDERS)
+        if from_rank_zero(self.journal.problem) is not None:
+            self._leave_without_rows()
+        problem = from_rank_zero(self._conclude)
+        if problem is not None:
+            raise UnwrittenError(f"{problem}; step {self.state.step} is saved: make room, and start the run again")
+
+    def _conclude(self) -> str | None:
+        """Write the summary and say the last words, on rank 0 alone; why the summary could not be written."""
+        self.journal.end_progress()
+        self.journal.say("counting Markov baselines on the training bases")
+        context_length, last = self.plans[-1].config.context_length, self.scores.last
+        samples = self.scores.samples(context_length)
+        training = Sources(self.config.data, "train")
+        baselines = markov_losses(training, self.scores.held_out, samples, context_length, BASELINE_ORDERS)
+        try:
             self.directory.write_summary({**finite(last), "markov_losses": {str(k): v for k, v in baselines.items()}})
-            self.journal.conclude(self.state, context_length, last["validation_loss"], baselines)
-        dist.barrier()
+        except OSError as error:
+            return f"{self.directory.summary}: cannot be written ({error.strerror})"
+        self.journal.conclude(self.state, context_length, last["validation_loss"], baselines)
+        return None
 
 
 def place(

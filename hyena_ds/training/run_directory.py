@@ -78,6 +78,11 @@ class RunDirectory:
             if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return
+        if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
+            raise UserError(
+                f"{self.checkpoints}: found a file, or a link that leads nowhere, wanted the directory of the checkpoints; "
+                "put it back, or remove what is there to start afresh"
+            )
         if config.resume == "never":
             raise UserError(f"{self.path}: holds a run and resume is 'never'; choose another name or resume: latest")
         if not named:
@@ -92,7 +97,7 @@ class RunDirectory:
             record = read_record(checkpoint)
             before, rows, step = record.config, recorded_rows(record, checkpoint), record.state.step
         elif self.config_file.is_file():
-            before, rows, step = yaml.safe_load(self.config_file.read_text(encoding="utf-8")), (), 0
+            before, rows, step = self._recorded_config(), (), 0
         else:
             return []
         found = changes(before, to_plain(config))
@@ -115,6 +120,18 @@ class RunDirectory:
         return UserError(
             f"{self.path}: cannot be made or written ({cause}); choose another output, or make room for it"
         )
+
+    def _recorded_config(self) -> dict[str, Any]:
+        try:
+            found = yaml.safe_load(self.config_file.read_bytes())
+        except (yaml.YAMLError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{self.config_file}: not readable as the config of a run: the file is damaged; remove the directory to "
+                "start afresh, or choose another name"
+            )
+        return found
 
     @contextmanager
     def held(self, patience: float) -> Iterator[None]:
@@ -158,7 +175,7 @@ class RunDirectory:
         """Make the directory, with the config as it is now."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = dump_yaml(config)
-        if not self.config_file.exists() or self.config_file.read_text(encoding="utf-8") != text:
+        if not self.config_file.exists() or self.config_file.read_bytes() != text.encode():
             partial = self.path / ".config.yaml.partial"
             partial.write_text(text, encoding="utf-8")
             partial.replace(self.config_file)
@@ -173,7 +190,7 @@ def recorded_rows(record: Record, checkpoint: Path) -> tuple[StageConfig, ...]:
     """The stages of the run that made the checkpoint."""
     try:
         return tuple(StageConfig(**row) for row in record.stages)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{checkpoint}: its stages are not readable ({error}); resume from another checkpoint"
         ) from None

@@ -9,7 +9,6 @@ No torch: a supervisor is a small process that outlives what it starts.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -18,12 +17,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from hyena_ds.checkpoints.directory import LATEST, checkpoints_in, step_of
+from hyena_ds.checkpoints.manifest import STEP_NAME
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import NotFiniteError, UserError
+from hyena_ds.monitoring.rows import Row, read_faults, read_text
 from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS, STARTED, Requests, name_of
 from hyena_ds.training.relay import end_session
 from hyena_ds.training.run_directory import RunDirectory
@@ -131,7 +131,7 @@ class _Supervisor:
         child.wait()
         return code
 
-    def _failure(self, code: int, faults: list[dict[str, Any]]) -> Failure:
+    def _failure(self, code: int, faults: list[Row]) -> Failure:
         step = newest_step(self.directory)
         if not faults:
             return Failure(f"the run ended with exit code {code}", step, None)
@@ -158,28 +158,11 @@ class _Supervisor:
 
 def newest_step(directory: RunDirectory) -> int:
     """Step of the newest complete checkpoint, 0 without one."""
-    try:
-        name = (directory.checkpoints / "latest").read_text().strip()
-        return int(name.removeprefix("step-"))
-    except (OSError, ValueError):
-        return 0
-
-
-def read_faults(path: Path) -> list[dict[str, Any]]:
-    """The rows of faults.jsonl; a half-written last one is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and {"step", "kind", "text"} <= row.keys():
-            rows.append(row)
-    return rows
+    name = STEP_NAME.fullmatch(read_text(directory.checkpoints / LATEST, 100).strip())
+    if name is not None:
+        return int(name[1])
+    there = checkpoints_in(directory.checkpoints)
+    return step_of(there[0]) if there else 0
 
 
 def _say(text: str) -> None:

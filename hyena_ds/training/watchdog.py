@@ -23,6 +23,7 @@ from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
 from hyena_ds.errors import LocalError
+from hyena_ds.monitoring.growing import append_line
 from hyena_ds.parallel.heartbeat import (
     FAULT_CODE,
     Fault,
@@ -253,10 +254,7 @@ def append_fault(faults: Path, fault: Fault) -> None:
     row["seen_on"] = socket.gethostname()  # where hosts lost each other, each side has its own view
     try:
         faults.parent.mkdir(parents=True, exist_ok=True)
-        with faults.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(faults, json.dumps(row))
     except OSError as error:
         print(f"hyena-ds: {faults}: not written ({error.strerror})", file=sys.stderr, flush=True)
 

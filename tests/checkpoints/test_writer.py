@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.checkpoints.directory import begin, complete, problem_of, set_aside_after
+from hyena_ds.checkpoints.directory import begin, complete, named_checkpoint, newest_whole, problem_of, set_aside_after
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, write_file, write_manifest
 from tests.checkpoints import cases
 from tests.distributed.pool import Pool
@@ -111,13 +111,12 @@ def test_a_disk_that_fills_up_ends_all_ranks_with_one_sentence(ranks: Callable[[
     assert problem_of(checkpoints / "step-00000001", first=0) is None
 
 
-def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None = None) -> None:
-    """A checkpoint with all but tensors."""
-    begin(directory, step)
-    partial = directory / f".step-{step:08d}.partial"
+def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None = None) -> list[str]:
+    """A checkpoint with all but tensors; what is said of it."""
+    partial = begin(directory, step)
     files = {name: write_file(partial / name, [f"{name} of {step}".encode()]) for name in (RUN_STATE, WEIGHTS)}
     write_manifest(partial, "run", step, files)
-    complete(directory, step, keep_last, keep_every)
+    return complete(partial, step, keep_last, keep_every)
 
 
 def names(directory: Path) -> list[str]:
@@ -162,3 +161,130 @@ def test_later_checkpoints_are_set_aside_when_an_earlier_one_is_resumed(tmp_path
     ]
     small(tmp_path, 2, keep_last=1)
     assert names(tmp_path) == ["abandoned-step-00000002", "abandoned-step-00000003", "step-00000002"]
+
+
+OUTSIDE = {"mine": "not to be touched"}
+
+
+def stranger(path: Path, kind: str) -> Path:
+    """A file, link or directory at `path`; the directory outside that the link names."""
+    outside = path.parent.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    for name, text in OUTSIDE.items():
+        (outside / name).write_text(text)
+    if kind == "file":
+        path.write_text("a stranger's")
+    elif kind == "directory":
+        path.mkdir()
+        (path / "mine").write_text("a stranger's")
+    else:
+        path.symlink_to(outside if kind == "link" else outside / "gone")
+    return outside
+
+
+KINDS = ("file", "directory", "link", "dangling link")
+PLACES = (
+    ".step-00000003.partial",
+    ".step-00000001.partial",
+    ".step-00000001.old.partial",
+    "step-00000003",
+    "latest",
+    ".latest.partial",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_stands_in_the_way_of_a_checkpoint_blocks_no_save_and_no_link_is_followed(
+    kind: str, place: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "checkpoints"
+    for step in (1, 2):
+        small(run, step)
+    (run / "latest").unlink()
+    outside = stranger(run / place, kind)
+    said = small(run, 3)
+    assert [path.name for path in sorted(run.glob("step-*"))] == ["step-00000002", "step-00000003"]
+    assert problem_of(run / "step-00000003", first=0) is None and (run / "latest").read_text() == "step-00000003\n"
+    assert tree(outside) == {name: text.encode() for name, text in OUTSIDE.items()}
+    if place == "step-00000003" or (place == "latest" and kind == "directory"):
+        (sentence,) = said
+        assert f"{run / place}: found a" in sentence and sentence.endswith(f"it is now {run / f'abandoned-{place}'}")
+        assert os.path.lexists(run / f"abandoned-{place}"), "a stranger's is moved, not removed"
+    else:
+        assert said == []
+
+
+@pytest.mark.parametrize("kind", ("file", "link", "dangling link"))
+def test_what_stands_where_checkpoints_are_set_aside_is_passed(kind: str, tmp_path: Path) -> None:
+    run = tmp_path / "checkpoints"
+    small(run, 1)
+    outside = stranger(run / "abandoned-step-00000001", kind)
+    assert [path.name for path in set_aside_after(run, 0)] == ["abandoned-step-00000001-1"]
+    assert tree(outside) == {name: text.encode() for name, text in OUTSIDE.items()}
+
+
+def test_a_checkpoint_that_was_moved_away_and_linked_is_read_and_retention_leaves_it_and_says_so(
+    tmp_path: Path,
+) -> None:
+    run, archive = tmp_path / "checkpoints", tmp_path / "archive"
+    archive.mkdir()
+    small(run, 1)
+    (run / "step-00000001").rename(archive / "step-00000001")
+    (run / "step-00000001").symlink_to(archive / "step-00000001")
+    before = tree(archive)
+    assert newest_whole(run) == run / "step-00000001" == named_checkpoint(str(run / "step-00000001"))
+    assert small(run, 2) == []
+    for step in (3, 4):
+        assert small(run, step) == [
+            f"{run / 'step-00000001'}: a link, left where it is; remove it, and what it names, when you no longer want it"
+        ]
+    assert names(run) == ["step-00000001", "step-00000003", "step-00000004"] and tree(archive) == before
+    small(run, 1)
+    assert not (run / "step-00000001").is_symlink() and tree(archive) == before
+
+
+def test_checkpoints_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "big")
+    for step in (1, 2, 3):
+        assert small(tmp_path / "checkpoints", step) == []
+    assert names(tmp_path / "big") == ["step-00000002", "step-00000003"]
+
+
+def test_what_retention_cannot_remove_is_said_and_tried_again_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        small(tmp_path, step)
+    remove, rename = shutil.rmtree, Path.rename
+
+    def refused(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    hidden = tmp_path / ".step-00000001.old.partial"
+    assert small(tmp_path, 3) == [
+        f"{hidden}: cannot be removed (Operation not permitted); tried again at the next save"
+    ]
+    monkeypatch.setattr("shutil.rmtree", remove)
+    monkeypatch.setattr(Path, "rename", lambda path, to: refused(path) if "00000002" in path.name else rename(path, to))
+    (sentence,) = small(tmp_path, 4)
+    assert sentence.startswith(f"{tmp_path / 'step-00000002'}: cannot be removed (Operation not permitted)")
+    monkeypatch.setattr(Path, "rename", rename)
+    assert small(tmp_path, 5) == [] and names(tmp_path) == ["step-00000004", "step-00000005"]
+
+
+def test_ranks_write_on_beside_a_partial_directory_that_cannot_be_cleared(
+    ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    """A mount point cannot be removed, by root neither."""
+    there = tmp_path / ".step-00000001.partial"
+    there.mkdir()
+    if subprocess.run(["mount", "--bind", str(there), str(there)], capture_output=True, timeout=30).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        ranks(2).run(cases.save, directory=tmp_path, zero_stage=1, steps=[1])
+    finally:
+        subprocess.run(["umount", str(there)], check=True, timeout=30)
+    assert problem_of(tmp_path / "step-00000001", first=0) is None
