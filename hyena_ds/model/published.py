@@ -11,6 +11,7 @@ an extrapolated one is not.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,7 @@ _BLOCK = {
 _FREQUENCY = "mixer.filter_fn.implicit_filter.1.freq"
 _FREQUENCY_ALIASES = ("mixer.filter_fn.implicit_filter.3.freq", "mixer.filter_fn.implicit_filter.5.freq")
 _DERIVED = ("mixer.filter_fn.pos_emb.z", "mixer.filter_fn.pos_emb.t", "mixer.filter_fn.modulation.deltas")
+_NUMBER = re.compile(r"blocks\.[0-9]+\.")
 _DTYPES = ("F32", "F64", "F16", "BF16")
 """As safetensors calls them."""
 
@@ -100,13 +102,15 @@ def _parameters_from(path: Path, file: Any, config: ModelConfig) -> dict[str, Te
     strangers -= {key for key in strangers if key.endswith((*_FREQUENCY_ALIASES, *_DERIVED, "lm_head.weight"))}
     if strangers:
         raise UserError(f"{path}: found the unknown key '{min(strangers)}'; wanted the published HyenaDNA key names")
-    shapes = {name: tuple(parameter.shape) for name, parameter in _skeleton(config).named_parameters()}
+    one_block = _skeleton(replace(config, layers=1))  # the others are like it
+    shapes = {name: tuple(parameter.shape) for name, parameter in one_block.named_parameters()}
     parameters: dict[str, Tensor] = {}
     for ours, theirs in wanted.items():
         found = file.get_slice(theirs)
         shape, dtype = tuple(found.get_shape()), found.get_dtype()
-        if shape != shapes[ours]:
-            raise UserError(f"{path}: '{theirs}' has shape {shape}, wanted {shapes[ours]}")
+        expected = shapes[_NUMBER.sub("blocks.0.", ours)]
+        if shape != expected:
+            raise UserError(f"{path}: '{theirs}' has shape {shape}, wanted {expected}")
         if dtype not in _DTYPES:
             raise UserError(f"{path}: '{theirs}' has numbers of type {dtype}, wanted {' or '.join(_DTYPES)}")
         parameters[ours] = file.get_tensor(theirs).float()
