@@ -21,6 +21,8 @@ MOST_BYTES = 1 << 18
 MOST_VALUES = 10_000
 """Keys and values of a file, those behind aliases counted wherever they stand."""
 MOST_OVERRIDES = 1000
+MOST_LEVELS = 50
+"""Of values within values: PyYAML's time grows with the square of their number."""
 
 
 def read_text_file(path: str | Path, what: str, wanted: str) -> str:
@@ -65,14 +67,12 @@ def compose(text: str, name: str) -> yaml.Node | None:
         raise UserError(f"{place}: not valid YAML: {problem}") from None
     except (ValueError, OverflowError) as error:  # PyYAML's, of an escaped character or a version beyond all
         raise UserError(f"{name}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise UserError(f"{name}: found values nested too deeply to be read, wanted a config") from None
     finally:
         loader.dispose()
 
 
 class _Bounded(yaml.SafeLoader):
-    """PyYAML's, which stops at the first value too many."""
+    """PyYAML's, which stops at the first value too many, and at the first level too deep."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -84,6 +84,13 @@ class _Bounded(yaml.SafeLoader):
             line = self.peek_event().start_mark.line + 1
             raise UserError(f"{self.name}:{line}: found more than {MOST_VALUES:,} keys and values, wanted fewer")
         return super().compose_node(parent, index)
+
+    def fetch_more_tokens(self) -> None:
+        if self.flow_level + len(self.indents) > MOST_LEVELS:
+            raise UserError(
+                f"{self.name}:{self.line + 1}: found more than {MOST_LEVELS} levels of values within values, wanted fewer"
+            )
+        super().fetch_more_tokens()
 
 
 def _count(node: yaml.Node, counted: dict[int, int]) -> int:
@@ -116,7 +123,7 @@ def _override(root: yaml.Node, override: str) -> None:
     key, separator, text = override.partition("=")
     typed = f"override '{in_one_line(override, MOST_QUOTED)}'"
     steps = key.split(".")
-    if not separator or not all(steps):
+    if not separator or not all(steps) or len(steps) > MOST_LEVELS:
         raise UserError(f"{typed}: wanted key.path=value, for instance stages.0.steps=100")
     value = compose(text, typed) or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
     _mark(value, yaml.Mark(typed, 0, -1, 0, None, 0), set())
