@@ -14,6 +14,26 @@
 set -euo pipefail
 config=${1:?usage: bash launch/kubernetes.sh CONFIG [key.path=value ...]}
 shift
+fits() { # NAME VALUE PATTERN WANTED: what is written into YAML by sed holds nothing that either would read otherwise
+    [[ $2 =~ ^($3)$ ]] || {
+        printf 'kubernetes.sh: %s: found %q, wanted %s\n' "$1" "$2" "$4" >&2
+        exit 2
+    }
+}
+for setting in NODES GPUS RANKS CPUS; do
+    fits "$setting" "${!setting:-1}" '[0-9]{1,6}' 'a whole number'
+done
+fits NAME "${NAME:-hyena}" '[a-z]([-a-z0-9]{0,50}[a-z0-9])?' 'a small letter, then at most 51 of a-z, 0-9 and -'
+fits IMAGE "${IMAGE:-x}" '[A-Za-z0-9][A-Za-z0-9._:/@-]*' 'REGISTRY/NAME:TAG'
+fits MEMORY "${MEMORY:-1Gi}" '[0-9.]+[A-Za-z]*' 'a size like 32Gi'
+fits CLAIM "${CLAIM:-x}" '[a-z0-9]([-.a-z0-9]*[a-z0-9])?' 'the name of a claim'
+for variable in ${FORWARD:-}; do
+    fits FORWARD "$variable" '[A-Za-z_][A-Za-z0-9_]*' 'names of variables'
+    fits "$variable" "${!variable-}" '[^[:cntrl:]]*' 'one line of text'
+done
+for override; do
+    fits override "$override" '[^[:cntrl:]]*' 'one line of text'
+done
 name=${NAME:-hyena}
 nodes=${NODES:-1}
 gpus=${GPUS:-0}

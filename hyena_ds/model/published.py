@@ -10,16 +10,19 @@ an extrapolated one is not.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hyena_ds.config.loading import Invalid
 from hyena_ds.config.model import Extension, ModelConfig
-from hyena_ds.errors import UserError
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.model.backbone import HyenaDNA
 
 _BACKBONE = {
@@ -55,6 +58,9 @@ _BLOCK = {
 _FREQUENCY = "mixer.filter_fn.implicit_filter.1.freq"
 _FREQUENCY_ALIASES = ("mixer.filter_fn.implicit_filter.3.freq", "mixer.filter_fn.implicit_filter.5.freq")
 _DERIVED = ("mixer.filter_fn.pos_emb.z", "mixer.filter_fn.pos_emb.t", "mixer.filter_fn.modulation.deltas")
+_NUMBER = re.compile(r"blocks\.[0-9]+\.")
+_DTYPES = ("F32", "F64", "F16", "BF16")
+"""As safetensors calls them."""
 
 PUBLISHED_INFERENCE_SHIFT = 0.05
 
@@ -74,26 +80,41 @@ def read_weights(path: str | Path, shift: float | None = None) -> tuple[ModelCon
     when the file is unreadable, or a key is missing, unknown or of another shape than the header says.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file; name a weights.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            published = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            config = _config_from(path, file.metadata() or {}, shift)
+            return config, _parameters_from(path, file, config)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); name a weights.safetensors") from None
-    config = _config_from(path, header, shift)
-    parameters: dict[str, Tensor] = {}
-    expected = {name: parameter.shape for name, parameter in _skeleton(config).named_parameters()}
-    for ours, theirs in published_names(config.layers).items():
-        tensor = published.pop(theirs, None)
-        if tensor is None:
+
+
+def _parameters_from(path: Path, file: Any, config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of an open file under our names. What they should be follows from its header, which may say anything:
+    nothing is made by it before the file is seen to have it."""
+    strangers = set(file.keys())
+    wanted = published_names(config.layers)
+    for theirs in wanted.values():
+        if theirs not in strangers:
             raise UserError(f"{path}: the key '{theirs}' is missing; wanted a HyenaDNA of {config.layers} layers")
-        if tensor.shape != expected[ours]:
-            raise UserError(f"{path}: '{theirs}' has shape {tuple(tensor.shape)}, wanted {tuple(expected[ours])}")
-        parameters[ours] = tensor.float()
-    strangers = [key for key in published if not key.endswith((*_FREQUENCY_ALIASES, *_DERIVED, "lm_head.weight"))]
+        strangers.remove(theirs)
+    strangers -= {key for key in strangers if key.endswith((*_FREQUENCY_ALIASES, *_DERIVED, "lm_head.weight"))}
     if strangers:
-        raise UserError(f"{path}: found the unknown key '{strangers[0]}'; wanted the published HyenaDNA key names")
-    return config, parameters
+        raise UserError(f"{path}: found the unknown key '{min(strangers)}'; wanted the published HyenaDNA key names")
+    one_block = _skeleton(replace(config, layers=1))  # the others are like it
+    shapes = {name: tuple(parameter.shape) for name, parameter in one_block.named_parameters()}
+    parameters: dict[str, Tensor] = {}
+    for ours, theirs in wanted.items():
+        found = file.get_slice(theirs)
+        shape, dtype = tuple(found.get_shape()), found.get_dtype()
+        expected = shapes[_NUMBER.sub("blocks.0.", ours)]
+        if shape != expected:
+            raise UserError(f"{path}: '{theirs}' has shape {shape}, wanted {expected}")
+        if dtype not in _DTYPES:
+            raise UserError(f"{path}: '{theirs}' has numbers of type {dtype}, wanted {' or '.join(_DTYPES)}")
+        parameters[ours] = file.get_tensor(theirs).float()
+    return parameters
 
 
 def load_model(path: str | Path, shift: float | None = None) -> HyenaDNA:
@@ -129,6 +150,19 @@ def _skeleton(config: ModelConfig) -> HyenaDNA:
         return HyenaDNA(config)
 
 
+_KEYS = {
+    "width": "d_model",
+    "layers": "n_layer",
+    "inner_width": "d_inner",
+    "maximum_context": "l_max",
+    "filter_features": "emb_dim",
+    "filter_width": "filter_order",
+    "filter_frequency": "w",
+    "filter_shift": "shift",
+}
+"""Fields of a model's config as a file's header has them."""
+
+
 def _header(config: ModelConfig) -> dict[str, str]:
     extended = {"extension": str(config.extension), "extended_from": str(config.extended_from)}
     return {
@@ -147,19 +181,38 @@ def _header(config: ModelConfig) -> dict[str, str]:
 def _config_from(path: Path, header: dict[str, str], shift: float | None) -> ModelConfig:
     try:
         return ModelConfig(
-            width=int(header["d_model"]),
-            layers=int(header["n_layer"]),
-            inner_width=int(header["d_inner"]),
-            maximum_context=int(header["l_max"]),
-            filter_features=int(header.get("emb_dim", 5)),
-            filter_width=int(header.get("filter_order", 64)),
-            filter_frequency=float(header.get("w", 10)),
-            filter_shift=shift if shift is not None else float(header.get("shift", PUBLISHED_INFERENCE_SHIFT)),
-            extended_from=int(header["extended_from"]) if "extended_from" in header else None,
+            width=_whole(header, "d_model"),
+            layers=_whole(header, "n_layer"),
+            inner_width=_whole(header, "d_inner"),
+            maximum_context=_whole(header, "l_max"),
+            filter_features=_whole(header, "emb_dim", 5),
+            filter_width=_whole(header, "filter_order", 64),
+            filter_frequency=_number(header, "w", 10.0),
+            filter_shift=shift if shift is not None else _number(header, "shift", PUBLISHED_INFERENCE_SHIFT),
+            extended_from=_whole(header, "extended_from") if "extended_from" in header else None,
             extension=cast(Extension | None, header.get("extension")),  # checked by ModelConfig
         )
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{path}: the header does not give the model's shape ({error}); wanted d_model, n_layer, d_inner and l_max "
-            "in the safetensors metadata"
-        ) from None
+    except Invalid as error:
+        problem = f"{_KEYS.get(error.field, error.field)}: {error.problem}"
+    except KeyError as error:
+        problem = f"{error} is missing"
+    except ValueError as error:
+        problem = str(error)
+    raise UserError(
+        f"{path}: the header does not give the model's shape ({problem}); wanted d_model, n_layer, d_inner and l_max "
+        "in the safetensors metadata"
+    )
+
+
+def _whole(header: dict[str, str], key: str, default: int | None = None) -> int:
+    text = header[key] if default is None else header.get(key, str(default))
+    if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
+        raise ValueError(f"{key}: found '{in_one_line(text, MOST_QUOTED)}', wanted a whole number")
+    return int(text)
+
+
+def _number(header: dict[str, str], key: str, default: float) -> float:
+    text = header.get(key, str(default))
+    if not text.isascii():
+        raise ValueError(f"{key}: found '{in_one_line(text, MOST_QUOTED)}', wanted a number")
+    return float(text)

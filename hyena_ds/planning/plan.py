@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hyena_ds.config.arithmetic import StagePlan, plan_stages
+from hyena_ds.config.arithmetic import StagePlan, divisors, plan_stages
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.savings import Saving, savings
 from hyena_ds.config.schema import RunConfig
@@ -28,6 +28,8 @@ WORTH = 0.95
 _NEARLY = 1.03
 """Of grids that take no longer than this beside the fastest, the one that needs least memory is told."""
 _MOST_RANKS = 1 << 16
+_OF_A_PREDICTION = 20
+"""Of a grid that does not divide: the time that a prediction takes."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Forecast:
     """For a stage that does not fit; None too where nothing helps."""
     better: Prediction | None
     """Another grid, micro batch or policy on the same ranks that takes less time, if one is worth it."""
+    is_searched: bool = True
+    """Whether all of them were looked at for `cure` and `better`."""
 
     @property
     def seconds(self) -> float:
@@ -77,27 +81,49 @@ def fits(memory: Memory, device: Device) -> bool:
     return memory.total <= USABLE * device.memory
 
 
+class Search:
+    """How much of a plan's time goes into other grids than the one that was asked for: a batch may divide in many ways."""
+
+    def __init__(self, most: int = 100_000):
+        """`most` grids are looked at; one that is predicted counts as `_OF_A_PREDICTION`."""
+        self._left = most
+
+    @property
+    def is_over(self) -> bool:
+        return self._left < 0
+
+    def predict_if(self, shape: StepShape | None, cluster: Cluster) -> Prediction | None:
+        """The prediction, if it fits; None also where there is no such grid, or the search is over."""
+        self._left -= _OF_A_PREDICTION if shape is not None else 1
+        if shape is None or self.is_over:
+            return None
+        found = predict(shape, cluster)
+        return found if found.fits else None
+
+
 def forecast(config: RunConfig, cluster: Cluster) -> list[Forecast]:
     """Every stage on the cluster. Raises UserError when ranks or batch do not divide."""
-    forecasts = []
+    forecasts, search = [], Search()
     for plan in plan_stages(config, cluster.ranks):
         prediction = predict(shape_of_stage(config, plan), cluster)
-        cure = None if prediction.fits else cheapest_cure(config, plan, cluster)
-        forecasts.append(Forecast(plan, prediction, cure, better_grid(prediction, cluster)))
+        cure = None if prediction.fits else cheapest_cure(config, plan, cluster, search)
+        better = better_grid(prediction, cluster, search)
+        forecasts.append(Forecast(plan, prediction, cure, better, not search.is_over))
     return forecasts
 
 
-def better_grid(now: Prediction, cluster: Cluster) -> Prediction | None:
+def better_grid(now: Prediction, cluster: Cluster, search: Search) -> Prediction | None:
     """What `best_grid` finds, if it is worth changing to."""
-    best = best_grid(now.shape, cluster)
+    best = best_grid(now.shape, cluster, search)
     if best is None or (now.fits and best.time.seconds > WORTH * now.time.seconds):
         return None
     return best
 
 
-def best_grid(shape: StepShape, cluster: Cluster) -> Prediction | None:
+def best_grid(shape: StepShape, cluster: Cluster, search: Search) -> Prediction | None:
     """The fastest of all grids, micro batches and policies that fit; of nearly equal ones the smallest."""
-    fitting = [found for other in _others(shape, cluster.ranks) if (found := predict(other, cluster)).fits]
+    others = itertools.takewhile(lambda _: not search.is_over, _others(shape, cluster.ranks))
+    fitting = [found for other in others if (found := search.predict_if(other, cluster)) is not None]
     if not fitting:
         return None
     fastest = min(found.time.seconds for found in fitting)
@@ -107,26 +133,26 @@ def best_grid(shape: StepShape, cluster: Cluster) -> Prediction | None:
 
 
 def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
-    for sp in range(1, min(ranks, shape.width) + 1):
-        if ranks % sp or shape.width % sp or shape.context_length % sp or shape.sequences % (ranks // sp):
+    for sp in divisors(ranks):
+        if shape.width % sp or shape.context_length % sp or shape.sequences % (ranks // sp):
             continue
         of_row = shape.sequences // (ranks // sp)
-        for batch in (number for number in range(1, of_row + 1) if of_row % number == 0):
+        for batch in divisors(of_row):
             for policy in KEPT_UNITS:
                 if (other := shape.on(sp, batch, policy, ranks)) is not None:
                     yield other
 
 
-def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster) -> Cure | None:
+def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster, search: Search) -> Cure | None:
     """Of the fewest changed settings those that cost least time; where nothing fits, on twice the machines, and so on."""
-    shape, changes = shape_of_stage(config, plan), list(_changes(config, plan))
-    nodes = cluster.nodes
-    while nodes * cluster.devices_per_node <= _MOST_RANKS:
+    shape, nodes = shape_of_stage(config, plan), cluster.nodes
+    while nodes * cluster.devices_per_node <= _MOST_RANKS and not search.is_over:
         wider = replace(cluster, nodes=nodes)
         cures = []
+        changes = itertools.takewhile(lambda _: not search.is_over, _changes(config, plan))
         for settings, policy, micro, sp in changes:
-            other = shape.on(sp, micro, policy, wider.ranks)
-            if other is not None and (found := predict(other, wider)).fits:
+            found = search.predict_if(shape.on(sp, micro, policy, wider.ranks), wider)
+            if found is not None:
                 cures.append(Cure(settings, found, wider.ranks))
         if cures:
             return min(cures, key=lambda cure: (len(cure.settings), cure.prediction.time.seconds))

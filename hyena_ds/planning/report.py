@@ -110,6 +110,8 @@ def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
                 f"{wanted}cheapest change: {' and '.join(cure.settings)}{on}: "
                 f"{number(cure.prediction.memory.total / GIB)} GiB, {number(cure.prediction.time.seconds)} s a step"
             )
+    if not forecast.is_searched:
+        lines.append(f"stage {number_of_stage}: its batch divides in too many ways to look at all other grids")
     better = forecast.better
     if better is not None and (forecast.cure is None or better.shape != forecast.cure.prediction.shape):
         share = f", {better.time.seconds / found.time.seconds:.0%} of the time" if found.fits else ""

@@ -17,7 +17,7 @@ from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.planning.devices import GIB, PUBLISHED, REACHED, Cluster, Device
-from hyena_ds.planning.plan import USABLE, Prediction, best_grid, predict
+from hyena_ds.planning.plan import USABLE, Prediction, Search, best_grid, predict
 from hyena_ds.planning.shape import StepShape, parameters
 from hyena_ds.planning.step_time import PARTS
 
@@ -56,10 +56,11 @@ class Study:
 def study(config: RunConfig, device: Device) -> Study:
     """All of it, for the model and the precision of `config`."""
     model = replace(config.model, maximum_context=CONTEXTS[-1], extension=None, extended_from=None)
+    search = Search()
     step = StepShape(model, CONTEXTS[-1], precision=config.precision, zero_stage=config.zero_stage)
 
     def best(length: int, sequences: int, ranks: int) -> Prediction | None:
-        return best_grid(replace(step, context_length=length, accumulation=sequences), _cluster(ranks, device))
+        return best_grid(replace(step, context_length=length, accumulation=sequences), _cluster(ranks, device), search)
 
     def of_devices(length: Callable[[int], int], sequences: Callable[[int], int]) -> dict[int, Prediction]:
         found = {
@@ -172,7 +173,7 @@ def _tokens_a_second(found: Prediction) -> float:
 def _efficiency(found: dict[int, Prediction]) -> dict[int, float]:
     """Tokens a second and device, relative to the fewest devices."""
     each = {ranks: _tokens_a_second(one) / ranks for ranks, one in found.items()}
-    first = next(iter(each.values()))
+    first = next(iter(each.values()), 1.0)
     return {ranks: value / first for ranks, value in each.items()}
 
 
@@ -183,6 +184,8 @@ def _table(found: dict[int, Prediction], what: str, strong: bool) -> list[str]:
         f"| {what} | grid, micro batch x micro steps, policy | GiB | s a step | exchange s | tokens/s | efficiency | {last} |"
     ]
     rows.append("|" + "---|" * 8)
+    if not found:
+        return [*rows, "| | no grid fits | | | | | | |"]
     first = next(iter(found.values())).time.seconds
     for ranks, one in found.items():
         shown = number(first / one.time.seconds) if strong else _power(one.shape.context_length)

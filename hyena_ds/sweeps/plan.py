@@ -7,7 +7,6 @@ Every run is checked before the first one starts. Takes no torch.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
 from hyena_ds.config.names import check_new_name
-from hyena_ds.config.nodes import compose, read_text_file
+from hyena_ds.config.nodes import compose, copied, read_text_file
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.training.run_directory import RunDirectory
@@ -133,7 +132,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
         arguments = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
         arguments += [f"{key}={as_yaml(value)}" for key, value in ours.items()]
         try:
-            run = load_node(copy.deepcopy(root), base, RunConfig, arguments)
+            run = load_node(root and copied(root, {}), base, RunConfig, arguments)
             check_new_name(name, RunDirectory(run).config_file, "name")
         except UserError as error:
             raise UserError(f"{file}: run {in_one_line(name, MOST_QUOTED)}: {error}") from None

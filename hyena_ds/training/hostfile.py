@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.arithmetic import plan_stages
+from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.nodes import read_text_file
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.errors import UserError
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control
 from hyena_ds.monitoring.rows import read_faults
 from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.interruption import AGAIN, STOP_FILE
@@ -50,7 +52,9 @@ _FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "TORCH_")
 """Of variables that libraries read. What begins with PYTHON or UCX is forwarded by DeepSpeed."""
 _END_SECONDS = 10
 """Beyond twice the silence: the watchdog's, and then ssh's."""
-_ENTRY = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*(#.*)?")
+_ENTRY = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[0-9]{1,9})\s*(#.*)?")
+_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9_:][A-Za-z0-9._:%-]*")
+"""A host's name or address, with a user's before it: no option of ssh, and nothing that a shell or pdsh would expand."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +69,31 @@ class Host:
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
     """Hosts in the order of their ranks. Raises UserError with the line that is wrong."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a hostfile ({error}); wanted lines like: node0 slots=8") from None
-    hosts: list[Host] = []
+    hosts: dict[str, Host] = {}
+    lines = read_text_file(path, "the hostfile", "lines like: node0 slots=8").split("\n")
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        entry = _ENTRY.fullmatch(text)
-        if entry is None or int(entry["slots"]) == 0:
-            raise UserError(f"{path}:{number}: found '{text}', wanted a host and its processes, as: node0 slots=8")
-        if entry["name"] in (host.name for host in hosts):
-            raise UserError(f"{path}:{number}: found {entry['name']} a second time; give each host one line")
-        hosts.append(Host(entry["name"], int(entry["slots"])))
+        entry, shown = _ENTRY.fullmatch(text), in_one_line(text, MOST_QUOTED)
+        if entry is None or int(entry["slots"]) == 0 or any(map(is_control, text.replace("\t", " "))):
+            raise UserError(f"{path}:{number}: found '{shown}', wanted a host and its processes, as: node0 slots=8")
+        name, slots = entry["name"], int(entry["slots"])
+        if _NAME.fullmatch(name) is None:
+            raise UserError(
+                f"{path}:{number}: found the host {in_one_line(name, MOST_QUOTED)}, wanted a name or an address of letters, "
+                "digits and . _ : % -, which begins with none of . % -"
+            )
+        if slots > MOST_LOCAL_RANKS:
+            raise UserError(
+                f"{path}:{number}: found {slots} slots, wanted at most {MOST_LOCAL_RANKS:,} processes a host"
+            )
+        if name in hosts:
+            raise UserError(f"{path}:{number}: found {name} a second time; give each host one line")
+        hosts[name] = Host(name, slots)
     if not hosts:
         raise UserError(f"{path}: found no host, wanted at least one line like: node0 slots=8")
-    return tuple(hosts)
+    return tuple(hosts.values())
 
 
 def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], environment: Mapping[str, str]) -> int:

@@ -79,8 +79,83 @@ def test_a_wrong_line_of_a_hostfile_is_named(text: str, said: str, tmp_path: Pat
     hosts.write_text(text)
     with pytest.raises(UserError, match=said):
         read_hostfile(hosts)
-    with pytest.raises(UserError, match="absent: cannot be read as a hostfile"):
+    with pytest.raises(UserError, match="absent: cannot read the hostfile"):
         read_hostfile(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "-oProxyCommand=touch\tpwned slots=1",
+            "-oProxyCommand=x slots=1",
+            "me@-oProxyCommand=x slots=1",
+            "-l slots=1",
+        ),
+        *(
+            "$(id) slots=1",
+            "`id` slots=1",
+            "a;b slots=1",
+            "a,b slots=1",
+            "node[0-3] slots=1",
+            "a|b slots=1",
+            "a/b slots=1",
+        ),
+        *(
+            "node0 slots=1000000000000",
+            "node0 slots=1025",
+            "node0 slots=٣",
+            "node0 slots=²",
+            "node0 slots=-1",
+            "node0 slots=1.0",
+        ),
+        *(
+            "node0 slots=1_0",
+            "node0 slots=" + "9" * 5000,
+            "node0 slot=1",
+            "node0 slots = 1",
+            "node0 SLOTS=1",
+            "node0 slots=1 2",
+        ),
+        *(
+            "\ufeffnode0 slots=1",
+            "no\0de slots=1",
+            "no\x1b[2Jde slots=1",
+            "node0\u2028slots=1",
+            "node0\x0cslots=1",
+            "größe slots=1",
+        ),
+        *("@host slots=1", "me@ slots=1", "a@b@c slots=1", "x" * 100_000),
+    ],
+    ids=lambda line: line[:24].encode("unicode_escape").decode(),
+)
+def test_a_line_that_would_be_an_option_a_command_or_a_million_processes_is_refused(line: str, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"first slots=1\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"hosts:2: found ") as caught:
+        read_hostfile(hosts)
+    assert str(caught.value).isprintable() and len(str(caught.value)) <= 1000
+
+
+def test_a_hostfile_that_is_no_small_text_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "large").write_bytes(b"#\n" * 5_000_000)
+    for name, said in (
+        ("pipe", "found a pipe, a directory or a device for the hostfile"),
+        ("binary", "found bytes that are not UTF-8, wanted lines like: node0 slots=8"),
+        ("large", "found more than 262,144 bytes for the hostfile"),
+        (".", "cannot read the hostfile"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_hostfile(tmp_path / name)
+
+
+def test_names_and_addresses_that_ssh_knows_are_hosts(tmp_path: Path) -> None:
+    names = ["a.example", "10.0.0.1", "me@10.0.0.1", "fe80::1%eth0", "::1", "node_1-b", "first.last@h"]
+    hosts = tmp_path / "hosts"
+    hosts.write_bytes("".join(f"\t{name}\tslots=1024 # größe\r\n" for name in names).encode())
+    assert read_hostfile(hosts) == tuple(Host(name, 1024) for name in names)
 
 
 def test_hosts_keep_the_order_of_the_hostfile(tmp_path: Path) -> None:

@@ -232,3 +232,28 @@ def test_a_users_mistake_ends_both_pods_with_the_code_that_fails_the_job(tmp_pat
     endings = pods.end()
     assert [code for code, _ in endings] == [UserError.exit_code] * 2, endings
     assert "".join(output for _, output in endings).count("hyena-ds: error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "said"),
+    [
+        (["name=a\nb"], {}, r"override: found \$'name=a\\nb', wanted one line of text"),
+        ([], {"NAME": "a\nb: c"}, r"NAME: found \$'a\\nb: c', wanted a small letter"),
+        ([], {"NAME": "$(touch pwned)"}, "NAME: found"),
+        ([], {"IMAGE": "a|w pwned"}, "IMAGE: found"),
+        ([], {"MEMORY": "1Gi\n"}, "MEMORY: found"),
+        ([], {"CLAIM": "a&b"}, "CLAIM: found"),
+        ([], {"NODES": "a[$(touch pwned)]"}, "NODES: found"),
+        ([], {"RANKS": "-1"}, "RANKS: found"),
+        ([], {"FORWARD": "a[$(touch>pwned)]"}, "FORWARD: found"),
+        ([], {"FORWARD": "NOTE", "NOTE": "a\nb"}, r"NOTE: found \$'a\\nb', wanted one line of text"),
+    ],
+)
+def test_a_setting_that_would_write_other_yaml_or_run_a_command_is_refused(
+    overrides: list[str], settings: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    command = ["bash", str(ROOT / "launch" / "kubernetes.sh"), str(CONFIG), *overrides]
+    environment = {"PATH": os.environ["PATH"], **settings}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert re.search(said, done.stderr) and len(done.stderr.splitlines()) == 1

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hyena_ds
 from hyena_ds.checkpoints.weights import check_same_shape
+from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.config.policy import POLICIES, PolicyName
-from hyena_ds.config.schema import Extension, ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
@@ -83,7 +83,7 @@ def test_the_weights_file_gives_the_same_filter_back(config: ModelConfig, tmp_pa
     [
         ({"extension": "stretch"}, "extension: found 'stretch', wanted rescale or extrapolate"),
         ({"extended_from": "4096"}, "extended_from: found 4096, wanted 2 to below maximum_context 1024"),
-        ({"extended_from": "some"}, "invalid literal for int"),
+        ({"extended_from": "some"}, "extended_from: found 'some', wanted a whole number"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(change: dict[str, str], words: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
 from hyena_ds.planning.devices import GIB, PUBLISHED, Cluster, Links, published_device
-from hyena_ds.planning.plan import WORTH, cheapest_cure, forecast, predict
+from hyena_ds.planning.plan import WORTH, Search, cheapest_cure, forecast, predict
 from hyena_ds.planning.report import describe_plan
 from hyena_ds.planning.shape import shape_of_stage
 from hyena_ds.planning.step_time import PARTS, step_time
@@ -101,7 +102,7 @@ def test_more_machines_are_named_when_these_do_not_do() -> None:
 def test_where_nothing_helps_that_is_said() -> None:
     config, machine = one_stage(1 << 24, 1, 1), cluster(devices=1, gib=3.0)
     (plan,) = plan_stages(config, 1)
-    assert cheapest_cure(config, plan, machine) is None
+    assert cheapest_cure(config, plan, machine, Search()) is None
     assert "shorten the context or narrow the model" in "\n".join(
         describe_plan(config, machine, forecast(config, machine))
     )
@@ -210,3 +211,35 @@ def test_a_published_device_reaches_less_than_its_data_sheet(name: str) -> None:
 )
 def test_durations_are_shown_as_people_write_them(seconds: float, shown: str) -> None:
     assert show_duration(seconds) == shown
+
+
+@pytest.mark.parametrize("setting", ["model.width=3", "model.layers=10000"])
+def test_a_model_that_fits_nowhere_has_a_scaling_study_that_says_so(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of width 3 no sequence is cut, and 128 of them are fewer than the rows of 1,024 devices."""
+    settings = [setting, "stages=[{context_length: 1024, steps: 1, global_batch: 2}]"]
+    plot = tmp_path / "study.png"
+    assert main(["plan", str(ROOT / "configs" / "quickstart.yaml"), *settings, "--scaling", "--plot", str(plot)]) == 0
+    assert "| | no grid fits |" in capsys.readouterr().out and plot.stat().st_size > 1000
+
+
+def test_a_batch_that_divides_in_thousands_of_ways_is_planned_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = "{context_length: 1024, steps: 1, global_batch: 73513440, micro_batch_size: 73513440}"
+    settings = ["model.width=55440", "model.layers=10000", f"stages=[{', '.join([stage] * 16)}]"]
+    began = time.process_time()
+    assert main(["plan", str(ROOT / "configs" / "quickstart.yaml"), *settings, "--devices-per-node", "1"]) == 1
+    assert time.process_time() - began < 20.0  # it took minutes
+    assert "stage 15: its batch divides in too many ways to look at all other grids" in capsys.readouterr().out
+
+
+def test_the_absurd_of_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "configs" / "quickstart.yaml")
+    for options, said in (
+        (["--nodes", "1" + "0" * 30], "--nodes: found 1000"),
+        (["--devices-per-node", "-1"], "--devices-per-node: found -1, wanted 1 to 131,072"),
+        (["--nodes", "131072", "--devices-per-node", "2"], "--nodes x --devices-per-node: found 262144"),
+        (["model.width=1000000000"], "model.width: found 1000000000, wanted at most 65,536"),
+    ):
+        assert main(["plan", config, *[o for o in options if "=" in o], *[o for o in options if "=" not in o]]) == 2
+        assert said in capsys.readouterr().err
