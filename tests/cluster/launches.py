@@ -122,7 +122,7 @@ def left(*hosts: Host) -> list[str]:
     """What of a run still runs on the hosts, after it had the time to end."""
     deadline = time.monotonic() + GONE_SECONDS
     while True:
-        found = [f"{host.name}: {' '.join(process.cmdline())}" for host in hosts for process in _of_runs(host)]
+        found = [f"{host.name}: {process}" for host in hosts for process in _of_runs(host)]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
