@@ -5,6 +5,7 @@ Every run of `write_run` has the losses of the `Reference` of as many steps, whi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -115,6 +116,16 @@ def ranks(host: Host) -> dict[str, dict[str, str]]:
             continue
         if "LOCAL_RANK" in environment:
             found[environment["RANK"]] = environment
+    return found
+
+
+def listening(host: Host) -> set[str]:
+    """The addresses on which the ranks of a host listen."""
+    found = set()
+    for process in host.processes("hyena_ds"):
+        with contextlib.suppress(psutil.Error):
+            sockets = process.net_connections("inet")
+            found |= {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
     return found
 
 
