@@ -13,7 +13,7 @@ help:
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
-	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
+	@echo "make soak    kill, corrupt, resume and attack at random for at most 30 minutes; make soak-full: the full counts, two hours"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
