@@ -14,7 +14,7 @@ help:
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
-	@echo "make soak    kill, corrupt and resume at random for at most 25 minutes; make soak-full: the full counts, two hours"
+	@echo "make soak    kill, corrupt, resume and attack at random for at most 40 minutes; make soak-full: the full counts, three hours"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
@@ -55,15 +55,18 @@ test-full: $(VENV)/installed
 fuzz: $(VENV)/installed
 	HYENA_FUZZ=$${HYENA_FUZZ:-400} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
 
-soak: $(VENV)/installed fuzz
+soak: $(VENV)/installed
+	HYENA_FUZZ=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
 	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --count 40
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --pairs 3 --steps 150
 
-soak-full: $(VENV)/installed
+soak-full: $(VENV)/installed fuzz
 	HYENA_CORRUPTIONS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --all
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --pairs 7 --steps 300
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

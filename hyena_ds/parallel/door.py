@@ -20,7 +20,8 @@ INTRODUCTION_SECONDS = 5.0
 SPARE = 8
 """Callers beyond the missing ranks that may wait."""
 
-_ACCEPTED_A_LOOK = 32
+_ACCEPTED_A_LOOK = 16
+"""And as many as ranks are missing."""
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -41,7 +42,7 @@ class Door:
                 self._end(caller)
             else:
                 self._listen(caller, came)
-        for _ in range(_ACCEPTED_A_LOOK):
+        for _ in range(missing + _ACCEPTED_A_LOOK):
             try:
                 connection, _ = self._server.accept()
             except ConnectionAbortedError:

@@ -36,6 +36,7 @@ LAST_SECONDS = 1.0
 """What the other sides have for taking the last words."""
 PAUSE = 3.0
 """A thread that slept longer than this between two looks was stopped itself, and may not judge the silence of others."""
+_CALL_SECONDS = 3.0
 _COLLECTIVES = ("torch/distributed/", "hyena_ds/parallel/collectives.py")
 
 
@@ -223,8 +224,12 @@ def _introduced(address: str, port: int, introduction: dict[str, Any], seconds: 
     Rank 0 closes one that it could not read at once, where strangers crowd its port: then another is tried.
     """
     deadline = time.monotonic() + seconds
-    while True:
-        connection = socket.create_connection((address, port), timeout=max(0.1, deadline - time.monotonic()))
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            # Anew every few seconds: the system's own repetitions become rare, and a place in a full queue is luck.
+            connection = socket.create_connection((address, port), timeout=min(left, _CALL_SECONDS))
+        except TimeoutError:
+            continue
         wire = Wire(connection)
         wire.send(introduction)
         with contextlib.suppress(OSError):
@@ -233,9 +238,8 @@ def _introduced(address: str, port: int, introduction: dict[str, Any], seconds: 
                 connection.setblocking(False)
                 return wire
         wire.close()
-        if time.monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         time.sleep(random.uniform(0.02, 0.2))
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def place_of(found: Any) -> Place:

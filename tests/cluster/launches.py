@@ -5,6 +5,7 @@ Every run of `write_run` has the losses of the `Reference` of as many steps, whi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -118,11 +119,21 @@ def ranks(host: Host) -> dict[str, dict[str, str]]:
     return found
 
 
+def listening(host: Host) -> set[str]:
+    """The addresses on which the ranks of a host listen."""
+    found = set()
+    for process in host.processes("hyena_ds"):
+        with contextlib.suppress(psutil.Error):
+            sockets = process.net_connections("inet")
+            found |= {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
+    return found
+
+
 def left(*hosts: Host) -> list[str]:
     """What of a run still runs on the hosts, after it had the time to end."""
     deadline = time.monotonic() + GONE_SECONDS
     while True:
-        found = [f"{host.name}: {' '.join(process.cmdline())}" for host in hosts for process in _of_runs(host)]
+        found = [f"{host.name}: {process}" for host in hosts for process in _of_runs(host)]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)

@@ -11,7 +11,18 @@ import deepspeed.ops
 import psutil
 
 from tests.cluster.hosts import Hosts
-from tests.cluster.launches import STEPS, Launch, Reference, are_equal, left, losses, ranks, reference, write_run
+from tests.cluster.launches import (
+    STEPS,
+    Launch,
+    Reference,
+    are_equal,
+    left,
+    listening,
+    losses,
+    ranks,
+    reference,
+    write_run,
+)
 from tests.paths import ROOT
 from tests.training.runs import tree
 
@@ -86,6 +97,15 @@ def test_two_hosts_whose_exchanges_come_late_have_one_process_s_losses_and_no_wa
     print(f"{took / (few - 1):.1f} s a step")
     # There and back in either of two layers, forward and backward.
     assert took > (few - 1) * micro_steps * 2 * 4 * delay
+
+
+def test_ranks_on_several_hosts_listen_on_the_way_to_rank_0_alone(
+    hosts_of: Callable[[int], Hosts], single: Reference, tmp_path: Path
+) -> None:
+    hosts = hosts_of(2)
+    launch = Launch(hosts[0], hosts.hostfile(1), write_run(tmp_path, single.shards))
+    launch.reach(tmp_path / "runs" / "run", 1)
+    assert [listening(host) for host in hosts.hosts] == [{host.address} for host in hosts.hosts]
 
 
 def test_hosts_without_ssh_train_over_a_slow_link_and_say_that_sequences_lie_across_hosts(

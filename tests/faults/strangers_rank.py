@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,18 @@ class OpenMonitor(Monitor):
     """A monitor whose port is known."""
 
     def __init__(self, place: Place, ranks: int, *rest: Any):
+        self._began = time.monotonic()
         super().__init__(place, ranks + bool(os.environ["KEEP_OPEN"]), *rest)
         file = Path(os.environ["PORT_FILE"])
         file.with_suffix(".partial").write_text(str(self.port))
         file.with_suffix(".partial").rename(file)
 
-    def _watch(self) -> Any:
-        began = time.monotonic()
-        fault = super()._watch()
-        cost = time.clock_gettime(time.pthread_getcpuclockid(threading.get_ident())) / (time.monotonic() - began)
-        Path(os.environ["PORT_FILE"]).with_suffix(".cpu").write_text(json.dumps(cost))
-        return fault
+    def close(self) -> None:
+        spent = time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
+        Path(os.environ["PORT_FILE"]).with_suffix(".cpu").write_text(
+            json.dumps(spent / (time.monotonic() - self._began))
+        )
+        super().close()
 
 
 if __name__ == "__main__":

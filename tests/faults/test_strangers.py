@@ -21,10 +21,12 @@ import pytest
 
 from hyena_ds.parallel import door
 from hyena_ds.parallel.door import INTRODUCTION_BYTES, SPARE, Door
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Member, Place, Pulse, this_place
+from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Member, Pulse, this_place
 from hyena_ds.parallel.monitor import Monitor
 from hyena_ds.parallel.wire import Wire, drain
+from tests.faults.strangers import one_run
 from tests.paths import ROOT
+from tests.training.runs import make_shards
 
 HERE = "127.0.0.1"
 SILENCE = 1.5
@@ -396,8 +398,8 @@ def _until(look: Callable[[], Any]) -> Any:
         time.sleep(0.05)
 
 
-def test_places_are_equal_after_the_way_over_the_wire() -> None:
-    from hyena_ds.parallel.heartbeat import place_of
-
-    place = this_place(3)
-    assert place_of(json.loads(json.dumps(asdict(place)))) == place == Place(**asdict(place))
+def test_a_run_that_is_under_attack_to_its_end_ends_as_planned(tmp_path: Path) -> None:
+    make_shards(tmp_path)
+    cost = one_run(tmp_path, "attacked", steps=25, idle=200)
+    print(f"{1000 * cost.seconds_a_step:.0f} ms of CPU a step, {cost.monitor:.4f} CPU for the monitor")
+    assert cost.monitor < 0.25  # a bounded number of looks; 0.02 as a rule

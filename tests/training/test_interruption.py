@@ -150,6 +150,29 @@ def test_before_the_first_step_a_signal_ends_the_rank_at_once(number: signal.Sig
     assert "no step was under way" in error and "Traceback" not in error
 
 
+def ignoring(*numbers: signal.Signals) -> list[str]:
+    """The words before a command that start it with signals ignored, as nohup and a shell's & do."""
+    ignore = "; ".join(f"signal.signal({int(number)}, signal.SIG_IGN)" for number in numbers)
+    return [sys.executable, "-c", f"import os, signal, sys; {ignore}; os.execvp(sys.argv[1], sys.argv[1:])"]
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_so(processes: list) -> None:
+    rank = start(processes, *ignoring(INT, signal.SIGHUP), sys.executable, "-c", RANK, "starting")
+    rank.send_signal(INT)
+    rank.send_signal(signal.SIGHUP)
+    time.sleep(1.0)
+    assert rank.poll() is None
+    rank.send_signal(TERM)
+    assert rank.communicate(timeout=10) and rank.returncode == 128 + TERM
+
+
+def test_tests_of_signals_pass_where_whoever_starts_them_ignores_signals() -> None:
+    this = f"{Path(__file__).relative_to(ROOT)}::test_before_the_first_step_a_signal_ends_the_rank_at_once"
+    command = [*ignoring(INT, signal.SIGHUP), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_in_a_step_a_stop_file_waits_for_the_step(processes: list, tmp_path: Path) -> None:
     rank = start(processes, sys.executable, "-c", RANK, "holding", HYENA_STOP_FILE=str(tmp_path / "stop"))
     (tmp_path / "stop").write_text("10")

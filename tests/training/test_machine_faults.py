@@ -16,7 +16,7 @@ from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
 from hyena_ds.data.shards import ShardReader, read_index
 from hyena_ds.errors import LocalError, UserError
-from hyena_ds.parallel.devices import check_ranks_here
+from hyena_ds.parallel.devices import check_ranks_here, start_compute
 from hyena_ds.parallel.heartbeat import FAULT_CODE
 from hyena_ds.training.machine_faults import in_a_sentence, out_of_memory
 from hyena_ds.training.run_directory import RunDirectory
@@ -88,6 +88,17 @@ def test_a_port_that_another_program_holds_is_named(shards: Path, tmp_path: Path
     assert code == 2, output
     assert f"hyena-ds: error: MASTER_PORT {port}: another program listens on this port" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "ssh"])
+def test_a_port_that_cannot_be_is_a_sentence(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(UserError, match=f"MASTER_PORT {port}: cannot be listened on .* choose another"):
+        start_compute()
 
 
 def test_fewer_gpus_than_ranks_are_refused() -> None:
