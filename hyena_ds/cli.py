@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
+from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import LocalError, UserError
 
 
@@ -27,6 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what it does not understand without the secrets in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with the usage and `message`."""
+        super().error(redacted(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
@@ -36,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
-    parser = argparse.ArgumentParser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
+    parser = _Parser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from hyena_ds.config.secrets import redacted
+
 
 class UserError(Exception):
-    """Something the user can put right. The text says where, what was found, what was wanted and what to do."""
+    """Something the user can put right. The text says where, what was found, what was wanted and what to do; a secret of
+    an address or a command that it quotes is left out."""
 
     exit_code = 2
+
+    def __init__(self, text: str = ""):
+        super().__init__(redacted(text))
 
 
 class LocalError(UserError):

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from hyena_ds.config.secrets import redacted, shown
 from hyena_ds.errors import UserError
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ def _refuse_cycles(node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
 
 def _override(root: yaml.Node, override: str) -> None:
     key, separator, text = override.partition("=")
+    override = redacted(override)
     if not separator or not key:
         raise UserError(f"override '{override}': wanted key.path=value, for instance stages.0.steps=100")
     value = _compose(text, f"override '{override}'") or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
@@ -170,7 +172,7 @@ def _describe(node: yaml.Node) -> str:
         return "keys"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    return f"'{node.value}'"
+    return f"'{shown(node.value)}'"
 
 
 class _Loader:

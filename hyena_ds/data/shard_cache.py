@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hyena_ds.config.afar import CacheConfig
 from hyena_ds.data.fetching import fetch_shard
 from hyena_ds.data.shards import Shard, read_fully, sha256_of
-from hyena_ds.data.transfer import address_of, shown
+from hyena_ds.data.transfer import address_of, named
 from hyena_ds.errors import LocalError
 
 _POLL = 0.05
@@ -138,7 +138,7 @@ class ShardCache:
                 size, grew = _size(part), time.monotonic()
             if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
                 raise LocalError(
-                    f"{shown(address_of(place, shard.file))}: process {_text(path) or 'unknown'} of this node fetches this "
+                    f"{named(place, shard.file)}: process {_text(path) or 'unknown'} of this node fetches this "
                     f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
                 )
             time.sleep(_POLL)
@@ -236,7 +236,7 @@ class ShardCache:
             else:
                 cure = "make room, lower data.cache.gib, or name another data.cache.directory"
             raise LocalError(
-                f"{error.filename or self.path}: cannot keep {shown(address_of(place, shard.file))} "
+                f"{error.filename or self.path}: cannot keep {named(place, shard.file)} "
                 f"({error.strerror or error}); {cure}, then start the same line again"
             ) from None
 
@@ -254,7 +254,7 @@ class CachedShard:
                 read_fully(file, ids, offset)
             except OSError as error:
                 raise LocalError(
-                    f"{self._cache.path}: the kept copy of {shown(address_of(self._place, self._shard.file))} became "
+                    f"{self._cache.path}: the kept copy of {named(self._place, self._shard.file)} became "
                     f"unreadable ({error.strerror}); see to the disk, then start the same line again: the run continues"
                 ) from None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hyena_ds.config.loading import load_yaml, require
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import UserError
 
 _OURS = ("name", "output", "resume")
@@ -88,6 +89,15 @@ class SweepRun:
     def directory(self) -> Path:
         return Path(self.config.output) / self.config.name
 
+    def check_secrets(self) -> None:
+        """Raise UserError where its arguments, which are about to be written down, hold a secret."""
+        for argument in self.arguments:
+            if redacted(argument) != argument:
+                raise UserError(
+                    f"run {self.name}: {redacted(argument)}: found a secret (user info, query or command), wanted ${{NAME}} in "
+                    "its place, a variable of the environment: what is handed to Slurm is written down"
+                )
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -110,7 +120,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
     for override in overrides:
         key = override.partition("=")[0]
         if key in varied_keys or key in _OURS:
-            raise UserError(f"override '{override}': the sweep sets {key} itself; change it in {file}")
+            raise UserError(f"override '{redacted(override)}': the sweep sets {key} itself; change it in {file}")
     directory = Path(config.output) / config.name
     runs: list[SweepRun] = []
     for number, varied in enumerate(_varied(config)):
@@ -128,6 +138,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
             raise UserError(
                 f"{file}: runs {twin.number} and {number} are both named {name}; name all that varies in `run`"
             )
+        varied = {key: redacted(value) for key, value in varied.items()}
         runs.append(SweepRun(number, name, varied, (base, *arguments), run))
     return Sweep(file, config, tuple(runs))
 
@@ -142,7 +153,7 @@ def _varied(config: SweepConfig) -> list[dict[str, str]]:
 
 
 def _name(config: SweepConfig, varied: dict[str, str]) -> str:
-    known = {**config.settings, **varied}
+    known = {key: redacted(value) for key, value in {**config.settings, **varied}.items()}
     if config.run:
         text = _IN_BRACES.sub(lambda match: known[match[1]], config.run)
     else:

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hyena_ds.config.secrets import redacted
 from hyena_ds.monitoring.rows import Row, read_rows, training_time
 from hyena_ds.sweeps.plan import Sweep, SweepRun
 from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS
@@ -86,9 +87,9 @@ def _status(run: SweepRun, complete: bool, outcome: Outcome | None, step: int) -
     if complete:
         return "complete", None
     if outcome is not None and outcome.exit_code not in STOPPED_CODES:
-        return f"failed ({outcome.exit_code})", outcome.error
+        return f"failed ({outcome.exit_code})", outcome.error and redacted(outcome.error)
     faults = read_faults(run.directory / FAULTS)
-    error = str(faults[-1]["text"]) if faults else None
+    error = redacted(str(faults[-1]["text"])) if faults else None
     if step or faults:
         return f"unfinished, {step:,} of {run.config.total_steps:,} steps", error
     return "not started", None
