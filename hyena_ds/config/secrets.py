@@ -32,7 +32,8 @@ _PIPE = re.compile(r"(?<!broken )\bpipe:", re.IGNORECASE)
 _SAFE_START = re.compile(
     rf"(?:\s*(?:{REFERENCE.pattern}|\{{shard\}}))+(?=$|[',;:)]| \(| ->)|\s*(?:\*\*\*|COMMAND)", re.MULTILINE
 )
-_TO_LAST_QUOTE = re.compile(r".*(?='(?:$|[\s,;:)]))|.*", re.MULTILINE)
+_TO_LAST_QUOTE = re.compile(r".*(?='(?:$|[\s,;:)\]}]))", re.DOTALL | re.MULTILINE)
+_TO_END_OF_LINE = re.compile(r".*")
 _WORD_ENDS = re.compile(r"[\s'\"=:;|&()<>@?,`$]+")
 _PROGRAM = re.compile(r"(?:^|[|&;(`])\s*([\w./+-]+)(?=\s|$)")
 _LONG = 6
@@ -137,12 +138,13 @@ def _shown_within(value: str) -> str:
 
 
 def _without_commands(text: str) -> str:
-    """Whatever follows `pipe:` goes, to the last quote of the line or to its end."""
+    """Whatever follows `pipe:` goes: within quotes to the last one, which may be a quote of the command's, else the line."""
     begin = _PIPE.search(text)
     if begin is None:
         return text
     rest = text[begin.end() :]
     safe = _SAFE_START.match(rest)
-    secret = None if safe else _TO_LAST_QUOTE.match(rest)
+    is_quoted = text[: begin.start()].rpartition("\n")[2].count("'") % 2 == 1
+    secret = (_TO_LAST_QUOTE.match(rest) if is_quoted else None) or _TO_END_OF_LINE.match(rest)
     after = safe.end() if safe else secret.end() if secret else 0
     return text[: begin.end()] + (rest[:after] if safe else HIDDEN) + _without_commands(rest[after:])

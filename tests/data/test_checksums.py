@@ -86,7 +86,9 @@ def test_a_changed_file_is_hashed_again(
         verify_shards(str(place), every, 0)
 
 
-@pytest.mark.parametrize("damage", ["not JSON", "a list", "other numbers", "other types", "a directory", "not writable"])
+@pytest.mark.parametrize(
+    "damage", ["not JSON", "a list", "other numbers", "other types", "a directory", "not writable"]
+)
 def test_a_damaged_or_useless_memory_costs_time_alone(
     place: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:

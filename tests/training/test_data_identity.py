@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ import pytest
 from hyena_ds.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.identity import ShardList
 from hyena_ds.data.places import read_indices
 from hyena_ds.data.shards import parse_index
 from hyena_ds.errors import UserError
 from hyena_ds.training.run_directory import RunDirectory
 from tests.data.afar_server import serving
+from tests.paths import ROOT
 from tests.training.runs import make_shards, train, tree, write_config
 
 MORE = (
@@ -69,10 +74,6 @@ def rewrite_index(shards: Path, old: str, new: str) -> None:
 
 def reverse_genome(shards: Path) -> None:
     """Shards of the genome read backwards, under the same names."""
-    import random
-    import subprocess
-    import sys
-
     letters = "".join(random.Random(1).choices("ACGT", k=6000))
     fasta, config = shards.parent / "genome.fa", shards.parent / "prep.yaml"
     text = f"{letters[:2000]}{'N' * 40}{letters[2040:]}"[::-1]
@@ -82,7 +83,7 @@ def reverse_genome(shards: Path) -> None:
         "splits:\n  by_fraction: {train: 0.8, valid: 0.2}\n"
     )
     shutil.rmtree(shards)
-    subprocess.run([sys.executable, "-m", "hyena_ds", "prep", "build", str(config)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "hyena_ds", "prep", "build", str(config)], check=True, cwd=ROOT, timeout=60)
 
 
 def without_list(run: Path) -> None:
@@ -118,7 +119,10 @@ def test_other_bytes_under_the_same_path_are_refused_by_the_first_shard_before_a
     refused = train(run / "config.yaml", MORE)
     assert refused.returncode == 2, refused.stderr
     (sentence,) = (line for line in refused.stderr.splitlines() if line.startswith("hyena-ds: error: "))
-    assert "was trained on other data than these: data.sources.0: shard train-000000.tar (train): found SHA-256" in sentence
+    assert (
+        "was trained on other data than these: data.sources.0: shard train-000000.tar (train): found SHA-256"
+        in sentence
+    )
     assert tree(run / "runs") == before
     assert go_on(run).startswith("error: ") and "shard train-000000.tar" in go_on(run)
 
@@ -127,7 +131,7 @@ def test_it_goes_on_from_a_copy_and_the_next_checkpoint_has_the_same_digest(run:
     (run / "shards").rename(run / "elsewhere")
     done = train(run / "config.yaml", MORE, f"data.sources.0.shards={run}/elsewhere")
     assert done.returncode == 0, done.stderr
-    assert f"changed since: data.sources.0.shards: {run}/shards -> {run}/elsewhere" in done.stdout
+    assert "changed since: data.sources.0.shards: " in done.stdout and f" -> {run}/elsewhere" in done.stdout
     assert len(digests(run)) == 2 and len(set(digests(run))) == 1
 
 
@@ -190,8 +194,6 @@ def test_two_sources_may_not_change_places(run: Path, tmp_path: Path) -> None:
     first, second = (f"{{shards: {path}}}" for path in (run / "shards", tmp_path / "b" / "shards"))
     config = load_yaml(run / "config.yaml", RunConfig, [f"data.sources=[{first}, {second}]", "name=two"])
     directory = RunDirectory(config)
-    from hyena_ds.data.identity import ShardList
-
     indices = read_indices(config.data)
     directory.create(config, ShardList.of(indices))
     directory.check_data(config, indices)
@@ -199,9 +201,7 @@ def test_two_sources_may_not_change_places(run: Path, tmp_path: Path) -> None:
         directory.check_data(config, indices[::-1])
 
 
-def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until_then(
-    trained: Path, run: Path
-) -> None:
+def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until_then(trained: Path, run: Path) -> None:
     without_list(run)
     same = f"data.sources.0.shards={trained}/shards"
     assert "is from before the data of a run were recorded, so nothing can be compared" in go_on(run, same)
@@ -219,7 +219,14 @@ def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until
 def test_a_lost_or_damaged_list_is_made_anew_of_the_same_data_and_other_data_are_refused(run: Path) -> None:
     file = run / "runs" / "run" / "shards.json"
     whole = file.read_text()
-    for text in (None, "", whole[:-9], whole.replace('"sha256": "', '"sha256": "0', 1), "[" * 100_000, '{"sources": 1}'):
+    for text in (
+        None,
+        "",
+        whole[:-9],
+        whole.replace('"sha256": "', '"sha256": "0', 1),
+        "[" * 100_000,
+        '{"sources": 1}',
+    ):
         file.unlink(missing_ok=True)
         if text is not None:
             file.write_text(text)
@@ -231,7 +238,9 @@ def test_a_lost_or_damaged_list_is_made_anew_of_the_same_data_and_other_data_are
     assert "which shard differs cannot be said" in go_on(run)
 
 
-def test_a_checkpoint_of_another_run_is_compared_by_its_digest_and_the_list_beside_it_names_the_shard(run: Path) -> None:
+def test_a_checkpoint_of_another_run_is_compared_by_its_digest_and_the_list_beside_it_names_the_shard(
+    run: Path,
+) -> None:
     (checkpoint,) = (run / "runs" / "run" / "checkpoints").glob("step-*")
     named = ("name=other", f"resume={checkpoint}")
     assert go_on(run, *named) == ""
