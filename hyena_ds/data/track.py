@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.config.secrets import shown
 from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
 from hyena_ds.errors import UserError
 
@@ -49,14 +50,14 @@ class Track:
         index: ShardIndex | None = None,
         open_: Callable[[Shard], Reader] | None = None,
     ):
-        self.place = str(place)
+        self.place = shown(str(place))
         self.split = split
         self.index = index or read_index(place)
         self.chunks: list[Chunk] = [chunk for chunk in self.index.chunks if chunk.split == split]
         if not self.chunks:
             held = ", ".join(sorted({chunk.split for chunk in self.index.chunks})) or "nothing"
             raise UserError(
-                f"{place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
+                f"{self.place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
             )
         lengths = np.array([chunk.length for chunk in self.chunks], dtype=np.int64)
         self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(lengths)))

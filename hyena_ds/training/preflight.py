@@ -74,4 +74,4 @@ def _check_own_share(config: RunConfig, compute: Compute, indices: list[ShardInd
         else:
             verify_shards(source.shards, index.shards[share::ranks_here], share)
     if fetched:
-        ShardCache(config.data.cache).remove_damaged(fetched[share::ranks_here])
+        ShardCache(config.data.cache).remove_damaged(fetched[share::ranks_here], share)

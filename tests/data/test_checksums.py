@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.data import checksums
+from hyena_ds.config.afar import CacheConfig
+from hyena_ds.data import checksums, shard_cache
 from hyena_ds.data.checksums import verify_shards
-from hyena_ds.data.shards import Shard, read_index
+from hyena_ds.data.shard_cache import ShardCache
+from hyena_ds.data.shards import Shard, read_index, sha256_of
 from hyena_ds.errors import UserError
 
 
@@ -52,7 +54,7 @@ def test_what_was_hashed_is_not_hashed_again_by_any_share(
     assert sorted(hashed) == sorted(shard.file for shard in every)
     hashed.clear()
     verify_shards(str(place), every, 0)
-    os.chdir(place.parent)
+    monkeypatch.chdir(place.parent)
     verify_shards("shards", every, 0)
     assert hashed == []
 
@@ -120,3 +122,27 @@ def test_a_damaged_or_useless_memory_costs_time_alone(
     (place / every[0].file).write_bytes(body)
     with pytest.raises(UserError, match="do not match"):
         verify_shards(str(place), every, 0)
+
+
+def test_kept_shards_are_hashed_once_though_they_are_touched_at_every_use(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    every = list(read_index(place).shards)
+    cache = ShardCache(CacheConfig(str(place.parent / "kept")))
+    for shard in every:
+        cache.fetch(f"pipe:cat {place}/{{shard}}", shard)
+    read: list[Path] = []
+    monkeypatch.setattr(shard_cache, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1])
+    cache.remove_damaged(every)
+    assert len(read) == len(every)
+    for shard in every:
+        with cache.opened("pipe:false {shard}", shard):
+            pass
+    cache.remove_damaged(every[::2], 0)
+    cache.remove_damaged(every[1::2], 1)
+    assert len(read) == len(every)
+    tar = cache.path / f"{every[0].sha256}.tar"
+    tar.write_bytes(bytes(tar.stat().st_size))
+    cache.remove_damaged(every)
+    assert not tar.exists() and cache.has(every[1])
