@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from hyena_ds.errors import LocalError, UserError, in_one_line
+from hyena_ds.errors import LocalError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,10 +50,10 @@ def _sentence(error: OSError) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, whose errors are lines of a usual length, whatever was typed."""
+    """argparse's, whose errors are lines of a usual length, without secrets, whatever was typed."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(in_one_line(message))
+        super().error(str(UserError(message)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from hyena_ds.config.secrets import redacted
+
 MOST_CHARACTERS = 1000
 """Of a sentence; what was found may be a file of megabytes."""
 MOST_QUOTED = 200
@@ -17,13 +19,14 @@ _JOINERS = "\u200c\u200d"
 class UserError(Exception):
     """Something the user can put right. The text says where, what was found, what was wanted and what to do.
 
-    Whoever raises it: it becomes one line of at most `MOST_CHARACTERS`, and nothing in it moves a terminal's cursor.
+    Whoever raises it: it becomes one line of at most `MOST_CHARACTERS`, nothing in it moves a terminal's cursor, and a secret
+    of an address or a command that it quotes is left out.
     """
 
     exit_code = 2
 
     def __init__(self, text: str):
-        super().__init__(in_one_line(text))
+        super().__init__(in_one_line(redacted(text)))
 
 
 class LocalError(UserError):

@@ -1,6 +1,6 @@
 """What a checkpoint says of itself, and whether it is what was written. Takes no torch.
 
-    step-00000100/manifest.json    run, step, and bytes and SHA-256 of every other file; the last file that is written
+    step-00000100/manifest.json    run, step, digest of the data, and bytes and SHA-256 of every other file; written last
     step-00000100/run_state.json   where the run stands, on what it ran, its config
 
 The manifest guards itself: its checksum is over its own content, and its text must be exactly the one that follows from
@@ -81,6 +81,8 @@ class Manifest:
     run: str
     step: int
     files: dict[str, Written]
+    shards: str | None = None
+    """Digest of the list of the shards that were trained on (data/identity.py); None in a checkpoint from before it."""
 
     @property
     def bytes(self) -> int:
@@ -103,8 +105,10 @@ def write_file(path: Path, chunks: Iterable[Any]) -> Written:
     return Written(count, digest.hexdigest())
 
 
-def write_manifest(directory: Path, run: str, step: int, files: dict[str, Written]) -> None:
+def write_manifest(directory: Path, run: str, step: int, files: dict[str, Written], shards: str | None = None) -> None:
+    """The last file of a checkpoint; `shards` is the digest of its data."""
     content = {"format": FORMAT, "run": run, "step": step, "files": {name: asdict(files[name]) for name in files}}
+    content |= {} if shards is None else {"shards": shards}
     write_file(directory / MANIFEST, [_text(content).encode()])
 
 
@@ -126,8 +130,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
         if content["format"] != FORMAT:
             raise UserError(f"{path}: found format '{content['format']}', wanted '{FORMAT}'; {_CURE}")
         files = {_file_name(name): Written(**file) for name, file in content["files"].items()}
-        manifest = Manifest(content["run"], content["step"], files)
+        manifest = Manifest(content["run"], content["step"], files, content.get("shards"))
         if not (_is_text(manifest.run) and _is_count(manifest.step) and all(map(_is_written, files.values()))):
+            raise ValueError
+        if not (manifest.shards is None or _is_text(manifest.shards)):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: does not match its own checksum: the file is damaged; {_CURE}") from None

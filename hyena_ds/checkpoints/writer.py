@@ -24,6 +24,7 @@ from hyena_ds.checkpoints.saved_state import named_slices, state_file
 from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import kept
 from hyena_ds.errors import UserError
 from hyena_ds.model.published import published_tensors
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
@@ -44,11 +45,19 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, directory: Path, config: RunConfig, compute: Compute, run: str, say: Callable[[str], object] = print
+        self,
+        directory: Path,
+        config: RunConfig,
+        compute: Compute,
+        run: str,
+        shards: str | None = None,
+        say: Callable[[str], object] = print,
     ):
-        """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used. On rank 0, `say` is told
-        once what stood in the way of a checkpoint, or should have been removed and is still there."""
+        """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
+        digest of its data. On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
+        and is still there."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
+        self._shards = shards
         self._job: _Job | None = None
         self._say, self._said = say, set[str]()
 
@@ -109,7 +118,7 @@ class CheckpointWriter:
             grid={"data parallel": ranks // sequence_parallel, "sequence parallel": sequence_parallel},
             zero_stage=self._config.zero_stage,
             stages=to_plain(rows),
-            config=to_plain(self._config),
+            config=kept(to_plain(self._config)),
         )
 
     def _conclude(self) -> None:
@@ -125,7 +134,7 @@ class CheckpointWriter:
         """On rank 0: the checkpoint is complete, or nothing of it is left."""
         if problem is None:
             try:
-                write_manifest(job.partial, self._run, job.step, files)
+                write_manifest(job.partial, self._run, job.step, files, self._shards)
             except OSError as error:
                 problem = _told(error, job)
         if problem is not None:

@@ -5,7 +5,8 @@
     s3://BUCKET/PATH                     the same of a bucket
     pipe:COMMAND                         what a shell command writes; {shard} in it stands for the file's name
 
-Nothing is fetched here; data/places.py does.
+User info, query and command may hold secrets: ${NAME} in an address or a command is a variable of the environment, looked
+up when something is fetched and kept nowhere (config/secrets.py). Nothing is fetched here; data/places.py does.
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from hyena_ds.config.limits import MOST, MOST_SECONDS, require_within
 from hyena_ds.config.loading import require as _require
+from hyena_ds.config.secrets import REFERENCE, is_hidden, shown
+from hyena_ds.errors import UserError
 
 NAME = "{shard}"
 """Stands for a file's name in a command."""
 _AFAR = ("http://", "https://", "s3://", "pipe:")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_OF_QUERIES = "!$&'()*+,/:;=?@[]%~-._"
+"""Characters of a variable's value that a query takes as they are."""
+
+
+def user_cache() -> Path:
+    """The user's cache directory on this machine, the part of it that is ours."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hyena-ds"
 
 
 def is_afar(place: str) -> bool:
@@ -32,24 +42,65 @@ def is_afar(place: str) -> bool:
 
 def check_place(place: str, field: str) -> None:
     """Raise Invalid unless `place` may stand in a config."""
+    found = f"found '{shown(place)}', wanted"
     known = is_afar(place) or not _SCHEME.match(place)
-    _require(known, field, f"found '{place}', wanted a directory, http://, https://, s3:// or pipe:COMMAND")
+    _require(known, field, f"{found} a directory, http://, https://, s3:// or pipe:COMMAND")
     if place.startswith("pipe:"):
         _require(
-            NAME in place,
+            NAME in place or is_hidden(place) or bool(REFERENCE.search(place)),
             field,
-            f"found '{place}', wanted {NAME} in the command, where the name of a file goes, for instance "
-            f"'pipe:aws s3 cp s3://bucket/genome/{NAME} -'",
+            f"{found} {NAME} in the command, where the name of a file goes, for instance "
+            f"aws s3 cp s3://bucket/genome/{NAME} -",
         )
     elif is_afar(place):
-        _require(_has_host(place), field, f"found '{place}', wanted a host or a bucket after ://")
+        _require(_has_host(place), field, f"{found} a host or a bucket after ://")
 
 
 def _has_host(address: str) -> bool:
     try:
-        return bool(urlsplit(address).netloc)
+        parts = urlsplit(address)
+        return bool(parts.netloc) and ("$" in parts.netloc or parts.port != 0)
     except ValueError:
         return False
+
+
+def variables_of(place: str) -> tuple[str, ...]:
+    """Names of the variables of the environment that an address or a command needs; a directory needs none."""
+    if not is_afar(place):
+        return ()
+    names = dict.fromkeys(REFERENCE.findall(place))
+    if place.startswith("pipe:"):  # a variable that the command itself sets is the shell's
+        names = {name: None for name in names if not re.search(rf"(?<![\w${{]){name}\b", place)}
+    return tuple(names)
+
+
+def expanded(place: str) -> str:
+    """The place to fetch from: with the values of its variables. Raises UserError where one is not set.
+
+    A command's variables are left to its shell, so that no value is read as shell; but a command that is nothing but
+    variables is the text that they hold.
+    """
+    if is_afar(place) and is_hidden(place):
+        raise UserError(
+            f"data.sources: found '{place}', which a run keeps without its secrets; name the place of the shards again, "
+            "for instance data.sources.0.shards=PLACE"
+        )
+    for name in variables_of(place):
+        if name not in os.environ:
+            raise UserError(
+                f"data.sources: {shown(place)}: the environment variable {name} is not set; set it on every host"
+            )
+    if not is_afar(place):
+        return place
+    if place.startswith("pipe:"):
+        only = not REFERENCE.sub("", place.removeprefix("pipe:")).replace(NAME, "").strip()
+        return REFERENCE.sub(lambda match: os.environ[match[1]], place) if only else place
+    head, at, tail = place.rpartition("@")
+    tail, question, query = tail.partition("?")
+    head = REFERENCE.sub(lambda match: quote(os.environ[match[1]], safe=""), head)
+    tail = REFERENCE.sub(lambda match: os.environ[match[1]], tail)
+    query = REFERENCE.sub(lambda match: quote(os.environ[match[1]], safe=_OF_QUERIES), query)
+    return f"{head}{at}{tail}{question}{query}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +127,7 @@ class CacheConfig:
     def path(self) -> Path:
         if self.directory is not None:
             return Path(os.path.expandvars(self.directory)).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hyena-ds" / "shards"
+        return user_cache() / "shards"
 
     @property
     def bytes(self) -> int:

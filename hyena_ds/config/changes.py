@@ -3,10 +3,12 @@
     config then, config now --> every setting that differs; those among them that what was trained so far forbids
 
 What made the state must stay: the model, the data, the seed, the stages as far as they were trained. All else may change.
+The data are what they hold: where the shards are may change, and the run compares their digests (data/identity.py).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,9 @@ from hyena_ds.config.schedule import StageConfig
 FIXED = ("model.", "data.", "seed")
 """Beginnings of keys that must not change..."""
 FREE = ("data.workers", "data.verify", "data.cache.")
-"""...but for what begins with these."""
+"""...but for what begins with these..."""
+_PLACE = re.compile(r"data\.sources\.\d+\.shards")
+"""...and for these, where the data themselves can be compared."""
 _UNSAID = ("resume",)
 """How a run is started is no setting of it."""
 
@@ -42,10 +46,19 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
 
 
 def forbidden(
-    found: Sequence[Change], before: Sequence[StageConfig], after: Sequence[StageConfig], step: int
+    found: Sequence[Change],
+    before: Sequence[StageConfig],
+    after: Sequence[StageConfig],
+    step: int,
+    places_are_free: bool = True,
 ) -> list[Change]:
-    """The changes, among those `found` and those of the stages' rows, that a run after `step` steps does not allow."""
+    """The changes, among those `found` and those of the stages' rows, that a run after `step` steps does not allow.
+
+    `places_are_free` says that the data are compared by their digests, so that the shards may be elsewhere now.
+    """
     fixed = [change for change in found if change.key.startswith(FIXED) and not change.key.startswith(FREE)]
+    if places_are_free:
+        fixed = [change for change in fixed if not _PLACE.fullmatch(change.key)]
     return fixed + _forbidden_of_stages(before, after, step)
 
 

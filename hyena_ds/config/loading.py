@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import yaml
 
 from hyena_ds.config.nodes import compose, override_all, read_text_file, where
+from hyena_ds.config.secrets import shown
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def _describe(node: yaml.Node) -> str:
         return "keys"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    return f"'{in_one_line(node.value, MOST_QUOTED)}'"
+    return f"'{in_one_line(shown(node.value), MOST_QUOTED)}'"
 
 
 class _Loader:

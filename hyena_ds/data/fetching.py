@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hyena_ds.config.afar import CacheConfig
 from hyena_ds.data.shards import INDEX_NAME, Shard, sha256_of
-from hyena_ds.data.transfer import Broken, Refused, append, opener, shown
+from hyena_ds.data.transfer import Address, Broken, Refused, append, opener
 from hyena_ds.errors import LocalError
 
 FIRST_PAUSE = 0.25
@@ -27,7 +27,7 @@ WRONG_BYTES = 3
 """Times that a whole file of wrong bytes is fetched before it is given up."""
 
 
-def fetch_shard(address: str, part: Path, shard: Shard, cache: CacheConfig, stopped: Callable[[], bool]) -> None:
+def fetch_shard(address: Address, part: Path, shard: Shard, cache: CacheConfig, stopped: Callable[[], bool]) -> None:
     """Bring `part` to the whole shard, checked against the index.
 
     Raises LocalError; OSError when `part` cannot be written; and Stopped once `stopped` says so.
@@ -43,13 +43,13 @@ def fetch_shard(address: str, part: Path, shard: Shard, cache: CacheConfig, stop
         if tried < WRONG_BYTES:
             _pause(FIRST_PAUSE * 2 ** (tried - 1), stopped)
     raise LocalError(
-        f"{shown(address)}: found {found} than {INDEX_NAME} says, {WRONG_BYTES} times; the shard is damaged there, or "
+        f"{address}: found {found} than {INDEX_NAME} says, {WRONG_BYTES} times; the shard is damaged there, or "
         "not of this index: copy or prepare it again, then start the same line again: the run continues"
     )
 
 
 def fetch_whole(
-    address: str,
+    address: Address,
     part: Path,
     limit: int,
     cache: CacheConfig,
@@ -75,18 +75,19 @@ def fetch_whole(
                 return
             pause = FIRST_PAUSE
         except Refused as error:
+            problem = address.without_secrets(str(error))
             raise LocalError(
-                f"{shown(address)}: the {what} cannot be fetched: {error}; make it available there, or correct "
-                "data.sources, then start the same line again"
+                f"{address}: the {what} cannot be fetched: {problem}; make it available there, or correct data.sources, "
+                "then start the same line again"
             ) from None
         except Broken as error:
             problem = str(error)
         silent = time.monotonic() - heard
         if silent + pause + stall > cache.patience:  # another attempt may be silent for so long
             raise LocalError(
-                f"{shown(address)}: the {what} cannot be fetched: no byte came for {silent:.1f} s of attempts ({problem}); "
-                "see to the source or the network, or raise data.cache.patience (and watchdog.step), then start the "
-                "same line again: the run continues"
+                f"{address}: the {what} cannot be fetched: no byte came for {silent:.1f} s of attempts "
+                f"({address.without_secrets(problem)}); see to the source or the network, or raise data.cache.patience "
+                "(and watchdog.step), then start the same line again: the run continues"
             )
         _pause(pause, stopped)
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -13,12 +13,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from hyena_ds.config.afar import CacheConfig, is_afar
+from hyena_ds.config.afar import CacheConfig, expanded, is_afar
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.fetching import fetch_whole
 from hyena_ds.data.shard_cache import CachedShard, ShardCache
 from hyena_ds.data.shards import INDEX_NAME, Reader, Shard, ShardIndex, ShardReader, parse_index, read_index
-from hyena_ds.data.transfer import address_of, shown
+from hyena_ds.data.transfer import address_of, named
 from hyena_ds.errors import LocalError, UserError
 
 MOST_INDEX_BYTES = 2**26
@@ -72,8 +72,8 @@ def _index_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
 
 
 def _read_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
-    where = shown(address_of(place, INDEX_NAME))
-    path = cache.path / f"index-{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+    where = named(place, INDEX_NAME)
+    path = cache.path / f"index-{hashlib.sha256(expanded(place).encode()).hexdigest()[:16]}.json"
     if not (kept and path.is_file()):
         _fetch_index(place, path, cache)
     try:
@@ -92,7 +92,7 @@ def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
         part.replace(path)
     except OSError as error:
         raise LocalError(
-            f"{error.filename or path}: cannot keep {shown(address_of(place, INDEX_NAME))} ({error.strerror}); make "
+            f"{error.filename or path}: cannot keep {named(place, INDEX_NAME)} ({error.strerror}); make "
             "room, or name another data.cache.directory"
         ) from None
     finally:

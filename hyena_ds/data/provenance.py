@@ -13,6 +13,8 @@ from pathlib import Path
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import shown
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sources, StageStream
 from hyena_ds.errors import UserError
 
@@ -30,7 +32,7 @@ class Consumed:
     sample: int
     """Number within the step's global batch."""
     source: str
-    """Directory of its shards."""
+    """Place of its shards, without secrets."""
     assembly: str
     chromosome: str
     start: int
@@ -55,12 +57,15 @@ def run_config(run: str | Path) -> RunConfig:
     return load_yaml(file, RunConfig)
 
 
-def consumed(config: RunConfig, step: int) -> list[Consumed]:
-    """The samples of `step` (of the run, from 0), in their order. Raises UserError when the run has no such step."""
+def consumed(config: RunConfig, step: int, indices: list[ShardIndex] | None = None) -> list[Consumed]:
+    """The samples of `step` (of the run, from 0), in their order. Raises UserError when the run has no such step.
+
+    `indices` are those of the config's sources, which are read where they are left out.
+    """
     plan = next((plan for plan in _plans(config) if plan.first_step <= step < plan.end_step), None)
     if plan is None:
         raise UserError(f"step {step + 1}: the run '{config.name}' has the steps 1 to {config.total_steps}")
-    stream = StageStream(Sources(config.data, "train"), config.seed, plan)
+    stream = StageStream(Sources(config.data, "train", indices), config.seed, plan)
     length = plan.config.context_length
     first = (step - plan.first_step) * plan.config.sequences
     found = []
@@ -74,7 +79,7 @@ def consumed(config: RunConfig, step: int) -> list[Consumed]:
                 step=step + 1,
                 stage=plan.number,
                 sample=number,
-                source=config.data.sources[source].shards,
+                source=shown(config.data.sources[source].shards),
                 assembly=origin.assembly,
                 chromosome=origin.chromosome,
                 start=origin.start,
@@ -99,7 +104,7 @@ def write_order(file: Path, config: RunConfig) -> None:
                 row = {
                     "stage": plan.number,
                     "first_step": plan.first_step + epoch.first_sample // plan.config.sequences + 1,
-                    "source": config.data.sources[epoch.source].shards,
+                    "source": shown(config.data.sources[epoch.source].shards),
                     "epoch": epoch.number,
                     "windows": epoch.windows,
                     "shuffle_shards": config.data.shuffle_shards,

@@ -18,15 +18,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.config.afar import CacheConfig
+from hyena_ds.data.checksums import Checksums
 from hyena_ds.data.fetching import fetch_shard
 from hyena_ds.data.shards import Shard, read_fully, sha256_of
-from hyena_ds.data.transfer import address_of, shown
+from hyena_ds.data.transfer import address_of, named
 from hyena_ds.errors import LocalError
 
 _POLL = 0.05
@@ -84,18 +86,24 @@ class ShardCache:
             finally:
                 _unlock(lock)
 
-    def remove_damaged(self, shards: list[Shard]) -> None:
-        """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again."""
-        for shard in shards:
-            file = self._open_whole(shard)
-            if file is not None:
-                try:
-                    if sha256_of(self._tar(shard)) != shard.sha256:
-                        self._tar(shard).unlink(missing_ok=True)
-                except FileNotFoundError:
-                    pass
-                finally:
-                    _unlock(file)
+    def remove_damaged(self, shards: list[Shard], share: int = 0) -> None:
+        """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again.
+
+        `share` is this process's number among those of the node that share the shards.
+        """
+        with Checksums(self.path, share, touched=True) as checksums:
+            for shard in shards:
+                file = self._open_whole(shard)
+                if file is not None:
+                    tar = self._tar(shard)
+                    try:
+                        checksums.check(tar, shard.sha256, partial(_verify, tar, shard))
+                    except _Damaged:
+                        tar.unlink(missing_ok=True)
+                    except FileNotFoundError:
+                        pass
+                    finally:
+                        _unlock(file)
 
     def _tar(self, shard: Shard) -> Path:
         return self.path / f"{shard.sha256}.tar"
@@ -115,7 +123,7 @@ class ShardCache:
                 path.unlink(missing_ok=True)
             if whole:
                 with contextlib.suppress(PermissionError):
-                    os.utime(file)  # the clock of what was used least recently
+                    _touch(file)
         except BaseException:
             os.close(file)
             raise
@@ -138,7 +146,7 @@ class ShardCache:
                 size, grew = _size(part), time.monotonic()
             if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
                 raise LocalError(
-                    f"{shown(address_of(place, shard.file))}: process {_text(path) or 'unknown'} of this node fetches this "
+                    f"{named(place, shard.file)}: process {_text(path) or 'unknown'} of this node fetches this "
                     f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
                 )
             time.sleep(_POLL)
@@ -152,7 +160,7 @@ class ShardCache:
     def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Callable[[], bool]) -> None:
         if self.has(shard):
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                os.utime(self._tar(shard))  # somebody is about to use it
+                _touch(self._tar(shard))  # somebody is about to use it
             return
         part = self._part(shard)
         _tell(lock, str(os.getpid()))
@@ -211,7 +219,9 @@ class ShardCache:
             with contextlib.suppress(FileNotFoundError):
                 state = entry.stat()
                 claimed = path.stem.rpartition(".")[2] if path.suffix == ".part" else ""
-                found.append((state.st_mtime, path, int(claimed) if claimed.isdigit() else state.st_size))
+                found.append(
+                    (max(state.st_atime, state.st_mtime), path, int(claimed) if claimed.isdigit() else state.st_size)
+                )
         return found
 
     def _wait_for_room_lock(self, began: float) -> int:
@@ -236,7 +246,7 @@ class ShardCache:
             else:
                 cure = "make room, lower data.cache.gib, or name another data.cache.directory"
             raise LocalError(
-                f"{error.filename or self.path}: cannot keep {shown(address_of(place, shard.file))} "
+                f"{error.filename or self.path}: cannot keep {named(place, shard.file)} "
                 f"({error.strerror or error}); {cure}, then start the same line again"
             ) from None
 
@@ -254,13 +264,27 @@ class CachedShard:
                 read_fully(file, ids, offset)
             except OSError as error:
                 raise LocalError(
-                    f"{self._cache.path}: the kept copy of {shown(address_of(self._place, self._shard.file))} became "
+                    f"{self._cache.path}: the kept copy of {named(self._place, self._shard.file)} became "
                     f"unreadable ({error.strerror}); see to the disk, then start the same line again: the run continues"
                 ) from None
 
 
 _FAILED = "failed: "
 """Begins the text in the lock file of a shard that was given up."""
+
+
+class _Damaged(Exception):
+    """A kept shard has other bytes than the index says."""
+
+
+def _verify(tar: Path, shard: Shard) -> None:
+    if sha256_of(tar) != shard.sha256:
+        raise _Damaged
+
+
+def _touch(tar: Path | int) -> None:
+    """It was used now, which the clock of what was used least recently reads; its bytes are as old as they were."""
+    os.utime(tar, ns=(time.time_ns(), os.stat(tar).st_mtime_ns))
 
 
 def _try_lock(path: Path) -> int | None:

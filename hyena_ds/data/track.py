@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.config.secrets import shown
 from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
 from hyena_ds.data.tokenizer import VOCABULARY
-from hyena_ds.data.transfer import address_of, shown
+from hyena_ds.data.transfer import named
 from hyena_ds.errors import LocalError, UserError
 
 Positions = NDArray[np.int64]
@@ -51,14 +52,14 @@ class Track:
         index: ShardIndex | None = None,
         open_: Callable[[Shard], Reader] | None = None,
     ):
-        self.place = str(place)
+        self.place = shown(str(place))
         self.split = split
         self.index = index or read_index(place)
         self.chunks: list[Chunk] = [chunk for chunk in self.index.chunks if chunk.split == split]
         if not self.chunks:
             held = ", ".join(sorted({chunk.split for chunk in self.index.chunks})) or "nothing"
             raise UserError(
-                f"{place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
+                f"{self.place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
             )
         lengths = np.array([chunk.length for chunk in self.chunks], dtype=np.int64)
         self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(lengths)))
@@ -98,7 +99,7 @@ class Track:
     def _unknown_id(self, chunk: Chunk, ids: NDArray[np.uint8], begin: int) -> LocalError:
         at = int(np.argmax(ids >= VOCABULARY))
         return LocalError(
-            f"{shown(address_of(self.place, self.index.shards[chunk.shard].file))}: found the token {ids[at]} at byte "
+            f"{named(self.place, self.index.shards[chunk.shard].file)}: found the token {ids[at]} at byte "
             f"{begin + at}, wanted ids below {VOCABULARY}; the shard is damaged or was not made by `hyena-ds prep`: "
             "prepare it again"
         )

@@ -8,6 +8,7 @@ genomes). Only the standard library, but for s3.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import os
@@ -21,13 +22,14 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from hyena_ds.config.afar import NAME, is_afar
+from hyena_ds.config.afar import NAME, expanded, is_afar, variables_of
+from hyena_ds.config.secrets import shown, without, words_of
 
 COPY_BYTES = 1 << 18
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -59,8 +61,42 @@ Opener = Callable[[int], Answer | None]
 """open(begin): the bytes from `begin` on; None when nothing lies beyond. Raises Broken or Refused."""
 
 
-def address_of(place: str, name: str) -> str:
-    """The address of the file `name` of a place (config/afar.py): for a command the command, for a directory the path."""
+@dataclass(frozen=True)
+class Address:
+    """Where one file is fetched from; as text it is without the secrets of its place."""
+
+    secret: str = field(repr=False)
+    """The URL or `pipe:` command, whole."""
+    shown: str
+    words: tuple[str, ...] = field(repr=False, default=())
+    """The secrets in it."""
+
+    def __str__(self) -> str:
+        return self.shown
+
+    def without_secrets(self, text: str) -> str:
+        """What a server or a command said, which may repeat them."""
+        return without(text, self.words)
+
+
+def address_of(place: str, name: str) -> Address:
+    """The address of the file `name` of a place afar (config/afar.py). Raises UserError where its variables are not set."""
+    whole = expanded(place)
+    values = [os.environ[name] for name in variables_of(place)]
+    return Address(_joined(whole, name), named(place, name), words_of(whole, values))
+
+
+def named(place: str, name: str) -> str:
+    """The file `name` of a place, as messages name it: of an address host and path, of a command nothing but variables."""
+    if place.startswith("pipe:"):
+        return f"{shown(place)} ({name})"
+    if not is_afar(place):
+        return _joined(place, name)
+    parts = urlsplit(_joined(shown(place), name))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _joined(place: str, name: str) -> str:
     if place.startswith("pipe:"):
         return place.replace(NAME, shlex.quote(name))
     if not is_afar(place):
@@ -69,21 +105,13 @@ def address_of(place: str, name: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
-def shown(address: str) -> str:
-    """An address as messages show it: without a password or a key in it."""
-    if address.startswith("pipe:") or not is_afar(address):
-        return address
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def opener(address: str, stall: float) -> Opener:
+def opener(address: Address, stall: float) -> Opener:
     """How the file at `address` is opened; `stall` seconds without a byte break the connection."""
-    if address.startswith("pipe:"):
-        return partial(_open_pipe, address.removeprefix("pipe:"), stall)
-    if address.startswith("s3://"):
-        return partial(_open_s3, address, stall)
-    return partial(open_http, address, stall)
+    if address.secret.startswith("pipe:"):
+        return partial(_open_pipe, address.secret.removeprefix("pipe:"), stall)
+    if address.secret.startswith("s3://"):
+        return partial(_open_s3, address.secret, stall)
+    return partial(open_http, address.secret, stall)
 
 
 def append(open_: Opener, part: Path, most: int, arrived: Callable[[int, int | None], None]) -> str:
@@ -134,11 +162,40 @@ def append(open_: Opener, part: Path, most: int, arrived: Callable[[int, int | N
     return broken
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Another host is not given the password of the one that was asked."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The next request; as in the standard library, but for the password."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        password = req.get_header("Authorization")
+        if following is not None and password is not None and _origin(newurl) == _origin(req.full_url):
+            following.add_unredirected_header("Authorization", password)
+        return following
+
+
+def _origin(url: str) -> tuple[str, str]:
+    return urlsplit(url).scheme, urlsplit(url).netloc
+
+
+def _request(url: str, begin: int) -> urllib.request.Request:
+    """Ask for the file from byte `begin` on, with the user and password of the address."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host, fragment="").geturl())
+    if begin:
+        request.add_header("Range", f"bytes={begin}-")
+    if at:
+        name, _, password = user.partition(":")
+        text = f"{unquote(name)}:{unquote(password)}".encode()
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(text).decode()}")
+    return request
+
+
 def open_http(url: str, timeout: float, begin: int = 0) -> Answer | None:
     """Ask for the file from byte `begin` on."""
-    request_headers = {"Range": f"bytes={begin}-"} if begin else {}
     try:
-        answer: Any = urllib.request.urlopen(urllib.request.Request(url, headers=request_headers), timeout=timeout)
+        answer: Any = urllib.request.build_opener(_Redirects).open(_request(url, begin), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and begin:
             return None
@@ -167,8 +224,8 @@ def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
         import urllib3.exceptions
     except ImportError:
         raise Refused(
-            "s3:// needs boto3, which is not installed: pip install boto3, or write "
-            "'pipe:aws s3 cp s3://BUCKET/PATH/{shard} -'"
+            "s3:// needs boto3, which is not installed: pip install boto3, or write pipe:COMMAND with the command "
+            "aws s3 cp s3://BUCKET/PATH/{shard} -"
         ) from None
     bucket, key = urlsplit(address).netloc, urlsplit(address).path.lstrip("/")
     requested = {"Range": f"bytes={begin}-"} if begin else {}

@@ -104,8 +104,9 @@ def _devices() -> dict[str, Any]:
 
 def _config(config: str, overrides: list[str]) -> dict[str, Any]:
     """What the host makes of the config, and how large the model is."""
-    from hyena_ds.config.loading import dump_yaml, load_yaml
+    from hyena_ds.config.loading import dump_yaml, load_yaml, to_plain
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.config.secrets import kept
 
     loaded = load_yaml(config, RunConfig, overrides)
     torch = importlib.import_module("torch")
@@ -113,7 +114,8 @@ def _config(config: str, overrides: list[str]) -> dict[str, Any]:
 
     with torch.device("meta"):
         parameters = sum(each.numel() for each in HyenaDNA(loaded.model).parameters())
-    return {"digest": hashlib.sha256(dump_yaml(loaded).encode()).hexdigest()[:12], "parameters": parameters}
+    text = dump_yaml(kept(to_plain(loaded)))
+    return {"digest": hashlib.sha256(text.encode()).hexdigest()[:12], "parameters": parameters}
 
 
 def _disk(directory: str, name: str) -> dict[str, Any]:
@@ -159,13 +161,14 @@ def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str,
     from hyena_ds.config.afar import is_afar
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.config.secrets import shown
 
     loaded = load_yaml(config, RunConfig, overrides)
     ends = time.monotonic() + seconds
     look = {True: _look_afar, False: _look_here}
     found: list[dict[str, Any]] = []
     for source in loaded.data.sources:
-        row: dict[str, Any] = {"place": source.shards, "bad": [], "checked": 0, "shards": 0, "bytes": 0}
+        row: dict[str, Any] = {"place": shown(source.shards), "bad": [], "checked": 0, "shards": 0, "bytes": 0}
         try:
             look[is_afar(source.shards)](loaded, source.shards, row, ends)
         except _user_error() as error:

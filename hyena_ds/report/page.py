@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+from hyena_ds.config.secrets import shown
 from hyena_ds.monitoring.rows import training_time
 from hyena_ds.report import pictures, tables
 from hyena_ds.report.records import Records
@@ -59,7 +60,7 @@ def _badge(records: Records) -> str:
 def _subtitle(records: Records) -> str:
     config = records.config
     model = f"HyenaDNA, width {config.model.width}, {config.model.layers} layers, context to {config.model.maximum_context:,}"
-    shards = ", ".join(source.shards for source in config.data.sources)
+    shards = ", ".join(shown(source.shards) for source in config.data.sources)
     parts = [model, f"data {shards}", f"ZeRO stage {config.zero_stage}", config.precision, f"seed {config.seed}"]
     if records.written is not None:
         parts.append(f"last recorded {records.written.strftime('%Y-%m-%d %H:%M:%S UTC')}")

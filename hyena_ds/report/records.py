@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.config.arithmetic import describe
-from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.loading import dump_yaml, load_yaml
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import kept, redacted
 from hyena_ds.errors import UserError
 from hyena_ds.monitoring.rows import FAULTS, METRICS, STARTS, Row, Shape, read_lines, read_summary, read_text
 from hyena_ds.training.run_directory import CONFIG, RunDirectory
@@ -82,18 +85,23 @@ def read_records(path: Path) -> Records:
     return Records(
         path=path,
         config=config,
-        config_text=read_text(paths.config_file),
+        config_text=_config_text(paths),
         steps=[row for row in rows if "loss" in row],
         validations=[row for row in rows if row.get("validation_loss") is not None],
         starts=starts,
-        faults=faults,
+        faults=[{**row, "text": redacted(row["text"])} for row in faults],
         summary=summary,
-        log=read_text(paths.log).splitlines()[-_LOG_LINES:],
+        log=[redacted(line) for line in read_text(paths.log).splitlines()[-_LOG_LINES:]],
         checkpoints=list_checkpoints(path, verify=False)[0] if paths.checkpoints.is_dir() else [],
         grid=_grid(config, starts),
         written=written,
         left_out=left_out,
     )
+
+
+def _config_text(paths: RunDirectory) -> str:
+    """The run's config; one of an older version may hold secrets."""
+    return dump_yaml(kept(yaml.safe_load(read_text(paths.config_file))))
 
 
 def _grid(config: RunConfig, starts: list[Row]) -> list[str]:

@@ -35,7 +35,9 @@ def _sweep(parsed: argparse.Namespace) -> int:
         print("\n".join(_listed(sweep)))
         return 0
     if parsed.arguments is not None:
-        print(shlex.join(_chosen(sweep, parsed.arguments).arguments))
+        chosen = _chosen(sweep, parsed.arguments)
+        chosen.check_secrets()
+        print(shlex.join(chosen.arguments))
         return 0
     if parsed.slurm:
         print(write_array(sweep, parsed.overrides))

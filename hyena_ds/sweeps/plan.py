@@ -19,6 +19,7 @@ from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
 from hyena_ds.config.names import check_new_name
 from hyena_ds.config.nodes import compose, copied, read_text_file
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.training.run_directory import RunDirectory
 
@@ -94,6 +95,15 @@ class SweepRun:
     def directory(self) -> Path:
         return Path(self.config.output) / self.config.name
 
+    def check_secrets(self) -> None:
+        """Raise UserError where its arguments, which are about to be written down, hold a secret."""
+        for argument in self.arguments:
+            if redacted(argument) != argument:
+                raise UserError(
+                    f"run {self.name}: {redacted(argument)}: found a secret (user info, query or command), wanted ${{NAME}} in "
+                    "its place, a variable of the environment: what is handed to Slurm is written down"
+                )
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -140,6 +150,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
             raise UserError(
                 f"{file}: runs {runs[name].number} and {number} are both named {name}; name all that varies in `run`"
             )
+        varied = {key: redacted(value) for key, value in varied.items()}
         runs[name] = SweepRun(number, name, varied, (base, *arguments), run)
     return Sweep(file, config, tuple(runs.values()))
 
@@ -154,7 +165,7 @@ def _varied(config: SweepConfig) -> list[dict[str, str]]:
 
 
 def _name(config: SweepConfig, varied: dict[str, str]) -> str:
-    known = {**config.settings, **varied}
+    known = {key: redacted(value) for key, value in {**config.settings, **varied}.items()}
     if config.run:
         text = _IN_BRACES.sub(lambda match: known[match[1]], config.run)
     else:

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hyena_ds.config.secrets import redacted
 from hyena_ds.monitoring.rows import METRICS as METRICS_SHAPE
 from hyena_ds.monitoring.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
 from hyena_ds.sweeps.plan import Sweep, SweepRun
@@ -88,9 +89,9 @@ def _status(run: SweepRun, complete: bool, outcome: Outcome | None, step: int) -
     if complete:
         return "complete", None
     if outcome is not None and outcome.exit_code not in STOPPED_CODES:
-        return f"failed ({outcome.exit_code})", outcome.error
+        return f"failed ({outcome.exit_code})", outcome.error and redacted(outcome.error)
     faults = read_faults(run.directory / FAULTS)
-    error = str(faults[-1]["text"]) if faults else None
+    error = redacted(str(faults[-1]["text"])) if faults else None
     if step or faults:
         return f"unfinished, {step:,} of {run.config.total_steps:,} steps", error
     return "not started", None

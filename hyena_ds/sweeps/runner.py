@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
+from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import in_one_line
 from hyena_ds.sweeps.plan import SweepRun
 from hyena_ds.sweeps.results import STOPPED_CODES, Outcome, is_complete
@@ -63,7 +64,7 @@ class Runner:
                 continue
             if self._requests.first is not None:
                 return 128 + self._requests.first
-            _say(f"{where}: hyena-ds train {shlex.join(run.arguments)}")
+            _say(f"{where}: hyena-ds train {shlex.join(map(redacted, run.arguments))}")
             outcome = self._start(run)
             if outcome.exit_code in STOPPED_CODES:
                 _say(f"{where}: stopped after {outcome.seconds:.0f} s; the same command goes on")

@@ -26,7 +26,9 @@ exec bash {script} "$@"
 
 
 def write_array(sweep: Sweep, overrides: list[str]) -> str:
-    """Write the script into the sweep's directory; the command that submits it."""
+    """Write the script into the sweep's directory; the command that submits it. Raises UserError where a run holds a secret."""
+    for run in sweep.runs:
+        run.check_secrets()
     try:
         lines = SCRIPT.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -8,9 +8,11 @@ import socket
 
 from hyena_ds.config.afar import is_afar
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import shown
+from hyena_ds.data.checksums import verify_shards
 from hyena_ds.data.places import check_room, read_indices
 from hyena_ds.data.shard_cache import ShardCache
-from hyena_ds.data.shards import INDEX_NAME, ShardIndex, verify_shard
+from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import UserError
 from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
@@ -28,10 +30,10 @@ def common_convolution(config: RunConfig, compute: Compute) -> Choice:
     return own
 
 
-def check_shards(config: RunConfig, compute: Compute) -> None:
-    """Every split and window that the run needs is there, in the same shards for all; ranks share the checksums. Collective.
+def check_shards(config: RunConfig, compute: Compute) -> list[ShardIndex]:
+    """Every split and window that the run needs is there, in the same shards for all: their indices. Collective.
 
-    Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
+    The ranks of a node share the checksums of its shards, which are remembered (data/checksums.py). Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
     node's cache has of earlier runs, now.
     """
     if config.data.is_afar:
@@ -39,6 +41,7 @@ def check_shards(config: RunConfig, compute: Compute) -> None:
     indices = agreed(lambda: read_indices(config.data, kept=True))
     _check_same_everywhere(config, indices)
     agreed(lambda: _check_own_share(config, compute, indices))
+    return indices
 
 
 def _check_same_everywhere(config: RunConfig, indices: list[ShardIndex]) -> None:
@@ -49,7 +52,7 @@ def _check_same_everywhere(config: RunConfig, indices: list[ShardIndex]) -> None
         for number, source in enumerate(config.data.sources):
             if theirs[number] != everywhere[0][1][number]:
                 raise UserError(
-                    f"data.sources.{number}: {source.shards}: rank {rank} on {host} has another {INDEX_NAME} than rank 0 "
+                    f"data.sources.{number}: {shown(source.shards)}: rank {rank} on {host} has another {INDEX_NAME} than rank 0 "
                     f"on {everywhere[0][0]}; copy the same shards to every host, or name a place that all of them see"
                 )
 
@@ -62,11 +65,13 @@ def _check_own_share(config: RunConfig, compute: Compute, indices: list[ShardInd
             sources.windows(stage.context_length)
     if not config.data.verify:
         return
-    pairs = list(zip(config.data.sources, indices, strict=True))
-    here = [(source.shards, shard) for source, index in pairs if not is_afar(source.shards) for shard in index.shards]
-    for directory, shard in here[compute.rank :: compute.ranks]:
-        verify_shard(directory, shard)
-    fetched = [shard for source, index in pairs if is_afar(source.shards) for shard in index.shards]
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    share = compute.local_rank % ranks_here
+    fetched: list[Shard] = []
+    for source, index in zip(config.data.sources, indices, strict=True):
+        if is_afar(source.shards):
+            fetched += index.shards
+        else:
+            verify_shards(source.shards, index.shards[share::ranks_here], share)
     if fetched:
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-        ShardCache(config.data.cache).remove_damaged(fetched[compute.local_rank % ranks_here :: ranks_here])
+        ShardCache(config.data.cache).remove_damaged(fetched[share::ranks_here], share)

@@ -21,8 +21,10 @@ from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch, stage_steps
 from hyena_ds.data.provenance import write_order
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.evaluation.markov import markov_losses
@@ -95,11 +97,12 @@ def train_on(
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    check_shards(config, compute)
+    indices = check_shards(config, compute)
+    agreed(lambda: directory.check_data(config, indices))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
-        return _Run(config, compute, directory, plans, choice, interruption, watchdog).to_the_end()
+        return _Run(config, compute, directory, plans, choice, indices, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:
@@ -121,6 +124,7 @@ class _Run:
         directory: RunDirectory,
         plans: tuple[StagePlan, ...],
         choice: Choice,
+        indices: list[ShardIndex],
         interruption: Interruption,
         watchdog: Watchdog,
     ):
@@ -130,13 +134,15 @@ class _Run:
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
         self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
-        started = start(config, compute, directory)
+        started = start(config, compute, directory, indices)
+        shards = ShardList.of(indices)
         self.engine, self.state, self.news = started.engine, started.state, started.news
         environment = Environment.of_all_ranks(compute, self.state.step)
-        from_rank_zero(self._create_directory)
+        from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, started.run, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
-        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run, self.journal.say)
+        say = self.journal.say
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run, shards.digest, say)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -275,8 +281,8 @@ class _Run:
         traffic = self.clock.traffic
         return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
-    def _create_directory(self) -> None:
-        self.directory.create(self.config)
+    def _create_directory(self, shards: ShardList) -> None:
+        self.directory.create(self.config, shards)
         write_order(self.directory.stream, self.config)
 
     def _finish(self) -> None:

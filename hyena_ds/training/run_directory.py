@@ -1,6 +1,6 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
-config.yaml  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
+config.yaml  shards.json (digests of its data)  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
 faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
 running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from typing import Any
 import yaml
 
 from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
-from hyena_ds.checkpoints.manifest import Record, read_record
+from hyena_ds.checkpoints.manifest import Record, read_manifest, read_record
 from hyena_ds.config.changes import Change, changes, forbidden
 from hyena_ds.config.loading import dump_yaml, to_plain
 from hyena_ds.config.names import check_new_name
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.secrets import kept
+from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
@@ -49,6 +52,7 @@ class RunDirectory:
         """Where `config` puts it; or at `path`, which a copied run may be."""
         self.path = path or Path(config.output) / config.name
         self.config_file = self.path / CONFIG
+        self.shards = self.path / SHARDS
         self.stream = self.path / "stream.jsonl"
         self.metrics = self.path / METRICS
         self.log = self.path / "log.txt"
@@ -100,13 +104,13 @@ class RunDirectory:
             before, rows, step = self._recorded_config(), (), 0
         else:
             return []
-        found = changes(before, to_plain(config))
-        fixed = forbidden(found, rows, config.schedule, step)
+        # What is kept holds no secrets, but in a run of an older version.
+        found = changes(kept(before), kept(to_plain(config)))
+        fixed = forbidden(found, rows, config.schedule, step, places_are_free=self._knows_its_data(checkpoint))
         if fixed:
-            shown = "; ".join(map(str, fixed))
             raise UserError(
-                f"{checkpoint or self.path}: holds another run, which cannot go on with these settings changed ({shown}); "
-                "set them back, choose another name, or remove the directory to start afresh"
+                f"{checkpoint or self.path}: holds another run, which cannot go on with these settings changed "
+                f"({'; '.join(map(str, fixed))}); set them back, choose another name, or remove the directory to start afresh"
             )
         return found
 
@@ -132,6 +136,58 @@ class RunDirectory:
                 "start afresh, or choose another name"
             )
         return found
+
+    def check_data(self, config: RunConfig, indices: Sequence[ShardIndex]) -> None:
+        """Raise UserError unless `indices` are the data of the run that `config` goes on with. Reads no tensors."""
+        if config.resume == "never":
+            return
+        named = config.resume != "latest"
+        checkpoint = named_checkpoint(config.resume) if named else latest_checkpoint(self.checkpoints)
+        self.compare_data(checkpoint, indices)
+
+    def compare_data(self, checkpoint: Path | None, indices: Sequence[ShardIndex]) -> list[str]:
+        """Raise UserError, naming the first shard that differs, unless `indices` are the data that `checkpoint` was trained on.
+
+        Without a checkpoint, those of this run. Returns what the log should say.
+        """
+        now = ShardList.of(indices)
+        digest = None if checkpoint is None else read_manifest(checkpoint).shards
+        file = self._list_of(checkpoint)
+        problem = ""
+        try:
+            before = read_shard_list(file)
+        except UserError as error:
+            before, problem = None, str(error)
+            if digest is None:
+                raise
+        if digest is not None and before is not None and before.digest != digest:
+            before, problem = None, f"{file}: is not the list that {checkpoint} was trained with"
+        if digest is None and before is None:
+            if checkpoint is None and not self.config_file.is_file():
+                return []
+            where = checkpoint or self.path
+            return [
+                f"{where}: is from before the data of a run were recorded, so nothing can be compared; the digests of its "
+                f"{now.count} shards are recorded now in {self.shards}"
+            ]
+        if now.digest == (digest or (before.digest if before else "")):
+            return [f"{problem}; it is written anew"] if problem and file == self.shards else []
+        found = before.difference(now, indices) if before is not None else None
+        missing = problem or f"{file} is missing"
+        raise UserError(
+            f"{checkpoint or self.path}: was trained on other data than these: "
+            f"{found or f'which shard differs cannot be said ({missing})'}; name a place where the same shards are, or "
+            "choose another name to start afresh"
+        )
+
+    def _list_of(self, checkpoint: Path | None) -> Path:
+        """shards.json of the run that the checkpoint lies in."""
+        return self.shards if checkpoint is None else checkpoint.parent.parent / SHARDS
+
+    def _knows_its_data(self, checkpoint: Path | None) -> bool:
+        if checkpoint is not None and read_manifest(checkpoint).shards is not None:
+            return True
+        return self._list_of(checkpoint).is_file()
 
     @contextmanager
     def held(self, patience: float) -> Iterator[None]:
@@ -171,19 +227,25 @@ class RunDirectory:
                 raise
             time.sleep(0.2)
 
-    def create(self, config: RunConfig) -> None:
-        """Make the directory, with the config as it is now."""
+    def create(self, config: RunConfig, shards: ShardList | None = None) -> None:
+        """Make the directory, with the config as it is now, less its secrets, and the list of its shards."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = dump_yaml(config)
-        if not self.config_file.exists() or self.config_file.read_bytes() != text.encode():
-            partial = self.path / ".config.yaml.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.config_file)
+        if shards is not None:
+            _write(self.shards, shards.text)
+        _write(self.config_file, dump_yaml(kept(to_plain(config))))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         partial = self.path / f".{SUMMARY}.partial"
         partial.write_text(json.dumps(to_plain(summary), indent=1) + "\n")
         partial.replace(self.summary)
+
+
+def _write(file: Path, text: str) -> None:
+    """Aside and renamed, unless the file says so already."""
+    if not file.exists() or file.read_bytes() != text.encode():
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
 
 
 def recorded_rows(record: Record, checkpoint: Path) -> tuple[StageConfig, ...]:

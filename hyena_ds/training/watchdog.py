@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import LocalError
 from hyena_ds.monitoring.growing import append_line
 from hyena_ds.parallel.heartbeat import (
@@ -170,7 +171,7 @@ class Watchdog:
         if isinstance(error, LocalError):  # a sentence for the user, which the first cause repeats
             summary = f"ended the run: {error}"
         else:
-            summary = " ".join(f"raised {type(error).__name__}: {error}".split())
+            summary = redacted(" ".join(f"raised {type(error).__name__}: {error}".split()))
             if not of_collective:
                 traceback.print_exc()
         self._side.raised(summary, of_collective)

@@ -42,6 +42,7 @@ def compare(*overrides: str) -> tuple[list[str], list[str]]:
         "data.workers=3",
         "data.verify=false",
         "data.cache.gib=9",
+        "data.sources.0.shards=there",
         "checkpoint.keep_last=7",
         "validation.windows=3",
         "name=other",
@@ -64,7 +65,7 @@ def test_what_the_state_does_not_depend_on_may_change_and_is_told(override: str)
     [
         ("model.width=32", "model.width: 16 -> 32"),
         ("model.embedding_dropout=0", "model.embedding_dropout: 0.1 -> 0.0"),
-        ("data.sources.0.shards=there", "data.sources.0.shards: here -> there"),
+        ("data.sources.0.weight=2", "data.sources.0.weight: 1.0 -> 2.0"),
         ("data.reverse_complement=true", "data.reverse_complement: False -> True"),
         ("seed=1", "seed: 2222 -> 1"),
         ("stages.0.context_length=32", "stages.0.context_length: 16 -> 32"),

@@ -29,6 +29,12 @@ class AfarServer(ThreadingHTTPServer):
         self.released = threading.Event()
         """Ends what stalls."""
         self.seconds_per_answer = 0.0
+        self.authorization: str | None = None
+        """The header without which every request is answered 401."""
+        self.redirects_to: str | None = None
+        """Where every request is sent on to, as an address without a path."""
+        self.seen: list[tuple[str, str | None]] = []
+        """Path with query, and Authorization, of every request."""
 
     @property
     def address(self) -> str:
@@ -50,6 +56,16 @@ class _Handler(BaseHTTPRequestHandler):
         path, wanted = self.path.partition("?")[0], self.headers.get("Range")
         name = path.removeprefix("/genome/")
         self.server.asked.append((name, wanted))
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
+        if self.server.authorization not in (None, self.headers.get("Authorization")):
+            self.send_error(401)
+            return
+        if self.server.redirects_to is not None:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects_to + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         queue = self.server.faults[name]
         fault = queue.pop(0) if queue else self.server.always.get(name, "ok")
         file = self.server.directory / name

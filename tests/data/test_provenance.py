@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+from hyena_ds.config.afar import CacheConfig
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import dump_yaml
 from hyena_ds.config.schema import ModelConfig, RunConfig, StageConfig
+from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, stage_steps
+from hyena_ds.data.places import read_indices
 from hyena_ds.data.provenance import EPOCHS_RECORDED, consumed, write_order
 from tests.data.genomes import GENOME, SEP, data_config, other_strand, tokens_of, write_shards
 from tests.paths import ROOT
@@ -160,3 +166,72 @@ def test_a_million_readings_of_a_small_genome_are_recorded_briefly_and_their_las
     write_order(tmp_path / "stream.jsonl", config)
     assert len((tmp_path / "stream.jsonl").read_text().splitlines()) == 2 * EPOCHS_RECORDED
     assert consumed(config, steps - 1)[0].epoch > 500_000
+
+
+def test_nothing_that_a_run_names_is_executed_or_fetched(run: tuple[RunConfig, Path], tmp_path: Path) -> None:
+    config, _ = run
+    places = [source.shards for source in config.data.sources]
+    mark, directory = tmp_path / "executed", tmp_path / "run"
+    directory.mkdir()
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+    for bad in (f"pipe:touch {mark}; cat {places[0]}/{{shard}}", address, f"pipe:${{PWD}} {mark} {{shard}}"):
+        sources = tuple(dataclasses.replace(source, shards=bad) for source in config.data.sources)
+        cache = CacheConfig(str(tmp_path / "cache"))
+        received = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources, cache=cache))
+        (directory / "config.yaml").write_text(dump_yaml(received))
+        shown = _show(directory, 1)
+        assert (
+            shown.returncode == 2 and "nothing that a run names is executed or fetched; give --shards" in shown.stderr
+        )
+        shown = _show(directory, 1, *(f"--shards={place}" for place in places))
+        assert shown.returncode == 0, shown.stderr
+        for command in (["report", str(directory)], ["checkpoints", str(directory)]):
+            subprocess.run([sys.executable, "-m", "hyena_ds", *command], cwd=ROOT, capture_output=True, timeout=60)
+    assert not mark.exists() and not (tmp_path / "cache").exists()
+    with pytest.raises(BlockingIOError):
+        listening.accept()
+    listening.close()
+
+
+@pytest.mark.parametrize("name", ["index.json", "shards.json", "config.yaml"])
+def test_what_is_no_plain_file_is_not_waited_for(run: tuple[RunConfig, Path], tmp_path: Path, name: str) -> None:
+    config, _ = run
+    place, directory = tmp_path / "place", tmp_path / "run"
+    place.mkdir()
+    directory.mkdir()
+    sources = tuple(dataclasses.replace(source, shards=str(place)) for source in config.data.sources)
+    received = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+    if name != "config.yaml":
+        (directory / "config.yaml").write_text(dump_yaml(received))
+    os.mkfifo((place if name == "index.json" else directory) / name)
+    shown = _show(directory, 1)
+    assert shown.returncode == 2 and shown.stderr.startswith("hyena-ds: error: ") and name in shown.stderr
+
+
+def test_shards_that_are_given_are_compared_with_the_run_s_list(run: tuple[RunConfig, Path], tmp_path: Path) -> None:
+    config, directory = run
+    places = [source.shards for source in config.data.sources]
+    unchecked = _show(directory, 1)
+    assert unchecked.returncode == 0 and "has no shards.json, so nothing says whether" in unchecked.stderr
+    list_ = directory / "shards.json"
+    list_.write_text(ShardList.of(read_indices(config.data)).text)
+    try:
+        checked = _show(directory, 1)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, unchecked.stdout, "")
+        copies = [shutil.copytree(place, tmp_path / str(number)) for number, place in enumerate(places)]
+        elsewhere = _show(directory, 1, *(f"--shards={place}" for place in copies))
+        assert elsewhere.returncode == 0 and "/0/train-0" in elsewhere.stdout
+        swapped = _show(directory, 1, *(f"--shards={place}" for place in copies[::-1]))
+        assert (swapped.returncode, swapped.stdout) == (2, "")
+        assert "was trained on other data than these: data.sources.0: shard train-000000.tar" in swapped.stderr
+        few = _show(directory, 1, f"--shards={places[0]}")
+        assert few.returncode == 2 and "--shards: found 1 places, wanted 2" in few.stderr
+        wrong = _show(directory, 1, "--shards=ftp://u:p@host", f"--shards={places[0]}")
+        assert wrong.returncode == 2 and "--shards: found 'ftp://***@host', wanted a directory" in wrong.stderr
+        list_.write_text(list_.read_text()[:-5])
+        damaged = _show(directory, 1)
+        assert damaged.returncode == 2 and f"{list_}: found no readable list of shards" in damaged.stderr
+    finally:
+        list_.unlink()

@@ -161,8 +161,8 @@ def test_a_command_brings_shards_and_its_last_complaint_is_shown(
     one, other = index.shards[:2]
     cache = ShardCache(settings(tmp_path, patience=1.0, stall=0.4))
     assert content(cache, f"pipe:cat {shards}/{{shard}}", one) == (shards / one.file).read_bytes()
-    said = sentence(lambda: content(cache, "pipe:echo not there >&2; false {shard}", other))
-    assert "the command ended with code 1: not there" in said and f"false {other.file}: the shard cannot" in said
+    said = sentence(lambda: content(cache, "pipe:printf '%st %sre\\n' no the >&2; false {shard}", other))
+    assert f"pipe:*** ({other.file}): the shard cannot" in said and "the command ended with code 1: not there" in said
     began = time.monotonic()
     said = sentence(lambda: content(cache, f"pipe:head -c 9 {shards}/{{shard}}; sleep 60", other))
     assert "the command wrote nothing for 0.4 seconds" in said and time.monotonic() - began < 5

@@ -1,0 +1,150 @@
+"""What may be shown and kept of a place of shards, in which user info, query and command may hold secrets.
+
+    https://user:password@host/path?signature=1a2b    -->  https://***@host/path?***
+    pipe:curl -H 'Authorization: 1a2b' host/{shard}   -->  pipe:***
+    https://${USER}:${PASSWORD}@host/path             -->  the same: it only names variables of the environment
+
+Whatever is kept or said goes through `shown` (a value) or `redacted` (a text that may quote one). Imports nothing of the
+package: every error's text passes here.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+HIDDEN = "***"
+"""Stands where a secret stood."""
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A variable of the environment."""
+
+_SAFE = rf"(?:{REFERENCE.pattern}|\*\*\*)"
+_SAFE_USER = re.compile(rf"(?:{_SAFE}|:)*")
+_SAFE_QUERY = re.compile(rf"(?:[\w.-]+=)?{_SAFE}(?:&(?:[\w.-]+=)?{_SAFE})*|")
+_SAFE_COMMAND = re.compile(rf"(?:{_SAFE}|\{{shard\}}|\s)+|COMMAND")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ADDRESS = re.compile(rf"{_SCHEME.pattern}[^\s'\"]*[^\s'\",;:.)]")
+_QUOTED = re.compile(r"'([^'\n]*)'")
+_PIPE = re.compile(r"(?<!broken )\bpipe:", re.IGNORECASE)
+_SAFE_START = re.compile(
+    rf"(?:\s*(?:{REFERENCE.pattern}|\{{shard\}}))+(?=$|[',;:)]| \(| ->)|\s*(?:\*\*\*|COMMAND)", re.MULTILINE
+)
+_TO_LAST_QUOTE = re.compile(r".*(?='(?:$|[\s,;:)\]}]))", re.DOTALL | re.MULTILINE)
+_TO_END_OF_LINE = re.compile(r".*")
+_WORD_ENDS = re.compile(r"[\s'\"=:;|&()<>@?,`$]+")
+_PROGRAM = re.compile(r"(?:^|[|&;(`])\s*([\w./+-]+)(?=\s|$)")
+_LONG = 6
+"""Characters from which on a secret is looked for inside of words too."""
+_SHORTEST, _SHORTEST_OF_COMMAND = 3, 4
+"""Characters of what is taken for a secret: anything else would be found everywhere."""
+
+
+def shown(place: str) -> str:
+    """A place without what may be secret in it; other text stays as it is."""
+    before, pipe, command = _cut(place, "pipe:")
+    if pipe and not before.strip():
+        return place if _SAFE_COMMAND.fullmatch(command) else f"{pipe}{HIDDEN}"
+    found = _SCHEME.search(place)
+    head, rest = (place[: found.end()], place[found.end() :]) if found else ("", place)
+    user, at, tail = _user_of(rest)
+    if at and not found and ":" not in user:
+        return place  # a directory with an @ in its name
+    if at and not _SAFE_USER.fullmatch(user):
+        user = HIDDEN
+    if found:
+        tail, mark, fragment = tail.partition("#")
+        tail, question, query = tail.partition("?")
+        tail += question + (query if _SAFE_QUERY.fullmatch(query) else HIDDEN)
+        tail += mark + (HIDDEN if fragment else "")
+    return head + user + at + tail
+
+
+def redacted(text: str) -> str:
+    """A text without the secrets of addresses and commands that it quotes."""
+    text = _QUOTED.sub(lambda match: f"'{_shown_within(match[1])}'", _without_commands(text))
+    return _ADDRESS.sub(lambda match: shown(match[0]), text)
+
+
+def kept(plain: Any) -> Any:
+    """A plain config as a run keeps it: every text in it as `shown` has it."""
+    if isinstance(plain, dict):
+        return {key: kept(item) for key, item in plain.items()}
+    if isinstance(plain, list):
+        return [kept(item) for item in plain]
+    return shown(plain) if isinstance(plain, str) else plain
+
+
+def is_hidden(place: str) -> bool:
+    """Whether a place has lost its secrets, so that nothing can be fetched from it."""
+    if place.startswith("pipe:"):
+        return HIDDEN in place and bool(_SAFE_COMMAND.fullmatch(place.removeprefix("pipe:")))
+    found = _SCHEME.search(place)
+    user, _, tail = _user_of(place[found.end() :] if found else "")
+    return HIDDEN in user or HIDDEN in tail.partition("?")[2]
+
+
+def words_of(place: str, values: Iterable[str] = ()) -> tuple[str, ...]:
+    """The secrets of a place, as others may repeat them in what they say; `values` are those of the variables it names."""
+    found = set(values)
+    if place.startswith("pipe:"):
+        command = place.removeprefix("pipe:")
+        words = {word for word in _WORD_ENDS.split(command) if len(word) >= _SHORTEST_OF_COMMAND}
+        found |= words - set(_PROGRAM.findall(command)) - {"{shard}"}
+        for address in _ADDRESS.findall(command):
+            found.update(words_of(address))
+    else:
+        scheme = _SCHEME.match(place)
+        user, _, tail = _user_of(place[scheme.end() :] if scheme else "")
+        query = tail.partition("#")[0].partition("?")[2]
+        pairs = query.split("&")
+        found |= {user, *user.split(":", 1), query, *pairs, *(pair.partition("=")[2] for pair in pairs)}
+        found.add(base64.b64encode(unquote(user).encode()).decode())
+    found |= {unquote(word) for word in found}
+    return tuple(sorted((word for word in found if len(word) >= _SHORTEST), key=len, reverse=True))
+
+
+def without(text: str, words: Iterable[str]) -> str:
+    """What somebody else said, without `words` of ours."""
+    for word in words:
+        pattern = re.escape(word)
+        text = re.sub(pattern if len(word) >= _LONG else rf"(?<!\w){pattern}(?!\w)", HIDDEN, text)
+    return text
+
+
+def _cut(text: str, word: str) -> tuple[str, str, str]:
+    at = text.lower().find(word)
+    return (text[:at], text[at : at + len(word)], text[at + len(word) :]) if at >= 0 else (text, "", "")
+
+
+def _user_of(rest: str) -> tuple[str, str, str]:
+    """User info, @ and the rest of what follows `scheme://`. An @ beyond the host may be one of a password with a / in it."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority and "@" not in rest[len(authority) :]:
+        user, at, _ = authority.rpartition("@")
+    else:
+        user, at, _ = rest.rpartition("@")
+    return user, at, rest[len(user) + len(at) :]
+
+
+def _shown_within(value: str) -> str:
+    """A quoted value, which may be `key=place`."""
+    key, equals, place = value.partition("=")
+    if equals and re.fullmatch(r"[\w.]+", key):
+        return key + equals + shown(place)
+    return shown(value)
+
+
+def _without_commands(text: str) -> str:
+    """Whatever follows `pipe:` goes: within quotes to the last one, which may be a quote of the command's, else the line."""
+    begin = _PIPE.search(text)
+    if begin is None:
+        return text
+    rest = text[begin.end() :]
+    safe = _SAFE_START.match(rest)
+    is_quoted = text[: begin.start()].rpartition("\n")[2].count("'") % 2 == 1
+    secret = (_TO_LAST_QUOTE.match(rest) if is_quoted else None) or _TO_END_OF_LINE.match(rest)
+    after = safe.end() if safe else secret.end() if secret else 0
+    return text[: begin.end()] + (rest[:after] if safe else HIDDEN) + _without_commands(rest[after:])

@@ -1,0 +1,110 @@
+"""The SHA-256 of shards in directories, remembered so that a run that starts again reads none of them for it.
+
+    shard --same file, size and times as when it was hashed?--> right    else --SHA-256--> right, and remembered
+
+A node's memory is in the user's cache directory: CHECKSUMS/HASH OF THE DIRECTORY.SHARE.json, which only the process of that
+share writes. Only what was right is remembered, so a lost or damaged memory costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from hyena_ds.config.afar import user_cache
+from hyena_ds.data.shards import Shard, verify_shard
+from hyena_ds.errors import UserError
+
+_YOUNG_NS = 2_000_000_000
+"""A file that changed so shortly before it was read could change again under the same times."""
+
+_UNUSED_SECONDS = 90 * 86400
+"""After which a directory is forgotten."""
+
+
+def verify_shards(directory: str, shards: Sequence[Shard], share: int) -> None:
+    """Raise UserError unless each has the checksum of the index; `share` is this process's number among those of the node."""
+    with Checksums(Path(directory), share) as checksums:
+        for shard in shards:
+            checksums.check(checksums.directory / shard.file, shard.sha256, partial(_verify, directory, shard))
+
+
+class Checksums:
+    """What is remembered of the files of one directory."""
+
+    def __init__(self, directory: Path, share: int, touched: bool = False):
+        """With `touched`, the directory's files are touched as they are used, and their bytes have the time of their writing."""
+        self.directory = directory.resolve()
+        self._times = ("st_mtime_ns",) if touched else ("st_mtime_ns", "st_ctime_ns")
+        try:
+            self._memory = user_cache() / "checksums"
+        except RuntimeError:  # nobody's home: nothing is remembered
+            self._memory = Path(os.devnull) / "checksums"
+        name = hashlib.sha256(f"{socket.gethostname()}\0{self.directory}".encode()).hexdigest()[:24]
+        self._own = self._memory / f"{name}.{share}.json"
+        self._known = [_read(file) for file in self._memory.glob(f"{name}.*.json")]
+        self._found: dict[str, list[int | str]] = {}
+
+    def __enter__(self) -> Checksums:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        before = {name: entry for name, entry in _read(self._own).items() if (self.directory / name).exists()}
+        if self._found:
+            _write(self._own, before | self._found)
+
+    def check(self, file: Path, sha256: str, verify: Callable[[], None]) -> None:
+        """Call `verify`, which raises an error unless the file has this checksum, or find it remembered."""
+        before = self._state(file)
+        if before is None or all(known.get(file.name) != [*before, sha256] for known in self._known):
+            verify()
+        if before is not None and before == self._state(file) and _is_settled(before):
+            self._found[file.name] = [*before, sha256]
+
+    def _state(self, file: Path) -> tuple[int, ...] | None:
+        """What changes when a file does. The time of change of its inode (ctime) cannot be set by anybody."""
+        try:
+            state = file.stat()
+        except OSError:
+            return None
+        return state.st_dev, state.st_ino, state.st_size, *(getattr(state, name) for name in self._times)
+
+
+def _is_settled(state: tuple[int, ...]) -> bool:
+    return time.time_ns() - max(state[3:]) > _YOUNG_NS
+
+
+def _verify(directory: str, shard: Shard) -> None:
+    try:
+        verify_shard(directory, shard)
+    except OSError as error:
+        raise UserError(
+            f"{directory}/{shard.file}: the shard cannot be read ({error.strerror}); make it readable, or copy it again"
+        ) from None
+
+
+def _read(file: Path) -> dict[str, object]:
+    """What a file remembers; nothing where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _write(file: Path, entries: Mapping[str, object]) -> None:
+    """Aside and renamed. Nothing depends on it, so a disk that takes nothing is no error."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for other in file.parent.iterdir():
+            if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+                other.unlink()
+        aside.write_text(json.dumps(entries), encoding="utf-8")
+        aside.replace(file)

@@ -1,0 +1,157 @@
+"""What a run's data are, whatever their place: the list of its shards' digests, and its comparison with another.
+
+    index of every source --> ShardList --text--> RUN/shards.json; its digest --> the manifest of every checkpoint
+
+Two lists are equal when the same bytes would be trained on in the same order: the index is in it whole, with offsets and
+coordinates. A digest of every chunk's line is kept so that a difference can be named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.data.shards import Chunk, Shard, ShardIndex
+from hyena_ds.errors import UserError
+
+SHARDS = "shards.json"
+_FORMAT = "hyena-ds shard list 1"
+_MOST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class ListedShard:
+    """One shard of a source."""
+
+    file: str
+    split: str
+    bytes: int
+    sha256: str
+    chunks: tuple[str, ...]
+    """Digest of each of its chunks' lines in the index, in their order."""
+
+    @property
+    def content(self) -> tuple[str, str, int, str]:
+        return self.file, self.split, self.bytes, self.sha256
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """The shards of one source."""
+
+    index: str
+    """SHA-256 of the index's canonical text (`ShardIndex.to_json`)."""
+    shards: tuple[ListedShard, ...]
+
+
+@dataclass(frozen=True)
+class ShardList:
+    """The data of a run, source by source in the config's order."""
+
+    sources: tuple[ListedSource, ...]
+
+    @classmethod
+    def of(cls, indices: Sequence[ShardIndex]) -> ShardList:
+        return cls(tuple(_listed(index) for index in indices))
+
+    @property
+    def text(self) -> str:
+        """What shards.json holds: a shard a line."""
+        sources = []
+        for source in self.sources:
+            shards = ",\n".join(json.dumps(dataclasses.asdict(shard)) for shard in source.shards)
+            sources.append(f'{{"index": {json.dumps(source.index)}, "shards": [\n{shards}\n]}}')
+        return f'{{"format": {json.dumps(_FORMAT)}, "sources": [\n' + ",\n".join(sources) + "\n]}\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def count(self) -> int:
+        """Shards of all sources."""
+        return sum(len(source.shards) for source in self.sources)
+
+    def difference(self, now: ShardList, indices: Sequence[ShardIndex]) -> str | None:
+        """The first thing in which `now`, made of `indices`, is not this list; None when they are equal."""
+        if len(self.sources) != len(now.sources):
+            return f"data.sources: found {len(now.sources)} sources, wanted {len(self.sources)}"
+        for number, (before, after) in enumerate(zip(self.sources, now.sources, strict=True)):
+            if before != after:
+                return f"data.sources.{number}: {_difference(before, after, indices[number])}"
+        return None
+
+
+def read_shard_list(file: Path) -> ShardList | None:
+    """The list in `file`; None where there is none. Raises UserError when it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
+            raise ValueError("no plain file of a moderate size")
+        text = file.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        found = ShardList(tuple(_source(source) for source in raw["sources"]))
+        if found.text != text:
+            raise ValueError("not the text of a list")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise UserError(f"{file}: found no readable list of shards ({why}): the file is damaged; remove it") from None
+
+
+def _listed(index: ShardIndex) -> ListedSource:
+    chunks: list[list[str]] = [[] for _ in index.shards]
+    for chunk in index.chunks:
+        chunks[chunk.shard].append(_digest_of(chunk))
+    shards = (_listed_shard(shard, digests) for shard, digests in zip(index.shards, chunks, strict=True))
+    return ListedSource(hashlib.sha256(index.to_json().encode()).hexdigest(), tuple(shards))
+
+
+def _listed_shard(shard: Shard, chunks: Sequence[str]) -> ListedShard:
+    return ListedShard(shard.file, shard.split, shard.bytes, shard.sha256, tuple(chunks))
+
+
+def _digest_of(chunk: Chunk) -> str:
+    return hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()[:12]
+
+
+def _difference(before: ListedSource, after: ListedSource, index: ShardIndex) -> str:
+    for old, new in zip(before.shards, after.shards, strict=False):
+        if old.content != new.content:
+            return f"shard {old.file} ({old.split}): {_of_shard(old, new)}"
+    if len(before.shards) != len(after.shards):
+        more = (before.shards if len(before.shards) > len(after.shards) else after.shards)[
+            min(len(before.shards), len(after.shards))
+        ]
+        which = "is missing" if len(before.shards) > len(after.shards) else "was not there"
+        return f"shard {more.file} ({more.split}): it {which}"
+    for number, (old, new) in enumerate(zip(before.shards, after.shards, strict=True)):
+        keys = [chunk.key for chunk in index.chunks if chunk.shard == number]
+        for position, key in enumerate(keys):
+            if position >= len(old.chunks) or old.chunks[position] != new.chunks[position]:
+                return f"chunk {key} of shard {new.file}: the index has another offset, coordinates or runs of it"
+        if len(old.chunks) != len(keys):
+            return f"shard {new.file}: the index has {len(keys)} chunks of it, wanted {len(old.chunks)}"
+    return "the index has another assembly, chunk length or order of its chunks"
+
+
+def _of_shard(old: ListedShard, new: ListedShard) -> str:
+    if old.file != new.file:
+        return f"found {new.file} in its place"
+    if old.split != new.split:
+        return f"found split {new.split}"
+    if old.bytes != new.bytes:
+        return f"found {new.bytes:,} bytes, wanted {old.bytes:,}"
+    return f"found SHA-256 {new.sha256[:12]}, wanted {old.sha256[:12]}"
+
+
+def _source(raw: dict[str, Any]) -> ListedSource:
+    shards = (ListedShard(**{**shard, "chunks": tuple(shard["chunks"])}) for shard in raw["shards"])
+    return ListedSource(raw["index"], tuple(shards))
