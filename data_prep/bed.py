@@ -7,15 +7,22 @@ Coordinates are in bases, 0-based and half-open, as BED has them.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 
+from data_prep.packed import blocks
 from hyena_ds.data.shards import SPLITS
 from hyena_ds.errors import UserError
 
+LONGEST_LINE = 1 << 16
+LONGEST_NUMBER = 18
+"""Digits of a coordinate: what 64 bits hold."""
+MOST_LEAKS = 1_000_000
+"""More pairs of regions than anybody could look through: a BED is refused that has them."""
+MISSING = "correct 'splits.bed' in the config"
 GUARD = ("test", "valid", "train")
 """Where two splits overlap the earlier one keeps the bases: what is held out stays whole."""
 
@@ -50,13 +57,14 @@ class Leak:
         )
 
 
-def read_bed(path: Path, lengths: Mapping[str, int], names: Mapping[str, str]) -> list[Interval]:
+def read_bed(path: Path, lengths: Mapping[str, int], names: Mapping[str, str], limit: int) -> list[Interval]:
     """Every interval of the file; `lengths` are the bases of each chromosome, `names` maps column four to splits.
 
-    Raises UserError with `file:line` for a line that is not four columns within a known chromosome.
+    Raises UserError with `file:line` for a line that is not four columns within a known chromosome, and for a file that
+    has more than `limit` bytes.
     """
     intervals = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_lines(path, limit), start=1):
         columns = line.split()
         if not columns or columns[0].startswith("#") or columns[0] in ("track", "browser"):
             continue
@@ -66,20 +74,30 @@ def read_bed(path: Path, lengths: Mapping[str, int], names: Mapping[str, str]) -
     return intervals
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path, limit: int) -> Iterator[str]:
+    """The lines of the text, one at a time, whatever ends them."""
+    data = bytearray()
+    for block in blocks(path, "BED", MISSING):
+        data += block
+        if len(data) > limit:
+            raise UserError(
+                f"{path}: found more than {limit:,} bytes of BED; if it is one and no archive that unpacks without end, "
+                "raise 'limits.bed_mib' in the config"
+            )
+    if 0 in data:
+        raise _no_text(path)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig")
     try:
-        data = path.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        return data.decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such BED; correct 'splits.bed' in the config") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UserError(f"{path}: the gzip stream is cut short or damaged; fetch the BED again") from None
+        while line := text.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise UserError(f"{path}: found a line of more than {LONGEST_LINE:,} letters, wanted a BED")
+            yield line
     except UnicodeDecodeError:
-        raise UserError(f"{path}: found binary data, wanted the text of a BED (plain or gzip)") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the BED ({error.strerror}); name a readable file") from None
+        raise _no_text(path) from None
+
+
+def _no_text(path: Path) -> UserError:
+    return UserError(f"{path}: found binary data, wanted the text of a BED (plain or gzip)")
 
 
 def _interval(
@@ -89,7 +107,7 @@ def _interval(
         raise UserError(f"{where}: found {len(columns)} columns, wanted 4: chromosome start end split")
     chromosome, start_text, end_text, name = columns
     for text in (start_text, end_text):
-        if not (text.isascii() and text.isdecimal()):
+        if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER):
             raise UserError(f"{where}: found '{text}' as a coordinate, wanted a whole number of bases, 0 or more")
     start, end = int(start_text), int(end_text)
     if chromosome not in lengths:
@@ -118,14 +136,28 @@ def _some(lengths: Mapping[str, int]) -> str:
 
 
 def find_leaks(intervals: list[Interval]) -> list[Leak]:
-    """Every pair of intervals of different splits that share bases, by place."""
+    """Every pair of intervals of different splits that share bases, by place; not all where they exceed MOST_LEAKS."""
     leaks: list[Leak] = []
-    open_intervals: list[Interval] = []
-    for new in sorted(intervals, key=lambda i: (i.chromosome, i.start, i.end, i.line)):
-        open_intervals = [old for old in open_intervals if old.chromosome == new.chromosome and old.end > new.start]
-        for old in open_intervals:
-            if old.split != new.split:
-                kept, trimmed = sorted((old, new), key=lambda i: GUARD.index(i.split))
-                leaks.append(Leak(new.chromosome, new.start, min(old.end, new.end), kept, trimmed))
-        open_intervals.append(new)
+    # Of each split, those that may reach into what comes, the first to end on top.
+    open_: dict[str, list[tuple[int, int, Interval]]] = {}
+    chromosome = ""
+    for number, new in enumerate(sorted(intervals, key=_place)):
+        if new.chromosome != chromosome:
+            chromosome, open_ = new.chromosome, {split: [] for split in SPLITS}
+        olds: list[Interval] = []
+        for split, heap in open_.items():
+            while heap and heap[0][0] <= new.start:
+                heappop(heap)
+            if split != new.split:
+                olds += [old for _, _, old in heap]
+        for old in sorted(olds, key=_place):
+            kept, trimmed = sorted((old, new), key=lambda i: GUARD.index(i.split))
+            leaks.append(Leak(new.chromosome, new.start, min(old.end, new.end), kept, trimmed))
+        if len(leaks) > MOST_LEAKS:
+            break
+        heappush(open_[new.split], (new.end, number, new))
     return leaks
+
+
+def _place(interval: Interval) -> tuple[str, int, int, int]:
+    return interval.chromosome, interval.start, interval.end, interval.line

@@ -16,20 +16,21 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import letters, summary
+from data_prep import summary
 from data_prep.config import PrepConfig
 from data_prep.fasta import Genome, RecordScan, open_genome
 from data_prep.identity import RECORD_NAME, Identity, differences, identify, read_identity
 from data_prep.letters import LetterTable
 from data_prep.plan import PlannedShard, plan_shards
 from data_prep.regions import Division, divide
+from data_prep.whole import write_whole
 from data_prep.workers import Interrupted, Job, write_shards
-from data_prep.writer import ShardRecord, write_whole
+from data_prep.writer import ShardRecord
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError
 
@@ -44,18 +45,21 @@ def build(config: PrepConfig, config_name: str) -> str:
     partial = output.with_name(output.name + ".partial")
     identity = identify(config)
     if _is_complete(output, identity):
-        _remove_leftover(partial)
+        _remove_leftover(partial, identity)
         return f"{output} is complete: the same config and input made it; nothing to do"
     with _work_directory(partial, identity) as work:
-        genome, scans = open_genome(Path(config.fasta), work)
+        opened = open_genome(Path(config.fasta), work, config.limits.fasta_bytes)
+        genome = opened.genome
+        if opened.renewed:
+            _discard(work, "that of an earlier version, which counted blanks or line ends of the FASTA as bases")
         division = divide(config, config_name, genome)
         genome.close()
-        _refuse_other_letters(config, division, scans)
+        _refuse_other_letters(config, division, opened.records)
         plan = plan_shards(division.regions, config.chunk_length, config.chunks_per_shard)
         records = _write(config, genome, plan, work)
         if identify(config) != identity:
             raise UserError(f"{config.fasta}: the input changed while it was read; run the same command again")
-        told = _finish(config, config_name, identity, division, plan, records, work)
+        told = _finish(config, config_name, identity, division, plan, records, opened.blanks, work)
         _publish(work / "complete", output)
     return told
 
@@ -66,6 +70,13 @@ def letter_table(config: PrepConfig) -> LetterTable:
 
 
 def _is_complete(output: Path, identity: Identity) -> bool:
+    try:
+        return _holds(output, identity)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be looked at ({error.strerror}); name another 'output'") from None
+
+
+def _holds(output: Path, identity: Identity) -> bool:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     made = read_identity(output) if output.is_dir() else None
@@ -80,18 +91,42 @@ def _is_complete(output: Path, identity: Identity) -> bool:
     return True
 
 
-def _remove_leftover(partial: Path) -> None:
-    """Of a run that was interrupted between its last rename and its last clean-up."""
-    if read_identity(partial) is not None:
+def _remove_leftover(partial: Path, identity: Identity) -> None:
+    """What a run leaves that was interrupted between its last rename and its last clean-up. Other work stays."""
+    left = read_identity(partial)
+    if left is not None and left.fingerprint == identity.fingerprint:
         shutil.rmtree(partial)
+    elif left is not None:
+        print(
+            f"hyena-ds prep: {partial}: unfinished work of another config or input "
+            f"({'; '.join(differences(left, identity))}) is left there; remove it, or build with that config",
+            file=sys.stderr,
+        )
+
+
+def _discard(work: Path, what: str) -> None:
+    """Shards that an interrupted run wrote, and what it made of them."""
+    print(f"hyena-ds prep: {work}: discarding the unfinished work: it is {what}", file=sys.stderr)
+    shutil.rmtree(work / "complete", ignore_errors=True)
+    shutil.rmtree(work / "shards")
+    (work / "shards").mkdir()
 
 
 @contextmanager
 def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
     """OUTPUT.partial, locked; removed at the end and after a user's mistake, kept after any other interruption."""
-    created = _missing_parents(partial)
-    resumed = _open_partial(partial, identity)
-    lock = os.open(partial, os.O_RDONLY)
+    created: list[Path] = []
+    try:
+        created = _missing_parents(partial)
+        resumed = _open_partial(partial, identity)
+        lock = os.open(partial, os.O_RDONLY)
+    except OSError as error:
+        for directory in created:
+            with suppress(OSError):
+                directory.rmdir()
+        raise UserError(
+            f"{partial}: cannot make the directory, or look into it ({error.strerror}); name another 'output'"
+        ) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,9 +147,16 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
             directory.rmdir()
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Interrupted(
+                f"{partial}: the disk is full; make room and run the same command again to resume"
+            ) from None
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG):
             raise
-        raise Interrupted(f"{partial}: the disk is full; make room and run the same command again to resume") from None
+        raise Interrupted(
+            f"{error.filename or partial}: cannot be written ({error.strerror}); make it writable and run the same "
+            "command again to resume"
+        ) from None
     finally:
         os.close(lock)
     shutil.rmtree(partial)
@@ -137,10 +179,7 @@ def _missing_parents(path: Path) -> list[Path]:
 
 def _open_partial(partial: Path, identity: Identity) -> bool:
     """Make sure the directory is there and ours; True when it holds work on the same config and input."""
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{partial}: cannot make the directory ({error.strerror}); name another 'output'") from None
+    partial.mkdir(parents=True, exist_ok=True)
     made = read_identity(partial)
     if made is None and any(path.name not in (RECORD_NAME, f"{RECORD_NAME}.tmp") for path in partial.iterdir()):
         raise UserError(f"{partial}: exists and is not the work of an interrupted prep; move it away")
@@ -152,9 +191,8 @@ def _refuse_other_letters(config: PrepConfig, division: Division, scans: Sequenc
         return
     used = {region.chromosome for region in division.regions}
     for scan in scans:
-        found = letters.named_counts(scan.counts, letters.IS_OTHER)
-        if scan.name in used and found:
-            listed = ", ".join(f"{count} {name}" for name, count in found.items())
+        if scan.name in used and scan.others:
+            listed = ", ".join(f"{count} {name}" for name, count in scan.others.items())
             raise UserError(
                 f"{config.fasta}: record '{scan.name}' holds letters that are neither A C G T N nor IUPAC codes "
                 f"({listed}), and 'other_letters' is refuse; correct them, or set it to unknown or n"
@@ -195,6 +233,7 @@ def _finish(
     division: Division,
     plan: Sequence[PlannedShard],
     records: Sequence[ShardRecord],
+    blanks: int,
     work: Path,
 ) -> str:
     """Fill WORK/complete: tars under their final names, index, summary. May be interrupted and begun again."""
@@ -221,13 +260,14 @@ def _finish(
         shards.append(Shard(name, record.split, record.bytes, record.sha256))
     index = ShardIndex(config.assembly, config.chunk_length, tuple(shards), tuple(chunks))
     write_whole(complete / INDEX_NAME, index.to_json())
-    write_whole(complete / summary.SUMMARY_NAME, summary.full_summary(identity, division, plan, index, records))
+    full = summary.full_summary(identity, division, plan, index, records, blanks)
+    write_whole(complete / summary.SUMMARY_NAME, full)
     if division.leaks:
         write_whole(complete / summary.LEAKS_NAME, summary.leak_report(division))
     identity.write(complete)
     _check_complete(complete)
     counts = summary.count_splits(division, index, records)
-    return summary.short_summary(Path(config.output), counts, division)
+    return summary.short_summary(Path(config.output), counts, division, blanks)
 
 
 def _check_complete(complete: Path) -> None:

@@ -8,6 +8,7 @@ Every path is relative to the current directory. Lengths and coordinates are in 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,41 @@ from typing import Any, Literal
 from hyena_ds.config.loading import Invalid, load_yaml, to_plain
 from hyena_ds.data.shards import SPLITS
 
+DEFAULT_GIB = 64.0
+"""GiB that a downloaded genome may have: the largest published ones, packed."""
 LONGEST_CHUNK = 2**30
 """A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
+LONGEST_NAME = 255
+"""Bytes of the name of an assembly or of a record."""
+
+
+MOST_ATTEMPTS = 1000
+MOST_CHUNKS_PER_SHARD = 2**20
+MOST_GIB = 2**20
+"""Of any limit: a pebibyte."""
+MOST_WORKERS = 1024
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What an input may hold. One that goes beyond is refused as soon as it does, before it fills memory or disk."""
+
+    fasta_gib: float = 256.0
+    """GiB of the FASTA, unpacked."""
+    bed_mib: float = 64.0
+    """MiB of the BED, unpacked: some millions of lines. Each takes about 200 bytes of memory."""
+
+    def __post_init__(self) -> None:
+        _check_size("fasta_gib", self.fasta_gib)
+        _check_size("bed_mib", self.bed_mib)
+
+    @property
+    def fasta_bytes(self) -> int:
+        return int(self.fasta_gib * 2**30)
+
+    @property
+    def bed_bytes(self) -> int:
+        return int(self.bed_mib * 2**20)
 
 
 @dataclass(frozen=True)
@@ -47,6 +81,8 @@ class SplitsConfig:
             self._check_fractions(self.by_fraction)
         if self.by_chromosome is not None:
             self._check_chromosomes(self.by_chromosome)
+        if self.bed is not None:
+            _check_text("bed", self.bed)
         if self.bed_names and self.bed is None:
             raise Invalid("bed_names", "found names without a BED, wanted the key 'bed' beside them")
         for name, split in self.bed_names.items():
@@ -79,6 +115,19 @@ class SplitsConfig:
                 owner[name] = split
 
 
+def _check_text(name: str, value: str) -> None:
+    """Raise Invalid unless `value` can be the name of something, in a file and on a terminal."""
+    if not value.strip():
+        raise Invalid(name, "found an empty text, wanted a name")
+    if any(ord(letter) < 32 or ord(letter) == 127 or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise Invalid(name, "found a control character, wanted a name without any")
+
+
+def _check_size(name: str, value: float) -> None:
+    if not 0 < value <= MOST_GIB:
+        raise Invalid(name, f"found {value:g}, wanted a number above 0 and at most {MOST_GIB}")
+
+
 def _check_split_names(rule: str, splits: dict[str, Any]) -> None:
     if not splits:
         raise Invalid(rule, f"found no split, wanted some of {', '.join(SPLITS)}")
@@ -101,12 +150,17 @@ class DownloadConfig:
     """Attempts in a row that bring no byte before giving up; the pauses between them grow."""
     first_pause: float = 1.0
     """Seconds before the second attempt; each further pause is twice as long, 60 at most."""
+    gib: float = DEFAULT_GIB
+    """GiB that the file may have; the download of a longer one is stopped there and thrown away."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise Invalid("attempts", f"found {self.attempts}, wanted at least 1")
+        if self.attempts > MOST_ATTEMPTS:
+            raise Invalid("attempts", f"found {self.attempts}, wanted at most {MOST_ATTEMPTS}")
         if not 0 <= self.first_pause < math.inf:
             raise Invalid("first_pause", f"found {self.first_pause}, wanted 0 or more seconds")
+        _check_size("gib", self.gib)
 
 
 @dataclass(frozen=True)
@@ -138,30 +192,34 @@ class PrepConfig:
     """What any other letter (U and gaps included) becomes; `refuse` stops and names the first one."""
     workers: int = 1
     """Processes that write shards. The bytes do not depend on it."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     download: DownloadConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("fasta", "assembly", "output"):
-            if not getattr(self, name).strip():
-                raise Invalid(name, "found an empty text, wanted a name")
+            _check_text(name, getattr(self, name))
+        if len(self.assembly.encode()) > LONGEST_NAME:
+            raise Invalid("assembly", f"found {len(self.assembly.encode())} bytes, wanted at most {LONGEST_NAME}")
         if Path(self.output).name in ("", ".."):
             raise Invalid("output", f"found '{self.output}', wanted the name of a directory to make")
         if not 1 <= self.chunk_length <= LONGEST_CHUNK:
             raise Invalid("chunk_length", f"found {self.chunk_length}, wanted 1 to {LONGEST_CHUNK} bases")
-        for name in ("chunks_per_shard", "workers"):
+        for name, most in (("chunks_per_shard", MOST_CHUNKS_PER_SHARD), ("workers", MOST_WORKERS)):
             if getattr(self, name) < 1:
                 raise Invalid(name, f"found {getattr(self, name)}, wanted at least 1")
+            if getattr(self, name) > most:
+                raise Invalid(name, f"found {getattr(self, name)}, wanted at most {most}")
         for split in self.required_splits:
             if split not in SPLITS:
                 raise Invalid("required_splits", f"found '{split}', wanted some of {', '.join(SPLITS)}")
-        for name in self.chromosomes:
-            if self.chromosomes.count(name) > 1:
+        for name, count in Counter(self.chromosomes).items():
+            if count > 1:
                 raise Invalid("chromosomes", f"found '{name}' twice, wanted it once")
 
     def settings(self) -> dict[str, Any]:
         """What the bytes of the shards depend on, beside the contents of the input files."""
         plain: dict[str, Any] = to_plain(self)
-        for place in ("fasta", "output", "workers", "download"):
+        for place in ("fasta", "output", "workers", "limits", "download"):
             del plain[place]
         plain["splits"]["bed"] = self.splits.bed is not None
         # Sets of names: their order changes nothing, the order of `by_fraction` does.

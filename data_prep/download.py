@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data_prep.config import DownloadConfig, PrepConfig
+from data_prep.config import DEFAULT_GIB, DownloadConfig, PrepConfig
 from hyena_ds.data.transfer import COPY_BYTES, Broken, Refused, append, open_http
 from hyena_ds.errors import UserError
 
@@ -33,6 +34,8 @@ ASSEMBLIES = {
 }
 """UCSC's hg38, and T2T-CHM13 v2.0, which UCSC calls hs1."""
 LONGEST_PAUSE = 60.0
+MOST_LIST_BYTES = 2**24
+"""The most bytes that a list of checksums may have."""
 TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
@@ -59,7 +62,7 @@ def download(config: PrepConfig, config_name: str) -> str:
             f"{config_name}: download.name: found '{wanted.name}', wanted {' or '.join(ASSEMBLIES)}; "
             "or give its address as 'download.url'"
         )
-    return fetch(url, wanted.checksums, Path(config.fasta), _patience(wanted))
+    return fetch(url, wanted.checksums, Path(config.fasta), _patience(wanted), int(wanted.gib * 2**30))
 
 
 def _patience(config: DownloadConfig) -> Patience:
@@ -72,28 +75,34 @@ def download_named(name: str, directory: Path) -> str:
     return fetch(url, None, directory / _file_name(url), Patience())
 
 
-def fetch(url: str, checksums: str | None, destination: Path, patience: Patience) -> str:
+def fetch(
+    url: str, checksums: str | None, destination: Path, patience: Patience, most: int = int(DEFAULT_GIB * 2**30)
+) -> str:
     """Bring `url` to `destination`, checked by the MD5 that the list at `checksums` has for its file name.
 
-    UserError when the address does not exist, the list lacks the file, the sum is wrong twice, or patience ends.
+    UserError when the address does not exist, the list lacks the file, the sum is wrong twice, patience ends, or the
+    file has more than `most` bytes.
     """
     listed = checksums or f"{url.rsplit('/', 1)[0]}/md5sum.txt"
     digest = _listed_digest(listed, _file_name(url), patience)
-    if destination.exists():
-        if _md5(destination) == digest:
-            return f"{destination} is there, with the MD5 of {listed}; nothing to do"
-        raise UserError(
-            f"{destination}: exists with another MD5 than {listed} has ({digest}); move it away and try again"
-        )
     part = destination.with_name(destination.name + ".part")
     try:
+        for path in (destination, part):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path}: exists and is no file; move it away and try again")
+        if destination.exists():
+            if _md5(destination) == digest:
+                return f"{destination} is there, with the MD5 of {listed}; nothing to do"
+            raise UserError(
+                f"{destination}: exists with another MD5 than {listed} has ({digest}); move it away and try again"
+            )
         destination.parent.mkdir(parents=True, exist_ok=True)
         resumed = part.exists()
-        _fill(url, part, patience)
+        _fill(url, part, most, patience)
         if _md5(part) != digest and resumed:
             # The part may be of an older version of the file; without it the server decides every byte.
             part.unlink()
-            _fill(url, part, patience)
+            _fill(url, part, most, patience)
         found = _md5(part)
         if found != digest:
             part.unlink()
@@ -128,6 +137,8 @@ def _read_all(url: str) -> bytes:
     try:
         while block := answer.read(COPY_BYTES):
             body += block
+            if len(body) > MOST_LIST_BYTES:
+                raise Refused(f"found more than {MOST_LIST_BYTES:,} bytes, wanted a list of MD5 sums")
     except (http.client.HTTPException, OSError) as error:
         raise Broken(str(error)) from None
     finally:
@@ -142,16 +153,23 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _fill(url: str, part: Path, patience: Patience) -> None:
-    """Bring `part` to the whole length of the file."""
+def _fill(url: str, part: Path, most: int, patience: Patience) -> None:
+    """Bring `part` to the whole length of the file. UserError where it has more than `most` bytes, or the disk too few."""
     with tqdm(unit="B", unit_scale=True, desc=_file_name(url)) as bar:
 
         def arrived(have: int, whole: int | None) -> None:
+            if whole is not None and bar.total != whole:
+                free = shutil.disk_usage(part.parent).free
+                if whole - have > free:
+                    raise UserError(
+                        f"{part}: {whole - have:,} bytes are to come, and the disk has room for {free:,}; make room, then "
+                        "run the command again to resume"
+                    )
             bar.total = whole
             bar.update(have - bar.n)
 
         # Patience is for attempts that bring nothing: each one that adds bytes starts the count again.
-        while _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, arrived)):
+        while _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, most, arrived)):
             pass
 
 
@@ -161,7 +179,9 @@ def _insistently(url: str, patience: Patience, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except Refused as error:
-            raise UserError(f"{url}: {error}; correct the address, which begins with https://") from None
+            raise UserError(
+                f"{url}: {error}; correct the address, which begins with https://, or the bound 'download.gib'"
+            ) from None
         except Broken as error:
             problem = str(error)
         if tried < patience.attempts:

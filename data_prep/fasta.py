@@ -1,43 +1,31 @@
-"""The genome: opened, checked and indexed once, then read by region.
+"""The genome: checked, counted and indexed once, then read by region.
 
-    FASTA (plain) ----link---+
-    FASTA (gzip, bgzip) --unpack--+--> WORK/genome.fa --scan: names, letters--> RecordScan
-                                          |--pyfaidx--> WORK/genome.fai --> Genome.read(record, start, end)
+    FASTA (plain or packed) --scan: names, letters--> RecordScans
+              |--plain and tidy: a link; else a tidy copy--> WORK/genome.fa
+                                                                 |--pyfaidx--> WORK/genome.fai --> Genome.read(record, start, end)
 
 Nothing is ever written beside the user's file. Coordinates are in bases, 0-based and half-open.
 """
 
 from __future__ import annotations
 
-import gzip
-import mmap
+import json
 import os
-import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from pyfaidx import Faidx, FastaIndexingError, FetchError
-from tqdm import tqdm
 
-from data_prep import letters
-from data_prep.letters import Bytes, Counts
+from data_prep.letters import Bytes
+from data_prep.packed import COPY_BYTES, blocks, check_file, is_packed
+from data_prep.scan import RecordScan, Scanner
+from data_prep.whole import write_whole
 from hyena_ds.errors import UserError
 
-GZIP_MAGIC = b"\x1f\x8b"
-BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-"""The empty block that ends every bgzip file; without it the file was cut at the border of a block."""
-COPY_BYTES = 1 << 22
-_CONTROL = [byte for byte in range(32) if byte not in b"\t\r\n"] + [127]
-
-
-@dataclass(frozen=True)
-class RecordScan:
-    """One record of the FASTA: its name, and how often each byte occurs in its sequence."""
-
-    name: str
-    counts: Counts
+_MISSING = "name an existing FASTA, or fetch one with `hyena-ds prep download`"
 
 
 class Genome:
@@ -69,142 +57,101 @@ class Genome:
         self._faidx.close()
 
 
-def open_genome(source: Path, work: Path) -> tuple[Genome, list[RecordScan]]:
-    """Check the FASTA at `source`, with a plain copy (when it is packed) and an index in the directory `work`.
+@dataclass(frozen=True)
+class Opened:
+    """A genome that may be read, and what reading it through has shown."""
+
+    genome: Genome
+    records: list[RecordScan]
+    blanks: int
+    """Blanks and tabs within sequences that were left out."""
+    renewed: bool
+    """Whether the directory held a copy of an earlier version, whose coordinates counted what is left out now."""
+
+
+def open_genome(source: Path, work: Path, limit: int) -> Opened:
+    """Check the FASTA at `source`, of `limit` bytes at most, with a tidy copy (where it needs one) and an index in `work`.
 
     Raises UserError when the file is missing, empty, cut short, binary, protein, without header, or not indexable.
     """
-    plain, index = work / "genome.fa", work / "genome.fai"
-    _plain_copy(source, plain)
-    scans = scan_records(source, plain)
+    plain, index, note = work / "genome.fa", work / "genome.fai", work / "genome.json"
+    check_readable(source)
+    resumed = plain.exists()
+    if resumed and note.exists():
+        scanner = Scanner(source, limit)
+        for _ in _tidy(scanner, _plain_blocks(plain)):
+            pass
+        blanks, changed = int(json.loads(note.read_text(encoding="utf-8"))["blanks"]), False
+    else:
+        index.unlink(missing_ok=True)
+        scanner = _lay_out(source, plain, limit)
+        blanks, changed = scanner.blanks, scanner.changed
     if not index.exists():
-        unfinished = work / "genome.fai.tmp"
-        unfinished.unlink(missing_ok=True)
-        try:
-            Faidx(str(plain), indexname=str(unfinished), as_raw=True).close()
-        except (FastaIndexingError, ValueError) as error:
-            problem = " ".join(str(error).split()).replace(str(plain), "the file").rstrip(".")
-            raise UserError(
-                f"{source}: cannot be indexed ({problem}); give every line of a record the same length"
-            ) from None
-        # pyfaidx takes an index that is older than its FASTA for stale, and a user's file may come from the future.
-        newest = max(unfinished.stat().st_mtime_ns, plain.stat().st_mtime_ns)
-        os.utime(unfinished, ns=(newest, newest))
-        os.replace(unfinished, index)
-    return Genome(plain, index), scans
+        _write_index(source, plain, index)
+    genome = Genome(plain, index)
+    if genome.lengths() != {record.name: record.bases for record in scanner.records}:
+        raise UserError(f"{source}: cannot be indexed (its records are not read alike twice); write it anew")
+    write_whole(note, json.dumps({"blanks": blanks}) + "\n")
+    return Opened(genome, scanner.records, blanks, resumed and changed)
 
 
 def check_readable(source: Path) -> None:
     """Raise UserError unless `source` is a file that holds something."""
+    check_file(source, "FASTA", _MISSING)
+    if not source.stat().st_size and source.is_file():
+        raise UserError(f"{source}: found an empty file, wanted a FASTA")
+
+
+def _lay_out(source: Path, plain: Path, limit: int) -> Scanner:
+    """Make `plain` what pyfaidx can read: the source itself where it is plain and tidy, else a copy of its tidy text."""
+    scanner = Scanner(source, limit)
+    unfinished = plain.with_suffix(".tmp")
     try:
-        with source.open("rb") as file:
-            if not file.read(1):
-                raise UserError(f"{source}: found an empty file, wanted a FASTA")
-    except FileNotFoundError:
-        raise UserError(
-            f"{source}: no such file; name an existing FASTA, or fetch one with `hyena-ds prep download`"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{source}: cannot read the FASTA ({error.strerror}); name a readable file") from None
+        if not is_packed(source):
+            with closing(blocks(source, "FASTA", _MISSING)) as pieces:
+                for _ in _tidy(scanner, pieces):
+                    pass
+            if not scanner.changed:
+                unfinished.unlink(missing_ok=True)
+                unfinished.symlink_to(source.resolve())
+                os.replace(unfinished, plain)
+                return scanner
+            scanner = Scanner(source, limit)
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("wb") as copy, closing(blocks(source, "FASTA", _MISSING, progress=True)) as pieces:
+            for block in _tidy(scanner, pieces):
+                copy.write(block)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(unfinished, plain)
+    finally:
+        unfinished.unlink(missing_ok=True)  # a full disk is not left full
+    return scanner
 
 
-def _plain_copy(source: Path, plain: Path) -> None:
-    check_readable(source)
-    if plain.exists() or plain.is_symlink():
-        return  # of an interrupted run on the same bytes
-    with source.open("rb") as packed:
-        magic = packed.read(18)
-        packed.seek(0)
-        if not magic.startswith(GZIP_MAGIC):
-            plain.symlink_to(source.resolve())
-            return
-        unfinished = plain.with_suffix(".tmp")
-        try:
-            with unfinished.open("wb") as copy:
-                _unpack(packed, copy, source.stat().st_size)
-                copy.flush()
-                os.fsync(copy.fileno())
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"{source}: the gzip stream is cut short or damaged ({str(error).rstrip('.')}); fetch the file again"
-            ) from None
-        if magic[12:14] == b"BC":
-            packed.seek(-min(len(BGZF_END), source.stat().st_size), os.SEEK_END)
-            if packed.read() != BGZF_END:
-                raise UserError(f"{source}: the bgzip file has no end block, so it was cut short; fetch the file again")
-    os.replace(unfinished, plain)
+def _tidy(scanner: Scanner, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for block in pieces:
+        yield scanner.feed(block)
+    yield scanner.finish()
 
 
-def _unpack(packed: BinaryIO, copy: BinaryIO, size: int) -> None:
-    with gzip.GzipFile(fileobj=packed) as stream, tqdm(total=size, unit="B", unit_scale=True, desc="unpack") as bar:
-        while block := stream.read(COPY_BYTES):
-            copy.write(block)
-            bar.update(min(packed.tell(), size) - bar.n)
+def _plain_blocks(plain: Path) -> Iterator[bytes]:
+    with plain.open("rb") as file:
+        while block := file.read(COPY_BYTES):
+            yield block
 
 
-def scan_records(source: Path, plain: Path) -> list[RecordScan]:
-    """Names and letters of every record of `plain`; UserError names `source` and what is wrong."""
-    size = plain.stat().st_size
-    if size == 0:
-        raise UserError(f"{source}: found nothing in the gzip stream, wanted a FASTA")
-    with plain.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        _check_text(source, text[: 1 << 16])
-        scans: list[RecordScan] = []
-        seen: dict[str, int] = {}
-        header = 0 if text[:1] == b">" else text.find(b"\n>") + 1
-        while header < size:
-            name_end = text.find(b"\n", header)
-            name_end = size if name_end < 0 else name_end
-            following = text.find(b"\n>", name_end)
-            following = size if following < 0 else following + 1
-            name = _record_name(source, text[header:name_end], len(scans) + 1)
-            if name in seen:
-                raise UserError(
-                    f"{source}: found the record name '{name}' twice (records {seen[name]} and {len(scans) + 1}); "
-                    "rename one of them"
-                )
-            seen[name] = len(scans) + 1
-            counts = np.zeros(256, dtype=np.int64)
-            for start in range(name_end, following, COPY_BYTES):
-                block = text[start : min(start + COPY_BYTES, following)]
-                counts += letters.count_letters(np.frombuffer(block, dtype=np.uint8))
-            _check_letters(source, name, counts)
-            scans.append(RecordScan(name, counts))
-            header = following
-    if not any(scan.counts.any() for scan in scans):
-        raise UserError(f"{source}: found {len(scans)} record(s) without a base, wanted sequences")
-    return scans
-
-
-def _check_text(source: Path, beginning: bytes) -> None:
-    if any(byte in beginning for byte in _CONTROL):
-        raise UserError(f"{source}: found binary data, wanted the text of a FASTA (plain, gzip or bgzip)")
-    lines = (line for line in beginning.split(b"\n") if line.strip() and not line.startswith(b";"))
-    if not next(lines, b"").startswith(b">"):
-        raise UserError(f"{source}: found no '>' header before the first letters, wanted a FASTA")
-
-
-def _record_name(source: Path, header: bytes, number: int) -> str:
+def _write_index(source: Path, plain: Path, index: Path) -> None:
+    unfinished = index.with_suffix(".fai.tmp")
+    unfinished.unlink(missing_ok=True)
     try:
-        words = header[1:].decode("utf-8").split()
-    except UnicodeDecodeError:
+        Faidx(str(plain), indexname=str(unfinished), as_raw=True).close()
+    except (FastaIndexingError, ValueError) as error:
+        problem = " ".join(str(error).split()).replace(str(plain), "the file").rstrip(".")
         raise UserError(
-            f"{source}: the header of record {number} is not UTF-8; the file is binary or damaged"
+            f"{source}: cannot be indexed ({problem}); give every line of a record the same length"
         ) from None
-    if not words:
-        raise UserError(f"{source}: found no name in the header of record {number}, wanted '>name'")
-    return words[0]
-
-
-def _check_letters(source: Path, name: str, counts: Counts) -> None:
-    """Clears the line ends from `counts`, then refuses what cannot be a nucleotide record."""
-    counts[[ord("\n"), ord("\r")]] = 0
-    odd = counts[_CONTROL].sum() + counts[128:].sum()
-    if odd:
-        raise UserError(f"{source}: record '{name}' holds {odd} bytes that are not text; the file is binary or damaged")
-    total, strange = int(counts.sum()), int(counts[~letters.IS_NUCLEOTIDE].sum())
-    if 2 * strange > total:
-        raise UserError(
-            f"{source}: record '{name}' looks like protein: {strange} of its {total} letters are not "
-            "A C G T U N; name a nucleotide FASTA"
-        )
+    # pyfaidx takes an index that is older than its FASTA for stale, and a user's file may come from the future.
+    newest = max(unfinished.stat().st_mtime_ns, plain.stat().st_mtime_ns)
+    os.utime(unfinished, ns=(newest, newest))
+    os.replace(unfinished, index)

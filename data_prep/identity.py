@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.bed import MISSING
 from data_prep.config import PrepConfig
 from data_prep.fasta import check_readable
-from data_prep.writer import write_whole
+from data_prep.packed import check_file, readable
+from data_prep.whole import write_whole
 from hyena_ds.data.shards import sha256_of
-from hyena_ds.errors import UserError
 
 RECORD_NAME = "prep.json"
 FORMAT = "hyena-ds prep 1"
@@ -53,23 +54,26 @@ def identify(config: PrepConfig) -> Identity:
     fasta = Path(config.fasta)
     check_readable(fasta)
     bed = None if config.splits.bed is None else Path(config.splits.bed)
-    if bed is not None and not bed.is_file():
-        raise UserError(f"{bed}: no such BED; correct 'splits.bed' in the config")
-    return Identity(config.settings(), _contents(fasta), None if bed is None else _contents(bed))
+    if bed is not None:
+        check_file(bed, "BED", MISSING)
+    return Identity(config.settings(), _contents(fasta, "FASTA"), None if bed is None else _contents(bed, "BED"))
 
 
-def _contents(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+def _contents(path: Path, what: str) -> dict[str, Any]:
+    with readable(path, what, MISSING):
+        return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def read_identity(directory: Path) -> Identity | None:
     """What the directory says of itself, or None when it is not one of ours (or of another format)."""
     try:
+        if not (directory / RECORD_NAME).is_file():
+            return None
         raw = json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
+        if raw["format"] != FORMAT or not isinstance(raw["settings"], dict):
             return None
         return Identity(raw["settings"], raw["fasta"], raw["bed"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

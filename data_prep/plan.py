@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from data_prep.regions import Region
+from hyena_ds.errors import UserError
 
+MOST_CHUNKS = 2_000_000
+"""Their index has less than a gigabyte."""
 NAME_LETTERS = 48
 """A tar's short header holds 100 bytes of a member's name."""
 
@@ -53,7 +56,16 @@ class PlannedShard:
 
 
 def plan_shards(regions: tuple[Region, ...], chunk_length: int, chunks_per_shard: int) -> tuple[PlannedShard, ...]:
-    """Cut ordered regions into chunks of `chunk_length` bases, the last of a region shorter, and group them."""
+    """Cut ordered regions into chunks of `chunk_length` bases, the last of a region shorter, and group them.
+
+    Raises UserError when they would be more than an index can list.
+    """
+    total = sum(-(-(region.end - region.start) // chunk_length) for region in regions)
+    if total > MOST_CHUNKS:
+        raise UserError(
+            f"chunk_length: found {chunk_length:,}, which cuts the regions into {total:,} chunks, wanted at most "
+            f"{MOST_CHUNKS:,}; raise it"
+        )
     shards: list[PlannedShard] = []
     number = 0
     for split, group in groupby(regions, key=lambda region: region.split):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +148,15 @@ def _place_of_base(genome: Genome, name: str, length: int, counts: Counts, rank:
 
 
 def _by_bed(config: PrepConfig, path: Path, chosen: list[str], lengths: dict[str, int]) -> Division:
-    listed = bed.read_bed(path, lengths, config.splits.bed_names)
+    listed = bed.read_bed(path, lengths, config.splits.bed_names, config.limits.bed_bytes)
     inside = set(chosen)
     intervals = [interval for interval in listed if interval.chromosome in inside]
     leaks = bed.find_leaks(intervals)
+    if len(leaks) > bed.MOST_LEAKS:
+        raise UserError(
+            f"{path}:{leaks[0].trimmed.line}: regions of different splits overlap in more than {bed.MOST_LEAKS:,} places, "
+            f"the first {leaks[0].describe()}; correct the BED"
+        )
     if leaks and config.overlap == "refuse":
         report_leaks(path, leaks)
         raise UserError(
@@ -215,7 +219,8 @@ def _subtract(spans: list[Span], guarded: list[Span]) -> list[Span]:
     for start, end in spans:
         while first < len(holes) and holes[first][1] <= start:
             first += 1
-        for hole_start, hole_end in islice(holes, first, None):
+        for number in range(first, len(holes)):
+            hole_start, hole_end = holes[number]
             if hole_start >= end:
                 break
             if hole_start > start:

@@ -68,7 +68,7 @@ def count_splits(division: Division, index: ShardIndex, records: Sequence[ShardR
     return [count for count in counts if count.regions]
 
 
-def short_summary(output: Path, counts: Sequence[SplitCounts], division: Division) -> str:
+def short_summary(output: Path, counts: Sequence[SplitCounts], division: Division, blanks: int) -> str:
     """A few lines for the terminal."""
     lines = [
         f"{c.split}: {c.bases:,} bases in {c.chunks} chunks and {c.shards} shards"
@@ -78,7 +78,13 @@ def short_summary(output: Path, counts: Sequence[SplitCounts], division: Divisio
     ]
     if division.leaks:
         lines.append(f"{len(division.leaks)} overlaps between splits trimmed, {division.trimmed_bases:,} bases cut")
+    if blanks:
+        lines.append(_dropped_blanks(blanks))
     return "\n".join([*lines, f"shards, index and {SUMMARY_NAME} are in {output}"])
+
+
+def _dropped_blanks(blanks: int) -> str:
+    return f"{blanks:,} blanks within sequences of the FASTA dropped: they are no bases"
 
 
 def _share(part: int, whole: int) -> str:
@@ -91,6 +97,7 @@ def full_summary(
     plan: Sequence[PlannedShard],
     index: ShardIndex,
     records: Sequence[ShardRecord],
+    blanks: int,
 ) -> str:
     """SUMMARY.md; depends on nothing but the input and the config."""
     counts = count_splits(division, index, records)
@@ -106,6 +113,7 @@ def full_summary(
         ["", f"Chunks planned: {planned:,}; written: {len(index.chunks):,}."],
         ["", f"Chunk length: {index.chunk_length:,} bases; the last chunk of a region may be shorter."],
         ["", "## Letters", "", *_letters(identity, seen)],
+        [f"- {_dropped_blanks(blanks)}"] if blanks else [],
         ["", "## Regions", "", *_regions(division)],
         ["", "## Dropped", "", *_dropped(records)],
         ["", "## Checksums (SHA-256)", "", *_checksums(identity, index)],

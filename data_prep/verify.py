@@ -11,6 +11,8 @@ import dataclasses
 import json
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from data_prep.config import PrepConfig
 from data_prep.fasta import Genome, open_genome
 from data_prep.identity import differences, identify, read_identity
 from data_prep.letters import Bytes, letter_name
-from data_prep.plan import PlannedChunk, plan_shards
+from data_prep.plan import NAME_LETTERS, PlannedChunk, plan_shards
 from data_prep.regions import divide
 from data_prep.writer import make_chunk
 from hyena_ds.data import tokenizer
@@ -45,8 +47,8 @@ def verify(config: PrepConfig, config_name: str) -> str:
     if made.settings != json.loads(json.dumps(wanted.settings)):
         changed = "; ".join(differences(made, dataclasses.replace(wanted, fasta=made.fasta, bed=made.bed)))
         raise UserError(f"{output}: was made with another config ({changed}); verify it with the config that made it")
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.verify-", dir=output.parent) as work:
-        genome, _ = open_genome(Path(config.fasta), Path(work))
+    with _work_directory(output) as work:
+        genome = open_genome(Path(config.fasta), Path(work), config.limits.fasta_bytes).genome
         plan = plan_shards(divide(config, config_name, genome).regions, config.chunk_length, config.chunks_per_shard)
         planned = {chunk.key: chunk for shard in plan for chunk in shard.chunks}
         table = letter_table(config).tokens()
@@ -58,6 +60,19 @@ def verify(config: PrepConfig, config_name: str) -> str:
         f"{output}: {bases:,} bases in {len(index.chunks):,} chunks and {len(index.shards):,} shards agree with "
         f"{config.fasta}, and so do all sizes and SHA-256 sums"
     )
+
+
+@contextmanager
+def _work_directory(output: Path) -> Iterator[str]:
+    """A directory beside the shards for the duration of a check; a disk that has no room for it is one sentence."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name[:NAME_LETTERS]}.verify-", dir=output.parent) as work:
+            yield work
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or output}: cannot be read, or a copy of the FASTA not be laid beside the shards "
+            f"({error.strerror}); make {output.parent} writable, with room for the genome"
+        ) from None
 
 
 def _check_shards(
@@ -78,7 +93,12 @@ def _check_shards(
                     f"{output / shard.file}: its tokens agree with the FASTA, but its bytes do not match the SHA-256 "
                     "in the index: the tar's own structure or metadata is damaged; prepare the shards again"
                 )
-            _check_members(output, shard, by_shard.get(position, []))
+            try:
+                _check_members(output, shard, by_shard.get(position, []))
+            except (tarfile.TarError, ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{output / shard.file}: cannot be read as a tar of chunks ({error}); prepare the shards again"
+                ) from None
 
 
 def _check_chunk(

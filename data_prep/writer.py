@@ -15,7 +15,7 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from data_prep import letters
 from data_prep.fasta import Genome
 from data_prep.letters import Bytes, Counts, LetterTable
 from data_prep.plan import PlannedChunk, PlannedShard
+from data_prep.whole import to_disk, write_whole
 from hyena_ds.data import tokenizer
 from hyena_ds.data.shards import Chunk, sha256_of
 
@@ -98,20 +99,24 @@ def write_shard(genome: Genome, planned: PlannedShard, assembly: str, table: Let
     counts = np.zeros(256, dtype=np.int64)
     chunks: list[Chunk] = []
     dropped: list[tuple[str, int, int]] = []
-    with unfinished.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for item in planned.chunks:
-                text = genome.read(item.chromosome, item.start, item.end)
-                made = make_chunk(item, assembly, text, tokens_by_byte)
-                if made is None:
-                    dropped.append((item.chromosome, item.start, item.end))
-                    continue
-                tokens, chunk = made
-                counts += letters.count_letters(text)
-                _add(tar, f"{chunk.key}.json", json.dumps(chunk.metadata(), sort_keys=True).encode())
-                _add(tar, f"{chunk.key}.tokens", tokens.tobytes())
-                chunks.append(chunk)
-        _to_disk(file)
+    try:
+        with unfinished.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for item in planned.chunks:
+                    text = genome.read(item.chromosome, item.start, item.end)
+                    made = make_chunk(item, assembly, text, tokens_by_byte)
+                    if made is None:
+                        dropped.append((item.chromosome, item.start, item.end))
+                        continue
+                    tokens, chunk = made
+                    counts += letters.count_letters(text)
+                    _add(tar, f"{chunk.key}.json", json.dumps(chunk.metadata(), sort_keys=True).encode())
+                    _add(tar, f"{chunk.key}.tokens", tokens.tobytes())
+                    chunks.append(chunk)
+            to_disk(file)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # a full disk is not left full
+        raise
     if chunks:
         places = token_offsets(unfinished)
         chunks = [dataclasses.replace(chunk, offset=places[chunk.key]) for chunk in chunks]
@@ -143,17 +148,3 @@ def token_offsets(path: Path) -> dict[str, int]:
         return {
             member.name.removesuffix(".tokens"): member.offset_data for member in tar if member.name.endswith(".tokens")
         }
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is complete or does not exist, also after a power cut."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _to_disk(file)
-    os.replace(unfinished, path)
-
-
-def _to_disk(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

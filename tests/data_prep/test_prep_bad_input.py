@@ -159,7 +159,7 @@ def test_a_directory_that_cannot_be_made_is_named_and_no_parent_is_left(workshop
     workshop.write("genome.fa", GOOD)
     workshop.write("file", "mine")
     sentence = refused(workshop, workshop.config(output=str(workshop.directory / "file" / "deep" / "shards")))
-    assert "cannot make the directory" in sentence
+    assert "cannot make the directory" in sentence and "Not a directory" in sentence
 
 
 def test_parents_made_for_a_build_that_fails_are_removed(workshop):
@@ -177,7 +177,8 @@ def test_a_real_process_prints_one_line_and_no_traceback(workshop):
 def test_a_directory_in_the_place_of_a_file_is_named(workshop):
     assert "cannot read the FASTA (Is a directory)" in refused(workshop, workshop.config(fasta=str(workshop.directory)))
     workshop.write("genome.fa", GOOD)
-    assert "no such BED" in refused(workshop, workshop.config(splits={"bed": str(workshop.directory)}))
+    config = workshop.config(splits={"bed": str(workshop.directory)})
+    assert "cannot read the BED (Is a directory)" in refused(workshop, config)
 
 
 def test_a_missing_config_is_named(workshop):
