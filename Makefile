@@ -60,13 +60,13 @@ soak: $(VENV)/installed
 	HYENA_CORRUPTIONS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --count 40
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --pairs 3 --steps 150
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --rounds 3 --steps 150
 
 soak-full: $(VENV)/installed fuzz
 	HYENA_CORRUPTIONS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoints/test_corruption.py tests/checkpoints/test_choice.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --count 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.grids --all
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --pairs 7 --steps 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.strangers --rounds 7 --steps 300
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

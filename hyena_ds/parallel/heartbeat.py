@@ -36,6 +36,8 @@ LAST_SECONDS = 1.0
 """What the other sides have for taking the last words."""
 PAUSE = 3.0
 """A thread that slept longer than this between two looks was stopped itself, and may not judge the silence of others."""
+MEETING_SECONDS = 30.0
+"""For so long at least a rank calls rank 0, among as many strangers as there may be."""
 _CALL_SECONDS = 3.0
 _COLLECTIVES = ("torch/distributed/", "hyena_ds/parallel/collectives.py")
 
@@ -118,7 +120,7 @@ class Member:
         self._known: dict[int, Place] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._wire = _introduced(address, port, {"token": token, "place": asdict(place)}, silence)
+        self._wire = _introduced(address, port, {"token": token, "place": asdict(place)}, max(silence, MEETING_SECONDS))
         self._thread = threading.Thread(target=self._serve, daemon=True, name="heartbeat")
         self._thread.start()
 

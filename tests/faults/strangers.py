@@ -1,10 +1,11 @@
 """Strangers at the heartbeat's port of a two-rank run: what they cost it, in CPU seconds a step of its own processes.
 
-    python -m tests.faults.strangers --pairs 3 --steps 400 --idle 4000      quiet and attacked runs in turn, a table
-    python -m tests.faults.strangers --attack PORT --idle 4000 --seconds 60     the attack alone
+python -m tests.faults.strangers --rounds 3 --steps 400 --idle 4000      runs of every kind in turn, a table
+python -m tests.faults.strangers --attack PORT --idle 4000 --seconds 60     the attack alone
 
-The attack holds idle connections, opens a new one for each that is closed, sends garbage, and streams without a newline. The
-port closes once the ranks have met, so the attacked runs keep it open: their monitor waits for one rank more.
+quiet      nobody calls
+attacked   idle connections, and a new one for each that is closed or refused; garbage; a stream without a newline
+open       the same, and the port, which closes once the ranks have met, stays open: the monitor waits for one rank more
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tests.training.runs import make_shards, rows, write_config
 BOUND = 0.05
 """Of the CPU seconds a step."""
 TIMEOUT = 600.0
-_OPENED_A_TURN = 500
+_OPENED_A_TURN = 100
 _GARBAGE = (
     b"[" * 2000 + b"\n",
     b'{"token": "guess", "place": {}}\n',
@@ -50,7 +51,8 @@ def attack(port: int, idle: int, seconds: float) -> None:
     end = time.monotonic() + seconds
     turn = 0
     while time.monotonic() < end:
-        held = [each for each in held if not _has_ended(each)]
+        if turn % 10 == 0:  # the attack shall take little of this machine itself
+            held = [each for each in held if not _has_ended(each)]
         held += [_called(port) for _ in range(min(_OPENED_A_TURN, idle - len(held)))]
         if stream is None or _has_ended(stream):
             stream = _called(port)
@@ -93,8 +95,8 @@ class Cost:
     """CPU seconds of rank 0's monitor thread a second of training."""
 
 
-def one_run(directory: Path, name: str, steps: int, idle: int | None) -> Cost:
-    """Train `steps` steps on two ranks, under attack if `idle` is a number; raises AssertionError unless it ends as planned."""
+def one_run(directory: Path, name: str, steps: int, idle: int, kind: str) -> Cost:
+    """Train `steps` steps on two ranks in a run of one kind; raises AssertionError unless it ends as planned."""
     stages = [{"context_length": 64, "steps": steps, "global_batch": 4, "micro_batch_size": 1, "sequence_parallel": 2}]
     far = {"every_steps": 100_000}
     config = write_config(
@@ -108,7 +110,7 @@ def one_run(directory: Path, name: str, steps: int, idle: int | None) -> Cost:
     port_file = directory / f"{name}.port"
     with _port() as meeting, contextlib.ExitStack() as ended:
         own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting), "DS_ACCELERATOR": "cpu"}
-        own |= {"PORT_FILE": str(port_file), "OMP_NUM_THREADS": "1", "KEEP_OPEN": "" if idle is None else "1"}
+        own |= {"PORT_FILE": str(port_file), "OMP_NUM_THREADS": "1", "KEEP_OPEN": "1" if kind == "open" else ""}
         ranks = []
         for rank in (0, 1):
             command = [sys.executable, "-m", "tests.faults.strangers_rank", "train", str(config)]
@@ -121,7 +123,7 @@ def one_run(directory: Path, name: str, steps: int, idle: int | None) -> Cost:
         while not port_file.exists():
             assert ranks[0].poll() is None and time.monotonic() < deadline, _said(directory, name)
             time.sleep(0.02)
-        if idle is not None:
+        if kind != "quiet":
             port, seconds = port_file.read_text(), str(TIMEOUT)
             command = [
                 sys.executable,
@@ -185,28 +187,25 @@ def main() -> int:
     parser.add_argument("--attack", type=int, metavar="PORT")
     parser.add_argument("--idle", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     if options.attack is not None:
         attack(options.attack, options.idle, options.seconds)
         return 0
-    costs: dict[str, list[Cost]] = {"quiet": [], "attacked": []}
+    costs: dict[str, list[Cost]] = {"quiet": [], "attacked": [], "open": []}
     with tempfile.TemporaryDirectory() as place:
         make_shards(Path(place))
-        for pair in range(options.pairs):
-            for kind in costs:
-                idle = options.idle if kind == "attacked" else None
-                cost = one_run(Path(place), f"{kind}-{pair}", options.steps, idle)
-                costs[kind].append(cost)
-                print(
-                    f"{kind:9} {1000 * cost.seconds_a_step:8.2f} ms of CPU a step; monitor {cost.monitor:.4f} CPU",
-                    flush=True,
-                )
+        for turn in range(options.rounds):
+            for kind, found in costs.items():
+                cost = one_run(Path(place), f"{kind}-{turn}", options.steps, options.idle, kind)
+                found.append(cost)
+                shown = f"{1000 * cost.seconds_a_step:8.2f} ms of CPU a step, {100 * cost.monitor:.2f} % of a core for the monitor"
+                print(f"{kind:9}{shown}", flush=True)
     median = {kind: statistics.median(cost.seconds_a_step for cost in found) for kind, found in costs.items()}
-    more = median["attacked"] / median["quiet"] - 1
-    print(json.dumps({**{k: round(v, 5) for k, v in median.items()}, "more": round(more, 4), "bound": BOUND}))
-    return int(more >= BOUND)
+    more = {kind: round(median[kind] / median["quiet"] - 1, 4) for kind in ("attacked", "open")}
+    print(json.dumps({"seconds_a_step": {k: round(v, 5) for k, v in median.items()}, "more": more, "bound": BOUND}))
+    return int(max(more.values()) >= BOUND)
 
 
 if __name__ == "__main__":
