@@ -59,6 +59,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     from data_prep.cli import add_commands
     from hyena_ds.bench.command import add_commands as add_bench_commands
+    from hyena_ds.config.limits import whole_number
     from hyena_ds.data.command import add_commands as add_data_commands
     from hyena_ds.doctor.arguments import add_arguments as add_doctor_arguments
     from hyena_ds.planning.command import add_arguments as add_plan_arguments
@@ -97,8 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.set_defaults(run=_checkpoints)
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
-    check.add_argument("--ranks", type=int, help="number of processes (default: local_ranks, else the widest stage)")
-    check.add_argument("--ranks-per-host", type=int, help="processes on each host: says which stages cut across hosts")
+    check.add_argument(
+        "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"
+    )
+    check.add_argument(
+        "--ranks-per-host", type=whole_number, help="processes on each host: says which stages cut across hosts"
+    )
     return parser
 
 

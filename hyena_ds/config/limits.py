@@ -30,6 +30,13 @@ MOST = 1e12
 """Of a number that has no other bound."""
 
 
+def whole_number(text: str) -> int:
+    """What an option of the command line says. Raises ValueError, also for digits of other scripts."""
+    if not text.isascii():
+        raise ValueError(text)
+    return int(text)
+
+
 def check_count(option: str, value: int | None, most: int) -> None:
     """Raise UserError unless what an option of the command line says, if it is there, is 1 to `most`."""
     if value is not None and not 1 <= value <= most:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hyena_ds.config.limits import MOST_RANKS, check_count, whole_number
 from hyena_ds.errors import UserError
 
 _DEFAULT_DEVICES = 8
@@ -15,9 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds plan`."""
     parser.add_argument("config", help="YAML file of a whole run")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this plan")
-    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument("--nodes", type=whole_number, default=1, help="machines (default: 1)")
     parser.add_argument(
-        "--devices-per-node", type=int, help="ranks of a machine (default: 8; of this one, as many as it would start)"
+        "--devices-per-node",
+        type=whole_number,
+        help="ranks of a machine (default: 8; of this one, as many as it would start)",
     )
     parser.add_argument(
         "--device", default="h200", help="b200, h200, h100, a100, a100-40gb, l40s or this (default: h200)"
@@ -53,7 +56,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.limits import MOST_RANKS, check_count
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.names import check_new_name
     from hyena_ds.config.schema import RunConfig

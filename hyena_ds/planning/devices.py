@@ -51,6 +51,8 @@ class Rates:
 
     def transform_seconds(self, points: int, flops: float) -> float:
         """Of `flops` in transforms of `points`, with the copies and products around them."""
+        if points == 1:  # a context of one token: nothing to transform
+            return 0.0
         if not self.transforms:
             # A pass holds at most 2^8 points of a row; before it the signal is padded, and a product follows it.
             passes = math.ceil(math.log2(points) / 8)

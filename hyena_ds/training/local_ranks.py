@@ -12,7 +12,9 @@ import socket
 import sys
 from collections.abc import Mapping
 
+from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.errors import UserError
 from hyena_ds.training.relay import run_relayed
 
 TUNABLES = {
@@ -33,14 +35,20 @@ def under_launcher() -> bool:
 def local_ranks(config: RunConfig) -> int:
     """Processes to start: what the config says, else one a GPU, else as many as the widest stage needs.
 
-    Raises UserError when the machine has GPUs, but too few.
+    Raises UserError when the machine has GPUs, but too few, or when no machine has as many processes.
     """
     from hyena_ds.parallel.devices import check_ranks_here, device_count
 
     if config.local_ranks is not None:
         check_ranks_here(config.local_ranks, device_count())
         return config.local_ranks
-    return device_count() or config.widest_sequence_parallel
+    ranks = device_count() or config.widest_sequence_parallel
+    if ranks > MOST_LOCAL_RANKS:
+        raise UserError(
+            f"sequence_parallel: found {ranks:,}, wanted at most {MOST_LOCAL_RANKS:,} processes on one machine; lower it, or "
+            "start on several machines"
+        )
+    return ranks
 
 
 def cpu_settings(processes: int, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -196,6 +196,17 @@ def test_absurd_numbers_of_ranks_are_refused(options: list[str], said: str, caps
     assert said in capsys.readouterr().err
 
 
-def test_local_ranks_in_the_millions_start_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_beyond_any_machine_start_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", QUICKSTART, "local_ranks=5000000"]) == 2
     assert "local_ranks: found 5000000, wanted at most 1,024" in capsys.readouterr().err
+    stage = "{context_length: 131072, steps: 1, global_batch: 1, sequence_parallel: 32768}"
+    wide = ["model.width=65536", "model.maximum_context=131072", f"stages=[{stage}]", "local_ranks=null"]
+    assert main(["train", QUICKSTART, *wide]) == 2
+    assert "found 32,768, wanted at most 1,024 processes on one machine" in capsys.readouterr().err
+
+
+def test_digits_of_other_scripts_are_no_number_of_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, option in (("check", "--ranks"), ("check", "--ranks-per-host"), ("plan", "--nodes")):
+        with pytest.raises(SystemExit):
+            main([verb, QUICKSTART, option, "२"])
+        assert f"argument {option}: invalid" in capsys.readouterr().err

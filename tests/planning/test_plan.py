@@ -233,6 +233,12 @@ def test_a_batch_that_divides_in_thousands_of_ways_is_planned_in_seconds(capsys:
     assert "stage 15: its batch divides in too many ways to look at all other grids" in capsys.readouterr().out
 
 
+def test_a_stage_of_one_token_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = "stages=[{context_length: 1, steps: 1, global_batch: 2}]"
+    assert main(["plan", str(ROOT / "configs" / "quickstart.yaml"), stage, "--devices-per-node", "1"]) == 0
+    assert "dp 1 x sp 1" in capsys.readouterr().out
+
+
 def test_the_absurd_of_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "configs" / "quickstart.yaml")
     for options, said in (
