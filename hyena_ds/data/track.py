@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.config.afar import is_afar
 from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
 from hyena_ds.data.tokenizer import VOCABULARY
-from hyena_ds.data.transfer import address_of, shown
 from hyena_ds.errors import LocalError, UserError
 
 Positions = NDArray[np.int64]
@@ -96,11 +96,10 @@ class Track:
         return ids
 
     def _unknown_id(self, chunk: Chunk, ids: NDArray[np.uint8], begin: int) -> LocalError:
-        at = int(np.argmax(ids >= VOCABULARY))
+        at, file = int(np.argmax(ids >= VOCABULARY)), self.index.shards[chunk.shard].file
         return LocalError(
-            f"{shown(address_of(self.place, self.index.shards[chunk.shard].file))}: found the token {ids[at]} at byte "
-            f"{begin + at}, wanted ids below {VOCABULARY}; the shard is damaged or was not made by `hyena-ds prep`: "
-            "prepare it again"
+            f"{file if is_afar(self.place) else f'{self.place}/{file}'}: found the token {ids[at]} at byte {begin + at}, "
+            f"wanted ids below {VOCABULARY}; the shard is damaged or was not made by `hyena-ds prep`: prepare it again"
         )
 
     @property
