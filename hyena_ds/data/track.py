@@ -97,9 +97,9 @@ class Track:
         return ids
 
     def _unknown_id(self, chunk: Chunk, ids: NDArray[np.uint8], begin: int) -> LocalError:
-        at = int(np.argmax(ids >= VOCABULARY))
+        at, file = int(np.argmax(ids >= VOCABULARY)), self.index.shards[chunk.shard].file
         return LocalError(
-            f"{named(self.place, self.index.shards[chunk.shard].file)}: found the token {ids[at]} at byte "
+            f"{named(self.place, file)}: found the token {ids[at]} at byte "
             f"{begin + at}, wanted ids below {VOCABULARY}; the shard is damaged or was not made by `hyena-ds prep`: "
             "prepare it again"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -243,6 +245,38 @@ def test_a_place_that_cannot_be_written_is_named(workshop, server):
     workshop.write("genomes", "mine")
     outcome = run(workshop, server)
     assert outcome.code == 2 and "cannot write" in outcome.sentence and str(part(workshop)) in outcome.sentence
+
+
+@pytest.mark.parametrize("states_length", [True, False])
+def test_a_genome_beyond_its_bound_is_stopped_and_not_kept(workshop, server, states_length):
+    server.states_length = states_length
+    server.body = BODY + bytes(1 << 20)
+    outcome = run(workshop, server, gib=(len(BODY) + 1) / 2**30)
+    assert outcome.code == 2 and "it has" in outcome.sentence and "download.gib" in outcome.sentence
+    assert not place(workshop).exists() and (not part(workshop).exists() or part(workshop).stat().st_size == 0)
+
+
+def test_a_genome_that_the_disk_has_no_room_for_is_not_begun(workshop, server, monkeypatch):
+    monkeypatch.setattr("data_prep.download.shutil.disk_usage", lambda _: SimpleNamespace(free=len(BODY) - 1))
+    outcome = run(workshop, server)
+    assert outcome.code == 2 and f"{len(BODY):,} bytes are to come, and the disk has room for" in outcome.sentence
+    assert not part(workshop).exists()
+
+
+def test_a_list_of_checksums_without_end_is_stopped(workshop, server, monkeypatch):
+    monkeypatch.setattr("data_prep.download.MOST_LIST_BYTES", 1000)
+    server.listing = "x" * 2_000
+    outcome = run(workshop, server)
+    assert outcome.code == 2 and "found more than 1,000 bytes, wanted a list of MD5 sums" in outcome.sentence
+
+
+@pytest.mark.parametrize("which", [place, part])
+@pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_one_is_named(workshop, server, which, kind):
+    place(workshop).parent.mkdir()
+    kind(which(workshop))
+    outcome = run(workshop, server)
+    assert outcome.code == 2 and f"{which(workshop)}: exists and is no file" in outcome.sentence
 
 
 def test_a_named_assembly_goes_to_the_directory_of_the_command_line(workshop, server, monkeypatch):

@@ -60,6 +60,47 @@ def test_a_flipped_base_is_named_by_chromosome_and_place(built, repaired_digest)
     assert ("the shard is damaged" in outcome.sentence) != repaired_digest
 
 
+def test_an_id_that_is_no_token_is_named(built):
+    index = read_index(built.output)
+    chunk, shard = index.chunks[0], index.shards[0].file
+    data = bytearray((built.output / shard).read_bytes())
+    data[chunk.offset + 5] = 200
+    (built.output / shard).write_bytes(data)
+    rewrite_digest(built, shard)
+    outcome = verify(built)
+    assert f"{shard}: a:5 (byte {chunk.offset + 5} of the tar): found token 200 (unused)" in outcome.sentence
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 512, b'{"assembly": [[[', b""])
+def test_a_tar_that_is_none_is_one_sentence_though_its_digest_agrees(built, damage):
+    """Headers and metadata of the first member: the tokens are where the index says."""
+    name = "valid-000000.tar"
+    data = (built.output / name).read_bytes()
+    at = 512 if damage.startswith(b"{") else 0
+    (built.output / name).write_bytes(data[:at] + (damage or bytes(512)) + data[at + (len(damage) or 512) :])
+    rewrite_digest(built, name)
+    outcome = verify(built)
+    assert outcome.code == 2 and f"{name}: " in outcome.sentence and "prepare the shards again" in outcome.sentence
+
+
+def test_a_disk_without_room_for_the_genome_is_one_sentence(built, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data_prep.verify.open_genome", full)
+    before = built.listing()
+    outcome = verify(built)
+    assert outcome.code == 2 and "(No space left on device)" in outcome.sentence and built.listing() == before
+
+
+@pytest.mark.parametrize(
+    "record", ["[" * 100_000, '{"format": "hyena-ds prep 1", "settings": [], "fasta": 1, "bed": 2}']
+)
+def test_a_record_of_the_prep_that_is_none_is_named(built, record):
+    (built.output / "prep.json").write_text(record)
+    assert "found no readable prep.json" in verify(built).sentence
+
+
 def test_a_flipped_base_of_the_fasta_is_named_too(built):
     at = 777
     other = "C" if SEQUENCE[at] != "C" else "G"
