@@ -79,7 +79,7 @@ def _placed(run: str, config: RunConfig, places: list[str] | None) -> RunConfig:
 def _checked(run: str, known: ShardList | None, data: DataConfig) -> list[ShardIndex]:
     """The indices of the run's data. Raises UserError where they are not those that are `known` of it."""
     indices = read_indices(data)
-    found = None if known is None else known.difference(ShardList.of(indices), indices)
+    found = None if known is None else known.difference(ShardList.of(indices))
     if found is not None:
         raise UserError(
             f"{run}: was trained on other data than these: {found}; give --shards PLACE, where the run's own shards are"

@@ -3,7 +3,7 @@
     index of every source --> ShardList --text--> RUN/shards.json; its digest --> the manifest of every checkpoint
 
 Two lists are equal when the same bytes would be trained on in the same order: the index is in it whole, with offsets and
-coordinates. A digest of every chunk's line is kept so that a difference can be named.
+coordinates. A digest of every chunk is kept so that a difference can be named.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ListedShard:
     bytes: int
     sha256: str
     chunks: tuple[str, ...]
-    """Digest of each of its chunks' lines in the index, in their order."""
+    """Key, and digest of what the index says of it, of each of its chunks, in their order."""
 
     @property
     def content(self) -> tuple[str, str, int, str]:
@@ -78,13 +78,13 @@ class ShardList:
         """Shards of all sources."""
         return sum(len(source.shards) for source in self.sources)
 
-    def difference(self, now: ShardList, indices: Sequence[ShardIndex]) -> str | None:
-        """The first thing in which `now`, made of `indices`, is not this list; None when they are equal."""
+    def difference(self, now: ShardList) -> str | None:
+        """The first thing in which `now` is not this list; None when they are equal."""
         if len(self.sources) != len(now.sources):
             return f"data.sources: found {len(now.sources)} sources, wanted {len(self.sources)}"
         for number, (before, after) in enumerate(zip(self.sources, now.sources, strict=True)):
             if before != after:
-                return f"data.sources.{number}: {_difference(before, after, indices[number])}"
+                return f"data.sources.{number}: {_difference(before, after)}"
         return None
 
 
@@ -109,7 +109,7 @@ def read_shard_list(file: Path) -> ShardList | None:
 def _listed(index: ShardIndex) -> ListedSource:
     chunks: list[list[str]] = [[] for _ in index.shards]
     for chunk in index.chunks:
-        chunks[chunk.shard].append(_digest_of(chunk))
+        chunks[chunk.shard].append(_listed_chunk(chunk))
     shards = (_listed_shard(shard, digests) for shard, digests in zip(index.shards, chunks, strict=True))
     return ListedSource(hashlib.sha256(index.to_json().encode()).hexdigest(), tuple(shards))
 
@@ -118,27 +118,26 @@ def _listed_shard(shard: Shard, chunks: Sequence[str]) -> ListedShard:
     return ListedShard(shard.file, shard.split, shard.bytes, shard.sha256, tuple(chunks))
 
 
-def _digest_of(chunk: Chunk) -> str:
-    return hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()[:12]
+def _listed_chunk(chunk: Chunk) -> str:
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()
+    return f"{chunk.key} {digest[:12]}"
 
 
-def _difference(before: ListedSource, after: ListedSource, index: ShardIndex) -> str:
+def _difference(before: ListedSource, after: ListedSource) -> str:
     for old, new in zip(before.shards, after.shards, strict=False):
         if old.content != new.content:
             return f"shard {old.file} ({old.split}): {_of_shard(old, new)}"
-    if len(before.shards) != len(after.shards):
-        more = (before.shards if len(before.shards) > len(after.shards) else after.shards)[
-            min(len(before.shards), len(after.shards))
-        ]
-        which = "is missing" if len(before.shards) > len(after.shards) else "was not there"
-        return f"shard {more.file} ({more.split}): it {which}"
-    for number, (old, new) in enumerate(zip(before.shards, after.shards, strict=True)):
-        keys = [chunk.key for chunk in index.chunks if chunk.shard == number]
-        for position, key in enumerate(keys):
-            if position >= len(old.chunks) or old.chunks[position] != new.chunks[position]:
+    for shard in before.shards[len(after.shards) :]:
+        return f"shard {shard.file} ({shard.split}): it is missing"
+    for shard in after.shards[len(before.shards) :]:
+        return f"shard {shard.file} ({shard.split}): it was not there"
+    for old, new in zip(before.shards, after.shards, strict=True):
+        for was, now in zip(old.chunks, new.chunks, strict=False):
+            if was != now:
+                key = now.rpartition(" ")[0]
                 return f"chunk {key} of shard {new.file}: the index has another offset, coordinates or runs of it"
-        if len(old.chunks) != len(keys):
-            return f"shard {new.file}: the index has {len(keys)} chunks of it, wanted {len(old.chunks)}"
+        if len(old.chunks) != len(new.chunks):
+            return f"shard {new.file}: the index has {len(new.chunks)} chunks of it, wanted {len(old.chunks)}"
     return "the index has another assembly, chunk length or order of its chunks"
 
 

@@ -10,6 +10,7 @@ from hyena_ds.config.afar import is_afar
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.config.secrets import shown
 from hyena_ds.data.checksums import verify_shards
+from hyena_ds.data.identity import ShardList
 from hyena_ds.data.places import check_room, read_indices
 from hyena_ds.data.shard_cache import ShardCache
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex
@@ -30,8 +31,8 @@ def common_convolution(config: RunConfig, compute: Compute) -> Choice:
     return own
 
 
-def check_shards(config: RunConfig, compute: Compute) -> list[ShardIndex]:
-    """Every split and window that the run needs is there, in the same shards for all: their indices. Collective.
+def check_shards(config: RunConfig, compute: Compute) -> ShardList:
+    """Every split and window that the run needs is there, in the same shards for all: their list. Collective.
 
     The ranks of a node share the checksums of its shards, which are remembered (data/checksums.py). Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
     node's cache has of earlier runs, now.
@@ -41,7 +42,7 @@ def check_shards(config: RunConfig, compute: Compute) -> list[ShardIndex]:
     indices = agreed(lambda: read_indices(config.data, kept=True))
     _check_same_everywhere(config, indices)
     agreed(lambda: _check_own_share(config, compute, indices))
-    return indices
+    return ShardList.of(indices)
 
 
 def _check_same_everywhere(config: RunConfig, indices: list[ShardIndex]) -> None:

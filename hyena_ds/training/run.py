@@ -24,7 +24,6 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch, stage_steps
 from hyena_ds.data.provenance import write_order
-from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.evaluation.markov import markov_losses
@@ -97,12 +96,12 @@ def train_on(
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    indices = check_shards(config, compute)
-    agreed(lambda: directory.check_data(config, indices))
+    shards = check_shards(config, compute)
+    agreed(lambda: directory.check_data(config, shards))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
-        return _Run(config, compute, directory, plans, choice, indices, interruption, watchdog).to_the_end()
+        return _Run(config, compute, directory, plans, choice, shards, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:
@@ -124,7 +123,7 @@ class _Run:
         directory: RunDirectory,
         plans: tuple[StagePlan, ...],
         choice: Choice,
-        indices: list[ShardIndex],
+        shards: ShardList,
         interruption: Interruption,
         watchdog: Watchdog,
     ):
@@ -134,8 +133,7 @@ class _Run:
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
         self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
-        started = start(config, compute, directory, indices)
-        shards = ShardList.of(indices)
+        started = start(config, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
         environment = Environment.of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))

@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.config.secrets import kept
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
-from hyena_ds.data.shards import ShardIndex
 from hyena_ds.errors import UserError
 
 SUMMARY = "summary.json"
@@ -137,20 +136,19 @@ class RunDirectory:
             )
         return found
 
-    def check_data(self, config: RunConfig, indices: Sequence[ShardIndex]) -> None:
-        """Raise UserError unless `indices` are the data of the run that `config` goes on with. Reads no tensors."""
+    def check_data(self, config: RunConfig, now: ShardList) -> None:
+        """Raise UserError unless `now` lists the data of the run that `config` goes on with. Reads no tensors."""
         if config.resume == "never":
             return
         named = config.resume != "latest"
         checkpoint = named_checkpoint(config.resume) if named else latest_checkpoint(self.checkpoints)
-        self.compare_data(checkpoint, indices)
+        self.compare_data(checkpoint, now)
 
-    def compare_data(self, checkpoint: Path | None, indices: Sequence[ShardIndex]) -> list[str]:
-        """Raise UserError, naming the first shard that differs, unless `indices` are the data that `checkpoint` was trained on.
+    def compare_data(self, checkpoint: Path | None, now: ShardList) -> list[str]:
+        """Raise UserError, naming the first shard that differs, unless `now` lists the data that `checkpoint` was trained on.
 
         Without a checkpoint, those of this run. Returns what the log should say.
         """
-        now = ShardList.of(indices)
         digest = None if checkpoint is None else read_manifest(checkpoint).shards
         file = self._list_of(checkpoint)
         problem = ""
@@ -172,7 +170,7 @@ class RunDirectory:
             ]
         if now.digest == (digest or (before.digest if before else "")):
             return [f"{problem}; it is written anew"] if problem and file == self.shards else []
-        found = before.difference(now, indices) if before is not None else None
+        found = before.difference(now) if before is not None else None
         missing = problem or f"{file} is missing"
         raise UserError(
             f"{checkpoint or self.path}: was trained on other data than these: "
@@ -182,7 +180,9 @@ class RunDirectory:
 
     def _list_of(self, checkpoint: Path | None) -> Path:
         """shards.json of the run that the checkpoint lies in."""
-        return self.shards if checkpoint is None else checkpoint.parent.parent / SHARDS
+        if checkpoint is None or checkpoint.absolute().parent == self.checkpoints.absolute():
+            return self.shards
+        return checkpoint.absolute().parent.parent / SHARDS
 
     def _knows_its_data(self, checkpoint: Path | None) -> bool:
         if checkpoint is not None and read_manifest(checkpoint).shards is not None:

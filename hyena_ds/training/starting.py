@@ -7,7 +7,6 @@ choose_checkpoint --none--> build_model (--> initialize_from) --> engine
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from hyena_ds.checkpoints.manifest import Record, RunState, read_record
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.weights import check_same_shape, find_weights
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.shards import ShardIndex
+from hyena_ds.data.identity import ShardList
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.published import read_weights
 from hyena_ds.parallel.agreement import agreed
@@ -41,11 +40,11 @@ class Start:
     """What the log should say of it."""
 
 
-def start(config: RunConfig, compute: Compute, directory: RunDirectory, indices: Sequence[ShardIndex]) -> Start:
-    """As the config's `resume` says, on the data of `indices`. Collective; raises UserError on all ranks."""
+def start(config: RunConfig, compute: Compute, directory: RunDirectory, shards: ShardList) -> Start:
+    """As the config's `resume` says, on the data of `shards`. Collective; raises UserError on all ranks."""
     checkpoint, damaged = choose_checkpoint(directory.checkpoints, config.resume, compute)
     changed = agreed(lambda: directory.changes(config, checkpoint))
-    data = agreed(lambda: directory.compare_data(checkpoint, indices))
+    data = agreed(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
         return Start(_fresh(config, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))

@@ -57,10 +57,10 @@ def go_on(run: Path, *overrides: str) -> str:
     directory = RunDirectory(config)
     try:
         directory.check(config)
-        indices = read_indices(config.data)
-        directory.check_data(config, indices)
+        shards = ShardList.of(read_indices(config.data))
+        directory.check_data(config, shards)
         newest = sorted((run / "runs" / "run" / "checkpoints").glob("step-*"))
-        return "\n".join(directory.compare_data(newest[-1] if newest else None, indices))
+        return "\n".join(directory.compare_data(newest[-1] if newest else None, shards))
     except UserError as error:
         return f"error: {error}"
 
@@ -196,9 +196,9 @@ def test_two_sources_may_not_change_places(run: Path, tmp_path: Path) -> None:
     directory = RunDirectory(config)
     indices = read_indices(config.data)
     directory.create(config, ShardList.of(indices))
-    directory.check_data(config, indices)
+    directory.check_data(config, ShardList.of(indices))
     with pytest.raises(UserError, match=r"other data than these: data\.sources\.0: shard train-00000"):
-        directory.check_data(config, indices[::-1])
+        directory.check_data(config, ShardList.of(indices[::-1]))
 
 
 def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until_then(trained: Path, run: Path) -> None:
