@@ -178,7 +178,8 @@ class _Run:
             else:
                 result = self._step(plan, batch, run)
                 *asked, writing, behind, _ = result.votes
-                self.checkpoints.after_step([writing])
+                if not behind:  # else what becomes of the checkpoint under way is part of one sentence
+                    self.checkpoints.after_step([writing])
                 if result.skipped and self._is_rolled_back(plan, batch, run, result):
                     return None
                 stop = self.interruption.stop_of(asked)
