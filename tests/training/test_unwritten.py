@@ -44,16 +44,13 @@ def test_strangers_where_monitoring_writes_change_no_row_of_a_run(
 ) -> None:
     own = config(tmp_path, shards)
     run = tmp_path / "runs" / "run"
-    assert train(own, "stop_after=0.001s").returncode in (75, 0)
-    run.mkdir(parents=True, exist_ok=True)
+    run.mkdir(parents=True)
     shutil.copy(undisturbed / "config.yaml", run / "config.yaml")
     for name in ("tensorboard", "csv"):
-        shutil.rmtree(run / name, ignore_errors=True)
         (run / name).write_text("a stranger's")
     for name in ("log.txt", "environment.jsonl"):
-        (run / name).unlink(missing_ok=True)
         (run / name).mkdir()
-    done = train(own, "monitors.csv=true", f"output={run.parent}")
+    done = train(own, "monitors.csv=true")
     output = done.stdout + done.stderr
     assert done.returncode == 0 and "Traceback" not in output, output
     for name in ("tensorboard", "csv", "log.txt"):
@@ -66,7 +63,7 @@ def test_strangers_where_monitoring_writes_change_no_row_of_a_run(
 @pytest.mark.parametrize(
     ("size", "kept"),
     [
-        (1, "nor could step 6 be saved; the newest whole checkpoint is {run}/checkpoints/step-00000004"),
+        (1800, "nor could step 6 be saved; the newest whole checkpoint is {run}/checkpoints/step-00000004"),
         (0, "step 6 is saved"),
     ],
     ids=["no room at all", "room for all but the rows"],
