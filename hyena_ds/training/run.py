@@ -287,6 +287,7 @@ class _Run:
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()
         problem = from_rank_zero(self._conclude)
+        dist.barrier()
         if problem is not None:
             raise UnwrittenError(f"{problem}; step {self.state.step} is saved: make room, and start the run again")
 
