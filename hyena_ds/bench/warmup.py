@@ -9,7 +9,6 @@ alone: validation, checkpoints and start are left out.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from hyena_ds.bench.measure import machine
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table
 from hyena_ds.errors import UserError
+from hyena_ds.monitoring.rows import METRICS, read_rows, read_summary
 
 WITH, WITHOUT = "with warmup", "without warmup"
 
@@ -45,11 +45,12 @@ def read_run(path: Path) -> Row:
                 f"{path}: found no {name}, wanted the directory of a finished run; train it to the end first"
             )
     config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(path / "summary.json") or {}
+    if missing := [name for name in ("context_length", "step", "validation_loss") if name not in summary]:
+        raise UserError(f"{path / 'summary.json'}: not readable (no {', '.join(missing)}); train the run again")
     seconds, tokens = 0.0, 0
-    for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "tokens_per_second" in row:
+    for row in read_rows(path / "metrics.jsonl", METRICS):
+        if row.get("tokens_per_second"):
             seconds += (row["tokens"] - tokens) / row["tokens_per_second"]
             tokens = row["tokens"]
     return {

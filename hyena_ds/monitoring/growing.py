@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class GrowingFile:
-    """A file that is appended to, and made again where somebody has removed it.
+    """A file that is appended to, and made again where somebody has removed or renamed it.
 
     Where it ends in the middle of a line, as a killed process may leave it, the next piece begins on a line of its own.
     """
@@ -36,7 +36,7 @@ class GrowingFile:
             self._descriptor = None
 
     def _write(self, piece: bytes, durable: bool) -> None:
-        if self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0:
+        if self._descriptor is None or not self._is_still_there(self._descriptor):
             self.close()
             # A pipe that nobody reads would hold the training up.
             self._descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
@@ -55,6 +55,13 @@ class GrowingFile:
                     os.ftruncate(descriptor, found.st_size)
             raise
         self._torn = False
+
+    def _is_still_there(self, descriptor: int) -> bool:
+        """Whether the file that is open is the one of that name."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.file))
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def _is_torn(descriptor: int) -> bool:

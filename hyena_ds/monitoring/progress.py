@@ -5,6 +5,7 @@ Progress is counted in tokens: a step of a later stage may take a hundred times 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ class Progress:
     def close(self) -> None:
         """Take the bar away: what follows is for reading."""
         self._bar.close()
+
+
+def give_up_terminal() -> None:
+    """Throw away what standard output did not take: at the interpreter's end it would fail once more, as exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        sys.stdout.flush()
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from hyena_ds.monitoring.growing import GrowingFile
 from hyena_ds.monitoring.metrics import Metrics, recover
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.outlet import Outlet
-from hyena_ds.monitoring.progress import Progress, Reached
+from hyena_ds.monitoring.progress import Progress, Reached, give_up_terminal
 from hyena_ds.monitoring.scalars import Scalar
 from hyena_ds.monitoring.spikes import LossHistory
 
@@ -45,6 +45,8 @@ class Recorder:
         for outlet in (*(outlet for outlet, _ in self._curves), self._to_log, self._to_terminal):
             outlet.close()
         self._log.close()
+        if self._to_terminal.lost:
+            self._to_terminal.attempt(give_up_terminal)
 
     def say(self, line: str) -> None:
         """A line for the terminal and for log.txt."""

@@ -182,7 +182,8 @@ class _Run:
             else:
                 result = self._step(plan, batch, run)
                 *asked, writing, behind, _ = result.votes
-                self.checkpoints.after_step([writing])
+                if not behind:  # else what becomes of the checkpoint under way is part of one sentence
+                    self.checkpoints.after_step([writing])
                 if result.skipped and self._is_rolled_back(plan, batch, run, result):
                     return None
                 stop = self.interruption.stop_of(asked)
@@ -290,6 +291,7 @@ class _Run:
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()
         problem = from_rank_zero(self._conclude)
+        dist.barrier()
         if problem is not None:
             raise UnwrittenError(f"{problem}; step {self.state.step} is saved: make room, and start the run again")
 

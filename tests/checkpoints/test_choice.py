@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hyena_ds.checkpoints.directory import latest_checkpoint
+from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
 from hyena_ds.checkpoints.listing import list_checkpoints
+from hyena_ds.checkpoints.manifest import read_record
 from hyena_ds.checkpoints.weights import find_weights
 from hyena_ds.errors import UserError
 from tests.checkpoints import cases
@@ -144,3 +147,60 @@ def test_the_listing_shows_what_each_holds_and_which_is_resumed_without_torch(ru
     assert shown[3].endswith(".step-00000003.partial: half-written; cleared at the next save")
     with pytest.raises(UserError, match="nowhere: found no directory, wanted that of a run"):
         list_checkpoints("nowhere", verify=False)
+
+
+def test_a_path_that_is_no_checkpoint_is_named_with_what_it_is_and_what_to_give(run: Path, tmp_path: Path) -> None:
+    checkpoints = run / "checkpoints"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    wanted = "wanted latest, never or a checkpoint's path"
+    newest = f"{wanted}: give one of them, for instance {checkpoints / TWO}"
+    for resume, found in {
+        "/etc": f"which is no checkpoint but another directory; {wanted}",
+        "/dev/..": f"which is no checkpoint but another directory; {wanted}",
+        "/etc/passwd": f"which is no checkpoint but a file; {wanted}",
+        "/dev/null": f"which is no checkpoint; {wanted}",
+        str(tmp_path / "loop"): f"which is no checkpoint; {wanted}",
+        "nowhere": f"which is no checkpoint; {wanted}",
+        "no\0where": f"which is no checkpoint; {wanted}",
+        "x" * 5000: f"which is no checkpoint; {wanted}",
+        str(run): f"the directory of a run; {newest}",
+        str(checkpoints): f"the directory of checkpoints; {newest}",
+        str(
+            checkpoints / TWO / "weights.safetensors"
+        ): f"a file of a checkpoint; give its directory, {checkpoints / TWO}",
+    }.items():
+        with pytest.raises(UserError) as raised:
+            named_checkpoint(resume)
+        assert str(raised.value) == f"resume: found '{resume}', {found}"
+    assert named_checkpoint(str(checkpoints / TWO)) == checkpoints / TWO
+    for name in (ONE, TWO):
+        (checkpoints / name / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"the directory of checkpoints; .+: none of them is whole; give another one"):
+        named_checkpoint(str(checkpoints))
+
+
+DAMAGED_STATES: dict[str, Any] = {
+    "a list": [1],
+    "deep": None,
+    "a step in letters": {"step": "2"},
+    "a negative step": {"step": -2},
+    "skipped that is a number": {"skipped": 3},
+    "skipped of letters": {"skipped": ["a"]},
+    "a grid that is a list": {"grid": [2, 1]},
+    "stages that are none": {"stages": None},
+    "a config that is text": {"config": "x"},
+    "updates that are a truth": {"updates": True},
+    "another column": {"more": 1},
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_STATES.values(), ids=DAMAGED_STATES)
+def test_a_run_state_of_wrong_types_is_one_sentence(change: Any, run: Path) -> None:
+    checkpoint = run / "checkpoints" / TWO
+    state = json.loads((checkpoint / "run_state.json").read_text())
+    text = "[" * 100_000 if change is None else json.dumps({**state, **change} if isinstance(change, dict) else change)
+    (checkpoint / "run_state.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"run_state\.json: not a readable run state \(.+\): the file is damaged; remove"
+    ):
+        read_record(checkpoint)

@@ -126,3 +126,22 @@ def _wait_for(path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)
+
+
+def test_faults_that_are_not_readable_are_passed_and_the_run_is_started_again(tmp_path: Path) -> None:
+    """A power cut, a torn line that the next fault does not continue, and rows of other types."""
+    script = (
+        'printf "\\0\\0\\377\\n{\\"step\\": \\"4\\", \\"kind\\": [], \\"text\\": 1}\\n" >> "$RUN/faults.jsonl"; '
+        "checkpoint 3; [ $starts = 2 ] || fault 4 died 'rank 1 died'"
+    )
+    code, starts, lines = supervise(tmp_path, script)
+    assert (code, starts) == (0, 2)
+    assert lines == ["hyena-ds supervise: rank 1 died (exit code 70); starting again from step 3 in 1 s"]
+
+
+@pytest.mark.parametrize("latest", ["mkdir", "ln -s nowhere", "mkfifo", "printf '\\377' >", "ln -s /dev/zero"])
+def test_a_stranger_in_the_place_of_latest_ends_no_supervisor(latest: str, tmp_path: Path) -> None:
+    script = f'mkdir -p "$RUN/checkpoints/step-00000005"; [ $starts = 2 ] && exit 0; {latest} "$RUN/checkpoints/latest"; exit 1'
+    code, starts, lines = supervise(tmp_path, script)
+    assert (code, starts) == (0, 2)
+    assert lines == ["hyena-ds supervise: the run ended with exit code 1; starting again from step 5 in 1 s"]

@@ -51,3 +51,30 @@ def test_a_killed_run_leaves_no_lock(directory: RunDirectory) -> None:
     with directory.held(5):
         pass
     directory.check(load_yaml(str(ROOT / "configs/quickstart.yaml"), RunConfig, [f"output={directory.path.parent}"]))
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"[1]", b"a: [", b"\0", b"[" * 5000, b""], ids=repr)
+def test_a_damaged_config_of_a_run_that_has_no_checkpoint_is_one_sentence(text: bytes, directory: RunDirectory) -> None:
+    config = load_yaml(str(ROOT / "configs/quickstart.yaml"), RunConfig, [f"output={directory.path.parent}"])
+    directory.create(config)
+    directory.config_file.write_bytes(text)
+    with pytest.raises(UserError, match=r"config\.yaml: not readable as the config of a run: the file is damaged"):
+        directory.check(config)
+    directory.create(config)
+    directory.check(config)
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_stranger_in_the_place_of_the_checkpoints_is_said_before_the_first_step(
+    kind: str, directory: RunDirectory
+) -> None:
+    config = load_yaml(str(ROOT / "configs/quickstart.yaml"), RunConfig, [f"output={directory.path.parent}"])
+    directory.create(config)
+    if kind == "file":
+        directory.checkpoints.write_text("a stranger's")
+    else:
+        directory.checkpoints.symlink_to("gone")
+    with pytest.raises(
+        UserError, match="checkpoints: found a file, or a link that leads nowhere, wanted the directory"
+    ):
+        directory.check(config)
