@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from hyena_ds.config.secrets import redacted
+from hyena_ds.redaction import redacted
 
 MOST_CHARACTERS = 1000
 """Of a sentence; what was found may be a file of megabytes."""

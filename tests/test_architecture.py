@@ -20,7 +20,9 @@ FLOORS = (
     ("model",),
     ("parallel",),
     ("ops",),
-    ("config", "errors"),
+    ("config",),
+    ("errors",),
+    ("redaction",),
 )
 LEVEL = {name: len(FLOORS) - level for level, names in enumerate(FLOORS) for name in names}
 LEAVES = {"hyena_ds.data.tokenizer"}

@@ -6,7 +6,7 @@
     pipe:COMMAND                         what a shell command writes; {shard} in it stands for the file's name
 
 User info, query and command may hold secrets: ${NAME} in an address or a command is a variable of the environment, looked
-up when something is fetched and kept nowhere (config/secrets.py). Nothing is fetched here; data/places.py does.
+up when something is fetched and kept nowhere (redaction.py). Nothing is fetched here; data/places.py does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit
 
 from hyena_ds.config.limits import MOST, MOST_SECONDS, require_within
 from hyena_ds.config.loading import require as _require
-from hyena_ds.config.secrets import REFERENCE, is_hidden, shown
 from hyena_ds.errors import UserError
+from hyena_ds.redaction import REFERENCE, is_hidden, shown
 
 NAME = "{shard}"
 """Stands for a file's name in a command."""

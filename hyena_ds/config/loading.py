@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import yaml
 
 from hyena_ds.config.nodes import compose, override_all, read_text_file, where
-from hyena_ds.config.secrets import shown
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.redaction import shown
 
 T = TypeVar("T")
 

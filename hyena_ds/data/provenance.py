@@ -13,10 +13,10 @@ from pathlib import Path
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.secrets import shown
 from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sources, StageStream
 from hyena_ds.errors import UserError
+from hyena_ds.redaction import shown
 
 EPOCHS_RECORDED = 100
 """Of each source in each stage; a toy genome may be read a million times."""

@@ -29,7 +29,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from hyena_ds.config.afar import NAME, expanded, is_afar, variables_of
-from hyena_ds.config.secrets import shown, without, words_of
+from hyena_ds.redaction import shown, without, words_of
 
 COPY_BYTES = 1 << 18
 _PASSING = (408, 425, 429, 500, 502, 503, 504)

@@ -106,7 +106,7 @@ def _config(config: str, overrides: list[str]) -> dict[str, Any]:
     """What the host makes of the config, and how large the model is."""
     from hyena_ds.config.loading import dump_yaml, load_yaml, to_plain
     from hyena_ds.config.schema import RunConfig
-    from hyena_ds.config.secrets import kept
+    from hyena_ds.redaction import kept
 
     loaded = load_yaml(config, RunConfig, overrides)
     torch = importlib.import_module("torch")
@@ -161,7 +161,7 @@ def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str,
     from hyena_ds.config.afar import is_afar
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.schema import RunConfig
-    from hyena_ds.config.secrets import shown
+    from hyena_ds.redaction import shown
 
     loaded = load_yaml(config, RunConfig, overrides)
     ends = time.monotonic() + seconds

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from hyena_ds.config.secrets import shown
 from hyena_ds.monitoring.rows import training_time
+from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
 from hyena_ds.report.records import Records
 

@@ -16,9 +16,9 @@ from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.config.arithmetic import describe
 from hyena_ds.config.loading import dump_yaml, load_yaml
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.secrets import kept, redacted
 from hyena_ds.errors import UserError
 from hyena_ds.monitoring.rows import FAULTS, METRICS, STARTS, Row, Shape, read_lines, read_summary, read_text
+from hyena_ds.redaction import kept, redacted
 from hyena_ds.training.run_directory import CONFIG, RunDirectory
 
 _LOG_LINES = 60

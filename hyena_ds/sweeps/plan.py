@@ -19,8 +19,8 @@ from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
 from hyena_ds.config.names import check_new_name
 from hyena_ds.config.nodes import compose, copied, read_text_file
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.redaction import redacted
 from hyena_ds.training.run_directory import RunDirectory
 
 _OURS = ("name", "output", "resume")

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import in_one_line
+from hyena_ds.redaction import redacted
 from hyena_ds.sweeps.plan import SweepRun
 from hyena_ds.sweeps.results import STOPPED_CODES, Outcome, is_complete
 from hyena_ds.training.interruption import SIGNALS, STARTED, Requests, name_of

@@ -8,7 +8,6 @@ import socket
 
 from hyena_ds.config.afar import is_afar
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.secrets import shown
 from hyena_ds.data.checksums import verify_shards
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.places import check_room, read_indices
@@ -19,6 +18,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.redaction import shown
 
 
 def common_convolution(config: RunConfig, compute: Compute) -> Choice:

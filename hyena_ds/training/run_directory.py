@@ -25,11 +25,12 @@ from hyena_ds.checkpoints.manifest import Record, read_manifest, read_record
 from hyena_ds.config.changes import Change, changes, forbidden
 from hyena_ds.config.loading import dump_yaml, to_plain
 from hyena_ds.config.names import check_new_name
+from hyena_ds.config.nodes import compose, read_text_file
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.secrets import kept
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.errors import UserError
+from hyena_ds.redaction import kept
 
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
@@ -125,8 +126,10 @@ class RunDirectory:
         )
 
     def _recorded_config(self) -> dict[str, Any]:
+        text = read_text_file(self.config_file, "the config of a run", "the YAML that a run keeps")
+        compose(text, str(self.config_file))  # bounded: what aliases share would be walked as often as it is named
         try:
-            found = yaml.safe_load(self.config_file.read_bytes())
+            found = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):

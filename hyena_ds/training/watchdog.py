@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.config.secrets import redacted
 from hyena_ds.errors import LocalError
 from hyena_ds.monitoring.growing import append_line
 from hyena_ds.parallel.heartbeat import (
@@ -38,6 +37,7 @@ from hyena_ds.parallel.heartbeat import (
 )
 from hyena_ds.parallel.listening import meeting_address
 from hyena_ds.parallel.monitor import GRACE_SECONDS, Monitor, Seen
+from hyena_ds.redaction import redacted
 from hyena_ds.training.interruption import Stop, leave_alone, say_left
 from hyena_ds.training.relay import RELAY
 

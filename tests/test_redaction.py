@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from hyena_ds.config.secrets import is_hidden, redacted, shown, without, words_of
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.redaction import is_hidden, redacted, shown, without, words_of
 
 SECRET = "hush-hush"
 
