@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.redaction import redacted
 
 MOST_BYTES = 1 << 18
 """Of a file: it takes half a second to read at worst."""
@@ -121,7 +122,7 @@ def override_all(root: yaml.Node, overrides: list[str]) -> None:
 
 def _override(root: yaml.Node, override: str) -> None:
     key, separator, text = override.partition("=")
-    typed = f"override '{in_one_line(override, MOST_QUOTED)}'"
+    typed = f"override '{in_one_line(redacted(override), MOST_QUOTED)}'"
     steps = key.split(".")
     if not separator or not all(steps) or len(steps) > MOST_LEVELS:
         raise UserError(f"{typed}: wanted key.path=value, for instance stages.0.steps=100")
