@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -23,12 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError("found a NUL in an argument, wanted text")
         parsed = _parser().parse_args(arguments)
         parsed.launch = launch
-        return parsed.run(parsed)
+        code = parsed.run(parsed)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         # Ranks agree on errors, so one of them speaks for all; what one has met alone it says itself.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
             print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        if "RANK" in os.environ:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if not _is_of_the_user(error) or (parsed.run is _train and "RANK" in os.environ):
             raise  # of a rank: the watchdog has written it down, and the supervisor judges it

@@ -25,15 +25,16 @@ _SAFE = rf"(?:{REFERENCE.pattern}|\*\*\*)"
 _SAFE_USER = re.compile(rf"(?:{_SAFE}|:)*")
 _SAFE_QUERY = re.compile(rf"(?:[\w.-]+=)?{_SAFE}(?:&(?:[\w.-]+=)?{_SAFE})*|")
 _SAFE_COMMAND = re.compile(rf"(?:{_SAFE}|\{{shard\}}|\s)+|COMMAND")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")
+"""Bounded, so that a text of a megabyte is looked through in a moment; of a longer word the end is taken."""
 _ADDRESS = re.compile(rf"{_SCHEME.pattern}[^\s'\"]*[^\s'\",;:.)]")
 _QUOTED = re.compile(r"'([^'\n]*)'")
-_PIPE = re.compile(r"(?<!broken )\bpipe:", re.IGNORECASE)
+_PIPE = re.compile(r"(?<!broken )(?<![\w/.-])pipe:", re.IGNORECASE)
+"""Begins a command; a file of that name has a path before it."""
 _SAFE_START = re.compile(
     rf"(?:\s*(?:{REFERENCE.pattern}|\{{shard\}}))+(?=$|[',;:)]| \(| ->)|\s*(?:\*\*\*|COMMAND)", re.MULTILINE
 )
-_TO_LAST_QUOTE = re.compile(r".*(?='(?:$|[\s,;:)\]}]))", re.DOTALL | re.MULTILINE)
-_TO_END_OF_LINE = re.compile(r".*")
+_CLOSING_QUOTE = re.compile(r"'(?=$|[\s,;:)\]}])", re.MULTILINE)
 _WORD_ENDS = re.compile(r"[\s'\"=:;|&()<>@?,`$]+")
 _PROGRAM = re.compile(r"(?:^|[|&;(`])\s*([\w./+-]+)(?=\s|$)")
 _LONG = 6
@@ -139,12 +140,19 @@ def _shown_within(value: str) -> str:
 
 def _without_commands(text: str) -> str:
     """Whatever follows `pipe:` goes: within quotes to the last one, which may be a quote of the command's, else the line."""
-    begin = _PIPE.search(text)
-    if begin is None:
-        return text
-    rest = text[begin.end() :]
-    safe = _SAFE_START.match(rest)
-    is_quoted = text[: begin.start()].rpartition("\n")[2].count("'") % 2 == 1
-    secret = (_TO_LAST_QUOTE.match(rest) if is_quoted else None) or _TO_END_OF_LINE.match(rest)
-    after = safe.end() if safe else secret.end() if secret else 0
-    return text[: begin.end()] + (rest[:after] if safe else HIDDEN) + _without_commands(rest[after:])
+    last_quote = max((quote.start() for quote in _CLOSING_QUOTE.finditer(text)), default=-1)
+    parts, done = [], 0
+    while begin := _PIPE.search(text, done):
+        safe = _SAFE_START.match(text, begin.end())
+        line = max(done, text.rfind("\n", 0, begin.start()) + 1)
+        is_quoted = text.count("'", line, begin.start()) % 2 == 1
+        if safe:
+            end = safe.end()
+        elif is_quoted and last_quote >= begin.end():
+            end = last_quote
+        else:
+            newline = text.find("\n", begin.end())
+            end = newline if newline >= 0 else len(text)
+        parts += [text[done : begin.end()], safe[0] if safe else HIDDEN]
+        done = end
+    return "".join(parts) + text[done:]

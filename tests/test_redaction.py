@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -100,3 +101,14 @@ def test_what_others_say_is_rid_of_the_words_of_the_place() -> None:
     assert without("curl: (22) abc.def/g is no token of me:mine; gunzip: no", words) == (
         "curl: (22) *** is no token of ***; gunzip: no"
     )
+
+
+@pytest.mark.parametrize("part", ["x", "pipe:a\n", "'pipe:a\n", "'", "http://", "a:", "pipe:${A} ", "https://u:p@h/?q ", "|a "])
+def test_a_text_of_half_a_megabyte_is_looked_through_in_a_moment(part: str) -> None:
+    began = time.process_time()
+    redacted(part * (500_000 // len(part)))
+    assert time.process_time() - began < 10  # a second here; hours where a search began anew at every character
+
+
+def test_a_file_called_pipe_is_no_command() -> None:
+    assert redacted("/data/pipe: found a pipe, wanted a file") == "/data/pipe: found a pipe, wanted a file"
