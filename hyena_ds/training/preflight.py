@@ -34,8 +34,9 @@ def common_convolution(config: RunConfig, compute: Compute) -> Choice:
 def check_shards(config: RunConfig, compute: Compute) -> ShardList:
     """Every split and window that the run needs is there, in the same shards for all: their list. Collective.
 
-    The ranks of a node share the checksums of its shards, which are remembered (data/checksums.py). Of shards from afar a node's first rank fetches the index. They themselves are checked when they arrive; what the
-    node's cache has of earlier runs, now.
+    The ranks of a node share the checksums of its shards, which are remembered (data/checksums.py). Where shards are fetched,
+    a node's first rank fetches the index; they themselves are checked when they arrive, and now those that the node's cache
+    has of earlier runs.
     """
     if config.data.is_afar:
         agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])

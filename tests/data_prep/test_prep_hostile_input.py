@@ -309,35 +309,6 @@ def test_work_of_another_config_beside_a_complete_output_is_left_and_said(worksh
     assert "'chunk_length' was 50 and is 100" in outcome.err and workshop.partial.exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "wanted"),
-    [
-        ({"chunk_length": 10**18}, "chunk_length: found 1000000000000000000, wanted 1 to"),
-        ({"chunk_length": 10**400}, "chunk_length: found 1000"),
-        ({"workers": 10**6}, "workers: found 1000000, wanted at most 1024"),
-        ({"chunks_per_shard": 10**18}, "chunks_per_shard: found 1000000000000000000, wanted at most"),
-        ({"assembly": "x" * 256}, "assembly: found 256 bytes, wanted at most 255"),
-        ({"assembly": "a\0b"}, "assembly: found a control character"),
-        ({"output": "a\nb"}, "output: found a control character"),
-        ({"fasta": "a\x1bb"}, "fasta: found a control character"),
-        ({"splits": {"bed": "\x7f"}}, "splits.bed: found a control character"),
-        ({"output": "x" * 300}, "File name too long"),
-        ({"output": "new/" + "x" * 250}, "File name too long"),
-        ({"fasta": "x" * 300}, "File name too long"),
-        ({"splits": {"by_fraction": {"train": float("nan")}}}, "found '.nan', wanted a number"),
-        ({"limits": {"fasta_gib": 0}}, "limits.fasta_gib: found 0, wanted a number above 0"),
-        ({"limits": {"bed_mib": float("inf")}}, "limits.bed_mib: found '.inf', wanted a number"),
-        ({"limits": {"bed_mib": 1e300}}, "limits.bed_mib: found 1e+300"),
-        ({"download": {"name": "x", "attempts": 10**9}}, "attempts: found 1000000000, wanted at most"),
-        ({"download": {"name": "x", "gib": -1}}, "gib: found -1, wanted a number above 0"),
-    ],
-)
-def test_a_config_of_absurd_values_is_one_sentence(workshop: Workshop, monkeypatch, changes: Any, wanted: str) -> None:
-    monkeypatch.chdir(workshop.directory)
-    workshop.write("genome.fa", CLEAN)
-    assert wanted in refused(workshop, workshop.config(**changes))
-
-
 def test_chunks_that_no_index_could_list_are_refused(workshop: Workshop, monkeypatch) -> None:
     monkeypatch.setattr("data_prep.plan.MOST_CHUNKS", 1000)
     workshop.write("genome.fa", CLEAN)

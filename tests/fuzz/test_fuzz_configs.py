@@ -70,8 +70,24 @@ WRONG_OVERRIDES = st.one_of(
     st.sampled_from(
         [
             *("stages.²=1", "stages.२.steps=1", "stages.2.steps=1", "stages.-1.steps=1", "stages.=1", "=1", "x", "."),
-            *("seed.x=1", "name.0=1", ".seed=1", "seed..=1", "stages.0=1", "stages.0.steps", "stages.0.step=1", "a.b.c=1"),
-            *("stages.0.steps=", "stages.0.steps=[1", "stages.0.steps=&a [*a]", "seed=\x00", "seed=\x1b[2J", "model={}"),
+            *(
+                "seed.x=1",
+                "name.0=1",
+                ".seed=1",
+                "seed..=1",
+                "stages.0=1",
+                "stages.0.steps",
+                "stages.0.step=1",
+                "a.b.c=1",
+            ),
+            *(
+                "stages.0.steps=",
+                "stages.0.steps=[1",
+                "stages.0.steps=&a [*a]",
+                "seed=\x00",
+                "seed=\x1b[2J",
+                "model={}",
+            ),
             *("stages.00000000000000000000000000002.steps=1", f"stages.{'9' * 5000}.steps=1", f"{'a.' * 5000}b=1"),
             *(f"seed={'9' * 5000}", f"name={'x' * 5000}/", f"seed={'[' * 5000}", f"{'x' * 5000}=1"),
         ]
@@ -122,4 +138,8 @@ def test_a_valid_config_can_be_planned_and_scaled(settings: dict[mutants.Path, A
 
 def _flow(value: Any) -> str:
     """A value as one writes it behind `key=`."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )

@@ -20,8 +20,20 @@ _WRONG = st.one_of(
     st.sampled_from(
         [
             *("node0", "node0 slots", "node0 slots=", "node0 slots=0", "node0 slots=-1", "node0 slots=1.5", "slots=8"),
-            *("node0 slots=²", "node0 slots=१", "node0 slots=" + "9" * 400, "node0 slots=10000000000", "node0 slots=8 x"),
-            *("-oProxyCommand=true slots=1", "no\x00de slots=1", "no\x1bde slots=1", "node0;true slots=1", "$(true) slots=1"),
+            *(
+                "node0 slots=²",
+                "node0 slots=१",
+                "node0 slots=" + "9" * 400,
+                "node0 slots=10000000000",
+                "node0 slots=8 x",
+            ),
+            *(
+                "-oProxyCommand=true slots=1",
+                "no\x00de slots=1",
+                "no\x1bde slots=1",
+                "node0;true slots=1",
+                "$(true) slots=1",
+            ),
             "x" * 5000 + " slots=1",
         ]
     ),

@@ -98,7 +98,9 @@ def test_every_base_of_a_valid_genome_arrives_at_its_coordinates(workshop: Path,
         found[chunk_found[0]][chunk_found[1] : chunk_found[2]] = chunk_found[3]
     wanted = {name: [TOKENS.get(base, UNKNOWN) for base in bases.upper()] for name, bases in genome.records.items()}
     # Chunks of nothing but N are left out.
-    assert {name: [TOKENS["N"] if token == "N" else token for token in tokens] for name, tokens in found.items()} == wanted
+    assert {
+        name: [TOKENS["N"] if token == "N" else token for token in tokens] for name, tokens in found.items()
+    } == wanted
 
 
 def _chunks(shards: Path) -> list[tuple[str, int, int, list[int]]]:
@@ -135,9 +137,28 @@ def test_a_file_that_is_no_genome_is_refused_and_leaves_no_shards(workshop: Path
 _CUTS = st.lists(st.integers(1, 159), min_size=2, max_size=8, unique=True).map(sorted)
 _BED_WRONG = st.sampled_from(
     [
-        *(b"a\t0\t10", b"a\t0\t10\ttrain\tx", b"a\t-1\t10\ttrain", b"a\t1e1\t20\ttrain", b"a\t0\t1.5\ttrain", b"a\t10\t10\ttrain"),
-        *(b"a\t11\t10\ttrain", b"z\t0\t10\ttrain", b"a\t0\t161\ttrain", b"a\t0\t10\tnowhere", b"a\t\xc2\xb2\t10\ttrain"),
-        *(b"a\t0\t" + b"9" * 5000 + b"\ttrain", b"\x00\t0\t1\ttrain", b"\xff\xfe", "a\t१\t10\ttrain".encode(), b"x" * 5000),
+        *(
+            b"a\t0\t10",
+            b"a\t0\t10\ttrain\tx",
+            b"a\t-1\t10\ttrain",
+            b"a\t1e1\t20\ttrain",
+            b"a\t0\t1.5\ttrain",
+            b"a\t10\t10\ttrain",
+        ),
+        *(
+            b"a\t11\t10\ttrain",
+            b"z\t0\t10\ttrain",
+            b"a\t0\t161\ttrain",
+            b"a\t0\t10\tnowhere",
+            b"a\t\xc2\xb2\t10\ttrain",
+        ),
+        *(
+            b"a\t0\t" + b"9" * 5000 + b"\ttrain",
+            b"\x00\t0\t1\ttrain",
+            b"\xff\xfe",
+            "a\t१\t10\ttrain".encode(),
+            b"x" * 5000,
+        ),
     ]
 )
 

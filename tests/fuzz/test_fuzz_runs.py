@@ -29,7 +29,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "runs" / "run"
 
 
-_STRANGE: list[Any] = [None, True, -1, 0, 1.5, 10**400, float("nan"), "", "x" * 5000, "\x00\x1b[2J", [], [[1]], {}, {"a": {}}]
+_STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**400,
+    float("nan"),
+    "",
+    "x" * 5000,
+    "\x00\x1b[2J",
+    [],
+    [[1]],
+    {},
+    {"a": {}},
+]
 _VALUES = st.sampled_from(_STRANGE)
 
 
@@ -98,7 +113,9 @@ def copy_of(trained: Path, directory: Path) -> Path:
 
 
 def files_in(directory: Path) -> list[Path]:
-    return sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file() and "tensorboard" not in p.parts)
+    return sorted(
+        p.relative_to(directory) for p in directory.rglob("*") if p.is_file() and "tensorboard" not in p.parts
+    )
 
 
 def read_all(damaged: Path, page: Path) -> int:
@@ -146,7 +163,9 @@ def test_something_else_in_the_place_of_a_file_is_read_or_named(
 
 
 _PATHS = st.one_of(
-    st.sampled_from(["/etc", "/dev/zero", "/dev/null", "/", ".", "", "\x00", "x" * 300, "x/" * 3000, "\udcff", "/etc/passwd/x"]),
+    st.sampled_from(
+        ["/etc", "/dev/zero", "/dev/null", "/", ".", "", "\x00", "x" * 300, "x/" * 3000, "\udcff", "/etc/passwd/x"]
+    ),
     st.text(max_size=20).map(lambda text: f"no-such-run/{text}"),
 )
 
