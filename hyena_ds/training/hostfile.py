@@ -53,7 +53,7 @@ _FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "TORCH_")
 _END_SECONDS = 10
 """Beyond twice the silence: the watchdog's, and then ssh's."""
 _ENTRY = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[0-9]{1,9})\s*(#.*)?")
-_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9_:][A-Za-z0-9._:%-]*")
+_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_:][A-Za-z0-9._:%-]{0,252}")
 """A host's name or address, with a user's before it: no option of ssh, and nothing that a shell or pdsh would expand."""
 
 
@@ -82,7 +82,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
         if _NAME.fullmatch(name) is None:
             raise UserError(
                 f"{path}:{number}: found the host {in_one_line(name, MOST_QUOTED)}, wanted a name or an address of letters, "
-                "digits and . _ : % -, which begins with none of . % -"
+                "digits and . _ : % -, at most 253 of them, which begins with none of . % -"
             )
         if slots > MOST_LOCAL_RANKS:
             raise UserError(
