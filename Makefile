@@ -53,7 +53,7 @@ test-full: $(VENV)/installed
 	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 fuzz: $(VENV)/installed
-	HYENA_FUZZ=$${HYENA_FUZZ:-400} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
+	HYENA_FUZZ=$${HYENA_FUZZ:-480} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
 
 soak: $(VENV)/installed
 	HYENA_FUZZ=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hyena_ds.cli import main
 
 SEED = int(os.environ.get("HYENA_FUZZ_SEED", 20261124))
-CASES = int(os.environ.get("HYENA_FUZZ", 24))
+CASES = int(os.environ.get("HYENA_FUZZ", 12))
 CPU_SECONDS = 2.0
 """More than this of a processor is a hang."""
 WAIT_SECONDS = 60.0
