@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, check_checkpoint, write_file
-from hyena_ds.errors import UserError
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 
 LATEST = "latest"
 
@@ -58,21 +58,22 @@ def latest_checkpoint(directory: Path) -> Path | None:
 
 def named_checkpoint(resume: str) -> Path:
     """The checkpoint that `resume: PATH` names. Raises UserError that says what the path is, where it is none."""
+    shown = in_one_line(resume, MOST_QUOTED)
     path = Path(resume)
     wanted = "wanted latest, never or a checkpoint's path"
     if not os.path.isdir(path):
         if os.path.isfile(path) and os.path.lexists(path.parent / MANIFEST):
-            raise UserError(f"resume: found '{resume}', a file of a checkpoint; give its directory, {path.parent}")
+            raise UserError(f"resume: found '{shown}', a file of a checkpoint; give its directory, {path.parent}")
         what = "which is no checkpoint but a file" if os.path.isfile(path) else "which is no checkpoint"
-        raise UserError(f"resume: found '{resume}', {what}; {wanted}")
+        raise UserError(f"resume: found '{shown}', {what}; {wanted}")
     if os.path.lexists(path / MANIFEST) or STEP_NAME.fullmatch(path.name):
         return path
     for directory, what in ((path / "checkpoints", "the directory of a run"), (path, "the directory of checkpoints")):
         if checkpoints_in(directory):
             newest = newest_whole(directory)
             cure = f"give one of them, for instance {newest}" if newest else "none of them is whole; give another one"
-            raise UserError(f"resume: found '{resume}', {what}; {wanted}: {cure}")
-    raise UserError(f"resume: found '{resume}', which is no checkpoint but another directory; {wanted}")
+            raise UserError(f"resume: found '{shown}', {what}; {wanted}: {cure}")
+    raise UserError(f"resume: found '{shown}', which is no checkpoint but another directory; {wanted}")
 
 
 def none_is_whole(directory: Path, newest: str) -> UserError:

@@ -18,7 +18,7 @@ from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
 from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.checkpoints.manifest import read_record
 from hyena_ds.checkpoints.weights import find_weights
-from hyena_ds.errors import UserError
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from tests.checkpoints import cases
 from tests.checkpoints.corruption import COUNT, damage, damaged_copies
 from tests.distributed.pool import Pool
@@ -171,7 +171,7 @@ def test_a_path_that_is_no_checkpoint_is_named_with_what_it_is_and_what_to_give(
     }.items():
         with pytest.raises(UserError) as raised:
             named_checkpoint(resume)
-        assert str(raised.value) == f"resume: found '{resume}', {found}"
+        assert str(raised.value) == f"resume: found '{in_one_line(resume, MOST_QUOTED)}', {found}"
     assert named_checkpoint(str(checkpoints / TWO)) == checkpoints / TWO
     for name in (ONE, TWO):
         (checkpoints / name / "manifest.json").write_text("[" * 100_000)
