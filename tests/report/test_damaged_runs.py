@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 import shutil
@@ -22,6 +23,7 @@ from hyena_ds.checkpoints.manifest import (
     WEIGHTS,
     Record,
     RunState,
+    Written,
     _text,
     write_file,
     write_manifest,
@@ -140,7 +142,9 @@ def damage_one(run: Path, draw: random.Random) -> str:
         text = damaged(file.read_bytes(), draw)
         if file.name == RUN_STATE and draw.random() < 0.7:  # as if it had been written so
             directory = file.parent
-            written = {name: write_file(directory / name, [(directory / name).read_bytes()]) for name in (WEIGHTS,)}
+            weights = directory / WEIGHTS
+            bytes_ = weights.read_bytes() if weights.is_file() else b""  # an earlier damage may have taken it away
+            written = {WEIGHTS: Written(len(bytes_), hashlib.sha256(bytes_).hexdigest())}
             written[RUN_STATE] = write_file(file, [text])
             write_manifest(directory, "run", int(directory.name[5:]), written)
         else:
