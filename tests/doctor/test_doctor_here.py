@@ -37,7 +37,7 @@ def test_one_damaged_shard_is_all_that_is_wrong_here(tmp_path: Path) -> None:
     [
         (["a", "b"], "wanted at most one hostfile"),
         (["name=x"], "key.path=value beside --config"),
-        (["nowhere"], "nowhere: cannot be read as a hostfile"),
+        (["nowhere"], "nowhere: cannot read the hostfile"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot read the config"),
     ],
 )
