@@ -126,11 +126,11 @@ class RunDirectory:
         )
 
     def _recorded_config(self) -> dict[str, Any]:
-        text = read_text_file(self.config_file, "the config of a run", "the YAML that a run keeps")
-        compose(text, str(self.config_file))  # bounded: what aliases share would be walked as often as it is named
         try:
+            text = read_text_file(self.config_file, "the config of a run", "the YAML that a run keeps")
+            compose(text, str(self.config_file))  # bounded: what aliases share would be walked as often as it is named
             found = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except (UserError, yaml.YAMLError, ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise UserError(
