@@ -27,7 +27,7 @@ LONGEST_NAME = 255
 MOST_ATTEMPTS = 1000
 MOST_CHUNKS_PER_SHARD = 2**20
 MOST_GIB = 2**20
-"""Of any limit: a pebibyte."""
+"""Bounds every limit: a pebibyte."""
 MOST_WORKERS = 1024
 
 

@@ -7,9 +7,9 @@ import unicodedata
 from hyena_ds.redaction import redacted
 
 MOST_CHARACTERS = 1000
-"""Of a sentence; what was found may be a file of megabytes."""
+"""Characters of a sentence; what was found may be a file of megabytes."""
 MOST_QUOTED = 200
-"""Of a value that a sentence shows."""
+"""Characters of a value that a sentence shows."""
 _CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of control and format characters (bidirectional ones too), halves of pairs, and line ends."""
 _JOINERS = "\u200c\u200d"

@@ -17,7 +17,7 @@ MOST_STAGES = 256
 MOST_STEPS = 10**12
 MOST_TOKENS = 10**18
 MOST_SEQUENCES = 10**8
-"""Of a step."""
+"""Sequences of one optimizer step."""
 MOST_RANKS = 2**17
 MOST_LOCAL_RANKS = 1024
 """Processes of one machine."""
@@ -27,7 +27,7 @@ MOST_SOURCES = 1024
 MOST_SECONDS = 1e9
 """About 30 years."""
 MOST = 1e12
-"""Of a number that has no other bound."""
+"""Bounds a number that has no other bound."""
 
 
 def whole_number(text: str) -> int:

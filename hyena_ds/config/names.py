@@ -12,7 +12,7 @@ from pathlib import Path
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control
 
 MOST_BYTES = 200
-"""Of UTF-8; file systems take 255, and a sweep writes NAME.outcome.json beside a run."""
+"""Bytes of a name in UTF-8; file systems take 255, and a sweep writes NAME.outcome.json beside a run."""
 
 
 def check_new_name(name: str, made: Path, what: str) -> None:

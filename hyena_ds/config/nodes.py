@@ -18,12 +18,12 @@ from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.redaction import redacted
 
 MOST_BYTES = 1 << 18
-"""Of a file: it takes half a second to read at worst."""
+"""Bytes of a config; a file of so many takes half a second to read at worst."""
 MOST_VALUES = 10_000
 """Keys and values of a file, those behind aliases counted wherever they stand."""
 MOST_OVERRIDES = 1000
 MOST_LEVELS = 50
-"""Of values within values: PyYAML's time grows with the square of their number."""
+"""Levels of values within values: PyYAML's time grows with the square of their number."""
 
 
 def read_text_file(path: str | Path, what: str, wanted: str) -> str:

@@ -24,7 +24,7 @@ from hyena_ds.monitoring.growing import GrowingFile
 from hyena_ds.monitoring.scalars import Scalar
 
 _NUMBERS = count()
-"""Of the files of this process: two may begin in one second."""
+"""Numbers the files of this process: two may begin in one second."""
 
 
 class Events:

@@ -29,7 +29,7 @@ _NEARLY = 1.03
 """Of grids that take no longer than this beside the fastest, the one that needs least memory is told."""
 _MOST_RANKS = 1 << 16
 _OF_A_PREDICTION = 20
-"""Of a grid that does not divide: the time that a prediction takes."""
+"""Grids that do not divide and are passed over in the time of one prediction."""
 
 
 @dataclass(frozen=True)

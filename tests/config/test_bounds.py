@@ -19,7 +19,7 @@ from hyena_ds.errors import MOST_CHARACTERS, UserError
 from tests.paths import ROOT
 
 SECONDS = 10.0
-"""Of a processor. What is refused takes a second; without a bound it took minutes, or for ever."""
+"""Seconds of a processor. What is refused takes one; without a bound it took minutes, or for ever."""
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 RUN = """\
 name: test

@@ -31,7 +31,7 @@ from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, write_config
 
 BOUND = 0.05
-"""Of the CPU seconds a step."""
+"""Share of the CPU seconds a step."""
 TIMEOUT = 600.0
 _OPENED_A_TURN = 100
 _GARBAGE = (

@@ -217,7 +217,7 @@ def test_durations_are_shown_as_people_write_them(seconds: float, shown: str) ->
 def test_a_model_that_fits_nowhere_has_a_scaling_study_that_says_so(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of width 3 no sequence is cut, and 128 of them are fewer than the rows of 1,024 devices."""
+    """A model of width 3 cuts no sequence, and 128 sequences are fewer than the rows of 1,024 devices."""
     settings = [setting, "stages=[{context_length: 1024, steps: 1, global_batch: 2}]"]
     plot = tmp_path / "study.png"
     assert main(["plan", str(ROOT / "configs" / "quickstart.yaml"), *settings, "--scaling", "--plot", str(plot)]) == 0
