@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from data_prep.config import DEFAULT_GIB, DownloadConfig, PrepConfig
-from hyena_ds.data.transfer import COPY_BYTES, Broken, Refused, append, open_http
+from hyena_ds.data.remote.transfer import COPY_BYTES, Broken, Refused, append, open_http
 from hyena_ds.errors import UserError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.data import tokenizer
+from hyena_ds.genome import tokenizer
 
 PLAIN = "ACGTN"
 AMBIGUOUS = "RYSWKMBDHV"

@@ -27,9 +27,9 @@ from data_prep.letters import Bytes, letter_name
 from data_prep.plan import NAME_LETTERS, PlannedChunk, plan_shards
 from data_prep.regions import divide
 from data_prep.writer import make_chunk
-from hyena_ds.data import tokenizer
 from hyena_ds.data.shards import Chunk, Shard, ShardIndex, map_tokens, read_index, sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.genome import tokenizer
 
 _NAMES = {token: name for name, token in (*tokenizer.LETTERS.items(), *tokenizer.SPECIALS.items())}
 

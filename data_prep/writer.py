@@ -24,8 +24,8 @@ from data_prep.fasta import Genome
 from data_prep.letters import Bytes, Counts, LetterTable
 from data_prep.plan import PlannedChunk, PlannedShard
 from data_prep.whole import to_disk, write_whole
-from hyena_ds.data import tokenizer
 from hyena_ds.data.shards import Chunk, sha256_of
+from hyena_ds.genome import tokenizer
 
 OWNER = "hyena-ds"
 MODE = 0o644

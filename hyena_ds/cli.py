@@ -119,12 +119,12 @@ def _train(parsed: argparse.Namespace) -> int:
     from hyena_ds.config.arithmetic import plan_stages
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.schema import RunConfig
-    from hyena_ds.training import local_ranks
-    from hyena_ds.training.run_directory import RunDirectory
+    from hyena_ds.runs.directory import RunDirectory
+    from hyena_ds.runtime import local_ranks
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     if local_ranks.under_launcher():
-        from hyena_ds.training.interruption import Interruption
+        from hyena_ds.runtime.interruption import Interruption
 
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
@@ -152,7 +152,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _supervise(parsed: argparse.Namespace) -> int:
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.schema import RunConfig
-    from hyena_ds.training.supervisor import supervise
+    from hyena_ds.runtime.supervisor import supervise
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
@@ -165,7 +165,7 @@ def _check(parsed: argparse.Namespace) -> int:
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.names import check_new_name
     from hyena_ds.config.schema import RunConfig
-    from hyena_ds.training.run_directory import RunDirectory
+    from hyena_ds.runs.directory import RunDirectory
 
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     check_new_name(config.name, RunDirectory(config).config_file, "name")

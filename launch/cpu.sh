@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Settings of ranks that compute on a CPU:  source launch/cpu.sh PROCESSES_PER_HOST
-# The same as cpu_settings() in hyena_ds/training/local_ranks.py, for launchers that `hyena-ds train` does not start.
+# The same as cpu_settings() in hyena_ds/runtime/local_ranks.py, for launchers that `hyena-ds train` does not start.
 # A variable or tunable that is already set stays; an empty GLIBC_TUNABLES keeps all tunables away.
 if [ -z "${OMP_NUM_THREADS+set}" ]; then
     OMP_NUM_THREADS=$(($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) / ${1:?usage: source launch/cpu.sh PROCESSES}))

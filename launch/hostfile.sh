@@ -25,4 +25,4 @@ export STOP_FILE=${STOP_FILE:-}
 [ -z "${DS_ACCELERATOR:-}" ] || export DS_ACCELERATOR
 # Start the ranks of this host alone, which is number NODE_RANK of the hostfile, from 0.
 export NO_SSH=${NO_SSH:-} NODE_RANK=${NODE_RANK:-}
-exec python -m hyena_ds.training.hostfile "$@"
+exec python -m hyena_ds.runtime.hostfile "$@"

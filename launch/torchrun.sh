@@ -20,6 +20,6 @@ else
 fi
 # On one machine nothing has to be reached from another: the store, like all else of the run, listens on loopback.
 [ "${NNODES:-1}" != 1 ] || MASTER_ADDR=127.0.0.1
-exec "$python" -m hyena_ds.training.relay "$python" -m hyena_ds.training.torchrun \
+exec "$python" -m hyena_ds.runtime.relay "$python" -m hyena_ds.runtime.torchrun \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-${JOB_COMPLETION_INDEX:-0}}" --nproc-per-node "$ranks" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" -m hyena_ds train "$@"

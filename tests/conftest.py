@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hyena_ds.training.interruption import SIGNALS
+from hyena_ds.runtime.interruption import SIGNALS
 from tests.distributed.pool import Pool
 
 

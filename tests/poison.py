@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 
 
 class PoisonedLoss(NextToken):

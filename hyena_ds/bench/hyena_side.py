@@ -23,7 +23,7 @@ from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 
 
 class HyenaSide(StepSide):

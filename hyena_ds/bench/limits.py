@@ -8,7 +8,7 @@ from typing import Any
 from hyena_ds.bench.case import Case
 from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import describe_machine, number
-from hyena_ds.bench.work import Rates
+from hyena_ds.cost.work import Rates
 
 
 class Limits:

@@ -18,8 +18,8 @@ from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, StepBatch, stage_steps
 from hyena_ds.data.stream import Sources
-from hyena_ds.data.tokenizer import VOCABULARY
 from hyena_ds.errors import UserError
+from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.parallel.devices import Compute
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hyena_ds.ops.large import plain
 from hyena_ds.parallel.devices import Compute, start_compute
-from hyena_ds.training.local_ranks import bind_cores
+from hyena_ds.runtime.local_ranks import bind_cores
 
 _CLOCK_TICK = 1e-4
 """CPU seconds below these are not told apart."""

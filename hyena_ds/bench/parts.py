@@ -18,7 +18,7 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 import hyena_ds.model.block as block_module
-from hyena_ds.bench.work import PRODUCTS, TRANSFORMS, WAITING
+from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING
 
 FILTER = "implicit filter"
 PACKING = "packing for exchanges"

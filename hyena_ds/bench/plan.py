@@ -18,6 +18,8 @@ from hyena_ds.bench.case import Case
 from hyena_ds.bench.limits import say
 from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, save
 from hyena_ds.config.policy import PolicyName
+from hyena_ds.cost.devices import GIB, Cluster
+from hyena_ds.cost.shape import shape_of_case
 from hyena_ds.errors import UserError
 from hyena_ds.planning.calibration import (
     STEPS,
@@ -28,9 +30,7 @@ from hyena_ds.planning.calibration import (
     read_calibration,
     write_calibration,
 )
-from hyena_ds.planning.devices import GIB, Cluster
 from hyena_ds.planning.plan import predict
-from hyena_ds.planning.shape import shape_of_case
 
 TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (1024, "balanced", 5),

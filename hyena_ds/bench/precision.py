@@ -30,12 +30,12 @@ from hyena_ds.model import block, filter, mlp, operator
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.filter import FilterShape, FilterWeights
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.model.published import load_model
 from hyena_ds.ops import cross_entropy
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.layer_norm import Normed
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
+from hyena_ds.weights.published import load_model
 
 
 @dataclass(frozen=True)

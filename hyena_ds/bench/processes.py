@@ -20,7 +20,7 @@ from typing import Any
 
 from hyena_ds.bench.case import Allocator
 from hyena_ds.errors import UserError
-from hyena_ds.training.local_ranks import cpu_settings
+from hyena_ds.runtime.local_ranks import cpu_settings
 
 _GRACE = 2.0
 """Seconds that the other ranks get to tell their own problem, after the first."""

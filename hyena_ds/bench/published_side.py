@@ -23,8 +23,8 @@ from hyena_ds.bench.case import SEED, STANDALONE, Case
 from hyena_ds.bench.side import StepSide
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
-from hyena_ds.model.published import published_names
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.weights.published import published_names
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8

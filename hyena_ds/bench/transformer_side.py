@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.processes import WrongValue
 from hyena_ds.bench.side import StepSide
-from hyena_ds.data.tokenizer import VOCABULARY
+from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.parallel.devices import Compute
 
 _HEAD_WIDTH = 64

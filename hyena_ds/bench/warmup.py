@@ -18,7 +18,7 @@ import yaml
 from hyena_ds.bench.measure import machine
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table
 from hyena_ds.errors import UserError
-from hyena_ds.monitoring.rows import METRICS, read_rows, read_summary
+from hyena_ds.files.rows import METRICS, read_rows, read_summary
 
 WITH, WITHOUT = "with warmup", "without warmup"
 

@@ -25,10 +25,10 @@ from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.model.published import published_tensors
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
+from hyena_ds.weights.published import published_tensors
 
 
 class CheckpointWriter:

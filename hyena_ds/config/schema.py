@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hyena_ds.config.afar import CacheConfig, check_place, is_afar
 from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.limits import (
     MOST,
@@ -26,6 +25,7 @@ from hyena_ds.config.loading import require as _require
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
+from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
 
 
@@ -35,7 +35,7 @@ class SourceConfig:
 
     shards: str
     """Directory that `hyena-ds prep` wrote, or where a copy of it is: http(s)://HOST/PATH, s3://BUCKET/PATH, or
-    pipe:COMMAND with {shard} in it; see config/afar.py."""
+    pipe:COMMAND with {shard} in it; see config/remote.py."""
     weight: float = 1.0
     """Share of the samples that come from here, relative to the other sources."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from hyena_ds.config.afar import user_cache
+from hyena_ds.config.remote import user_cache
 from hyena_ds.data.shards import Shard, verify_shard
 from hyena_ds.errors import UserError
 

@@ -13,14 +13,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hyena_ds.config.afar import CacheConfig, is_afar
 from hyena_ds.config.loading import Invalid
+from hyena_ds.config.remote import CacheConfig, is_afar
 from hyena_ds.config.schema import DataConfig, RunConfig
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
-from hyena_ds.data.places import read_indices
 from hyena_ds.data.provenance import Consumed, consumed, run_config
+from hyena_ds.data.remote.places import read_indices
+from hyena_ds.data.remote.transfer import named
 from hyena_ds.data.shards import ShardIndex
-from hyena_ds.data.transfer import named
 from hyena_ds.errors import UserError
 from hyena_ds.redaction import shown
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
-from hyena_ds.data.ahead import Ahead
+from hyena_ds.data.remote.ahead import Ahead
 from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
-from hyena_ds.data.tokenizer import UNKNOWN, N
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.genome.tokenizer import UNKNOWN, N
 from hyena_ds.ops.cross_entropy import IGNORED
 
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.order import hash64, permutation
-from hyena_ds.data.places import read_indices, reader
+from hyena_ds.data.remote.places import read_indices, reader
 from hyena_ds.data.shards import ShardIndex
-from hyena_ds.data.tokenizer import SEP, reverse_complement
 from hyena_ds.data.track import Origin, Track
 from hyena_ds.data.windows import EpochOrder, Windows
 from hyena_ds.errors import UserError
+from hyena_ds.genome.tokenizer import SEP, reverse_complement
 
 _INTERLEAVE, _STRAND, _EPOCHS = range(3)  # what a hash is for
 _INTERLEAVE_BLOCK = 1000

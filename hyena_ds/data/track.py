@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.data.remote.transfer import named
 from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
-from hyena_ds.data.tokenizer import VOCABULARY
-from hyena_ds.data.transfer import named
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.redaction import shown
 
 Positions = NDArray[np.int64]

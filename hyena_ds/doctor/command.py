@@ -27,9 +27,9 @@ from hyena_ds.doctor.launch import Heard, listen
 from hyena_ds.doctor.ranks_judge import together
 from hyena_ds.doctor.verdict import Level, Verdict, exit_code, table, to_json
 from hyena_ds.errors import UserError
-from hyena_ds.training.hostfile import RANK_SCRIPT, Host, environment_file, launch_command, read_hostfile
-from hyena_ds.training.local_ranks import local_launch, local_ranks
-from hyena_ds.training.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
+from hyena_ds.runtime.hostfile import RANK_SCRIPT, Host, environment_file, launch_command, read_hostfile
+from hyena_ds.runtime.local_ranks import local_launch, local_ranks
+from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
 
 _HOST_SECONDS, _TORCH_SECONDS, _DISK_SECONDS = 30.0, 120.0, 60.0
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

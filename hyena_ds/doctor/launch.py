@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyena_ds.doctor.probe import MARK
-from hyena_ds.training.relay import end_session
+from hyena_ds.runtime.relay import end_session
 
 _GRACE_SECONDS = 20.0
 """Beyond what the ranks have, for the launcher."""

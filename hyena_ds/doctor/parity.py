@@ -16,14 +16,14 @@ from torch import Tensor
 
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.tokenizer import A, T
+from hyena_ds.genome.tokenizer import A, T
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 from hyena_ds.training.preflight import common_convolution
 
 LOCAL_LENGTH = 256

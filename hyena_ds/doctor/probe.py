@@ -91,7 +91,7 @@ def _devices() -> dict[str, Any]:
     """Torch, and what it computes on; imported here, as every rank will."""
     torch = importlib.import_module("torch")
     from hyena_ds.parallel.devices import device_count
-    from hyena_ds.training.local_ranks import usable_cores
+    from hyena_ds.runtime.local_ranks import usable_cores
 
     devices = [torch.cuda.get_device_properties(number) for number in range(device_count())]
     return {
@@ -158,8 +158,8 @@ def nearest(directory: Path) -> Path:
 
 def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str, Any]]:
     """Of every source: its index, and which of its shards are not as the index says, as far as the time allows."""
-    from hyena_ds.config.afar import is_afar
     from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.remote import is_afar
     from hyena_ds.config.schema import RunConfig
     from hyena_ds.redaction import shown
 
@@ -197,8 +197,8 @@ def _look_here(loaded: Any, place: str, row: dict[str, Any], ends: float) -> Non
 
 def _look_afar(loaded: Any, place: str, row: dict[str, Any], ends: float) -> None:
     """The index, and one shard through the node's cache."""
-    from hyena_ds.data.places import check_room, read_indices
-    from hyena_ds.data.shard_cache import ShardCache
+    from hyena_ds.data.remote.places import check_room, read_indices
+    from hyena_ds.data.remote.shard_cache import ShardCache
 
     indices = read_indices(loaded.data)
     number = [source.shards for source in loaded.data.sources].index(place)

@@ -33,7 +33,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.collectives import start_all_to_all
 from hyena_ds.parallel.devices import Compute, start_compute
-from hyena_ds.parallel.heartbeat import FAULT_CODE, this_place
+from hyena_ds.runtime.heartbeat import FAULT_CODE, this_place
 from hyena_ds.training.engine import quiet
 
 MEETING_SECONDS = 60

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hyena_ds.config.schema import ModelConfig
-from hyena_ds.data.tokenizer import VOCABULARY
+from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.model.block import Block
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.layer_norm import NORM_EPSILON

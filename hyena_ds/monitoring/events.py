@@ -20,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from hyena_ds.monitoring.growing import GrowingFile
+from hyena_ds.files.growing import GrowingFile
 from hyena_ds.monitoring.scalars import Scalar
 
 _NUMBERS = count()

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hyena_ds.errors import LocalError
-from hyena_ds.monitoring.growing import GrowingFile
+from hyena_ds.files.growing import GrowingFile
+from hyena_ds.files.rows import METRICS, Line, Row, read_lines
 from hyena_ds.monitoring.outlet import cause
-from hyena_ds.monitoring.rows import METRICS, Line, Row, read_lines
 
 DAMAGED = "metrics.damaged.jsonl"
 """Beside metrics.jsonl: what was found in it and is not readable, byte for byte."""

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hyena_ds.files.growing import GrowingFile
 from hyena_ds.monitoring.events import Events
-from hyena_ds.monitoring.growing import GrowingFile
 from hyena_ds.monitoring.metrics import Metrics, recover
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.outlet import Outlet

@@ -22,13 +22,13 @@ from hyena_ds.bench.limits import say
 from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import now, spread
 from hyena_ds.config.policy import PolicyName
+from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
+from hyena_ds.cost.memory import moments, with_slack
+from hyena_ds.cost.shape import StepShape, shape_of_case
+from hyena_ds.cost.step_time import optimizer_bytes, step_time
+from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
-from hyena_ds.planning.devices import GIB, Cluster, Device, Links, Rates
-from hyena_ds.planning.memory import moments, with_slack
-from hyena_ds.planning.shape import StepShape, shape_of_case
-from hyena_ds.planning.step_time import optimizer_bytes, step_time
-from hyena_ds.planning.traffic import traffic
-from hyena_ds.training.local_ranks import usable_cores
+from hyena_ds.runtime.local_ranks import usable_cores
 
 WIDTH, LAYERS = 128, 2
 STEPS: tuple[tuple[int, PolicyName], ...] = (

@@ -115,7 +115,7 @@ class Ceilings:
 
         E, F, D = config.filter_features, config.filter_width, self.width
         forward = 2 * (E * F + 2 * F**2 + F * D)
-        # As hyena_ds.bench.work counts a step that evaluates the filter once.
+        # As hyena_ds.cost.work counts a step that evaluates the filter once.
         flops = 3 * forward - 2 * E * F + forward - 2 * F * D
         return _FILTERED * flops / self._seconds(work)
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """The exit code: 0 when every stage fits, else 1."""
-    from hyena_ds.planning.devices import published_device
+    from hyena_ds.cost.devices import published_device
 
     if parsed.plot is not None and not parsed.scaling:
         raise UserError("--plot: wanted --scaling with it, whose image it writes")
@@ -59,6 +59,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.names import check_new_name
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.cost.devices import Cluster, published_device
     from hyena_ds.planning.calibration import (
         calibrate,
         default_path,
@@ -66,10 +67,9 @@ def _plan(parsed: argparse.Namespace) -> int:
         read_calibration,
         write_calibration,
     )
-    from hyena_ds.planning.devices import Cluster, published_device
     from hyena_ds.planning.plan import forecast
     from hyena_ds.planning.report import describe_plan
-    from hyena_ds.training.run_directory import RunDirectory
+    from hyena_ds.runs.directory import RunDirectory
 
     path = Path(parsed.calibration).expanduser() if parsed.calibration else default_path()
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)

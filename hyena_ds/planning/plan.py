@@ -16,10 +16,10 @@ from hyena_ds.config.arithmetic import StagePlan, divisors, plan_stages
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.savings import Saving, savings
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.planning.devices import Cluster, Device
-from hyena_ds.planning.memory import Memory, peak_memory
-from hyena_ds.planning.shape import StepShape, shape_of_stage
-from hyena_ds.planning.step_time import StepTime, step_time
+from hyena_ds.cost.devices import Cluster, Device
+from hyena_ds.cost.memory import Memory, peak_memory
+from hyena_ds.cost.shape import StepShape, shape_of_stage
+from hyena_ds.cost.step_time import StepTime, step_time
 
 USABLE = 0.95
 """Share of a device's memory that a plan fills."""

@@ -15,11 +15,11 @@ from typing import Any
 from hyena_ds.bench.report import number
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.cost.devices import GIB, PUBLISHED, REACHED, Cluster, Device
+from hyena_ds.cost.shape import StepShape, parameters
+from hyena_ds.cost.step_time import PARTS
 from hyena_ds.errors import UserError
-from hyena_ds.planning.devices import GIB, PUBLISHED, REACHED, Cluster, Device
 from hyena_ds.planning.plan import USABLE, Prediction, Search, best_grid, predict
-from hyena_ds.planning.shape import StepShape, parameters
-from hyena_ds.planning.step_time import PARTS
 
 DEVICES = tuple(8 << exponent for exponent in range(8))
 """8 to 1,024, eight to a machine."""
@@ -119,7 +119,7 @@ def study_lines(found: Study) -> list[str]:
         f"| between machines | {sheet.network / 1e9:g} GB/s one way a device | the same |",
         f"| reached of these | products {REACHED.gemm:.0%}, memory {REACHED.memory:.0%}, links {REACHED.link:.0%} | assumed |",
         f"| memory that a plan fills | {USABLE:.0%}, {device.process / GIB:g} GiB of it CUDA's, NCCL's and cuFFT's; {device.slack:.0%} allocator slack | assumed |",
-        "| elementwise work | every kernel of the code reads and writes device memory; nothing is fused | counted (`planning/traffic.py`) |",
+        "| elementwise work | every kernel of the code reads and writes device memory; nothing is fused | counted (`cost/traffic.py`) |",
         "| a transform of n points | log2(n) / 8 passes through memory, rounded up, and padding and product | assumed |",
         "| exchange | beside the transforms of other groups of channels; links inside and between machines at once | the code; assumed |",
         f"| latency of a collective | {device.rates.links.latency_inside * 1e6:g} us inside, {device.rates.links.latency_between * 1e6:g} us between machines; {device.rates.kernel * 1e6:g} us to start a kernel; {device.rates.step * 1e3:g} ms a step | assumed |",

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report(parsed: argparse.Namespace) -> int:
     from hyena_ds.report.page import page
-    from hyena_ds.report.records import read_records
+    from hyena_ds.runs.records import read_records
 
     records = read_records(Path(parsed.directory))
     output = Path(parsed.output or Path(parsed.directory) / "report.html")

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from hyena_ds.monitoring.rows import training_time
+from hyena_ds.files.rows import training_time
 from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
-from hyena_ds.report.records import Records
+from hyena_ds.runs.records import Records
 
 _STYLE = Path(__file__).with_name("page.css")
 

@@ -8,7 +8,7 @@ from typing import Any
 from hyena_ds.bench.plots import in_tokens
 from hyena_ds.config.arithmetic import tokens_until
 from hyena_ds.report.charts import Boundary, Point, Series, line_chart, short
-from hyena_ds.report.records import Records, Row
+from hyena_ds.runs.records import Records, Row
 
 __all__ = ["loss", "optimizer", "short", "speed", "validation"]
 

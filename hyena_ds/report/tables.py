@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from hyena_ds.bench.plots import in_tokens
-from hyena_ds.report.records import Records, Row
+from hyena_ds.runs.records import Records, Row
 
 
 def state(records: Records) -> str:

@@ -21,7 +21,7 @@ from hyena_ds.config.nodes import compose, copied, read_text_file
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.redaction import redacted
-from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.runs.directory import RunDirectory
 
 _OURS = ("name", "output", "resume")
 """Settings that the sweep makes itself."""

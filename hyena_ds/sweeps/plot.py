@@ -12,10 +12,10 @@ from typing import Any
 
 from hyena_ds.bench.plots import COLOURS, INK, MARKERS, in_tokens
 from hyena_ds.errors import UserError
-from hyena_ds.monitoring.rows import read_summary
+from hyena_ds.files.rows import read_summary
+from hyena_ds.runs.directory import SUMMARY
 from hyena_ds.sweeps.plan import Sweep
 from hyena_ds.sweeps.results import Row, is_complete
-from hyena_ds.training.run_directory import SUMMARY
 
 PLOT = "contexts.png"
 _OF_LOSS = {"loss": float, "perplexity": math.exp}

@@ -12,12 +12,12 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyena_ds.monitoring.rows import METRICS as METRICS_SHAPE
-from hyena_ds.monitoring.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
+from hyena_ds.files.rows import METRICS as METRICS_SHAPE
+from hyena_ds.files.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
 from hyena_ds.redaction import redacted
+from hyena_ds.runs.directory import FAULTS, METRICS, SUMMARY
+from hyena_ds.runtime.interruption import DEADLINE_CODE, SIGNALS
 from hyena_ds.sweeps.plan import Sweep, SweepRun
-from hyena_ds.training.interruption import DEADLINE_CODE, SIGNALS
-from hyena_ds.training.run_directory import FAULTS, METRICS, SUMMARY
 
 RESULTS = "results.csv"
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))

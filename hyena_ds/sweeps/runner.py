@@ -21,10 +21,10 @@ from typing import IO
 
 from hyena_ds.errors import in_one_line
 from hyena_ds.redaction import redacted
+from hyena_ds.runtime.interruption import SIGNALS, STARTED, Requests, name_of
+from hyena_ds.runtime.relay import end_session
 from hyena_ds.sweeps.plan import SweepRun
 from hyena_ds.sweeps.results import STOPPED_CODES, Outcome, is_complete
-from hyena_ds.training.interruption import SIGNALS, STARTED, Requests, name_of
-from hyena_ds.training.relay import end_session
 
 _ERROR = "hyena-ds: error: "
 _LAST_LINES = 50

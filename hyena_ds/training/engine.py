@@ -17,7 +17,7 @@ from torch import nn
 
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.model.backbone import HyenaDNA
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 
 _BUCKET_ELEMENTS = 1 << 24
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from hyena_ds.monitoring.growing import append_line
+from hyena_ds.files.growing import append_line
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute, device_name
 

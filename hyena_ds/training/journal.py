@@ -6,18 +6,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+from hyena_ds.baselines.markov import bits
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.evaluation.markov import bits
 from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.progress import Progress, Reached
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.monitoring.scalars import of_step, of_validation
+from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.training.clock import StepCost
 from hyena_ds.training.environment import Environment
-from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.step import StepResult
 
 

@@ -6,12 +6,12 @@ import hashlib
 import os
 import socket
 
-from hyena_ds.config.afar import is_afar
+from hyena_ds.config.remote import is_afar
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.checksums import verify_shards
 from hyena_ds.data.identity import ShardList
-from hyena_ds.data.places import check_room, read_indices
-from hyena_ds.data.shard_cache import ShardCache
+from hyena_ds.data.remote.places import check_room, read_indices
+from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import UserError

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from hyena_ds.baselines.markov import markov_losses
 from hyena_ds.checkpoints.directory import newest_whole, place_of
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
@@ -26,7 +27,6 @@ from hyena_ds.data.loader import Slice, StepBatch, stage_steps
 from hyena_ds.data.provenance import write_order
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
-from hyena_ds.evaluation.markov import markov_losses
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import check_monitors
@@ -37,20 +37,20 @@ from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute, broken_collective, start_compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runtime.interruption import Interruption, Stop
+from hyena_ds.runtime.local_ranks import bind_cores
+from hyena_ds.runtime.watchdog import Watchdog
 from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import Environment
-from hyena_ds.training.interruption import Interruption, Stop
 from hyena_ds.training.journal import Journal
-from hyena_ds.training.local_ranks import bind_cores
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.preflight import check_shards, common_convolution
-from hyena_ds.training.run_directory import RunDirectory
 from hyena_ds.training.scores import Scores
 from hyena_ds.training.starting import roll_back, start
 from hyena_ds.training.step import StepResult, train_step
-from hyena_ds.training.watchdog import Watchdog
 
 BASELINE_ORDERS = (0, 2, 5)
 

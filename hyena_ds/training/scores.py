@@ -13,18 +13,18 @@ from typing import Any
 
 import deepspeed
 
+from hyena_ds.baselines.markov import bits
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sample, Sources, validation_samples
-from hyena_ds.evaluation.markov import bits
-from hyena_ds.evaluation.validation import validate
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import from_rank_zero
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.training.interruption import Stop
+from hyena_ds.runtime.interruption import Stop
+from hyena_ds.runtime.watchdog import Watchdog
 from hyena_ds.training.journal import Journal
-from hyena_ds.training.watchdog import Watchdog
+from hyena_ds.training.validation import validate
 
 
 class Scores:

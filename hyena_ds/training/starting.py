@@ -21,11 +21,11 @@ from hyena_ds.checkpoints.weights import check_same_shape, find_weights
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.model.backbone import HyenaDNA, build_model
-from hyena_ds.model.published import read_weights
 from hyena_ds.parallel.agreement import agreed
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.training.engine import build_engine
-from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.weights.published import read_weights
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from hyena_ds.bench.convolution import backward, check_convolution, forward
 from hyena_ds.bench.limits import Limits
 from hyena_ds.bench.prep import write_fasta
 from hyena_ds.bench.processes import WrongValue
-from hyena_ds.bench.work import Rates
 from hyena_ds.cli import main
+from hyena_ds.cost.work import Rates
 from tests.paths import ROOT
 
 

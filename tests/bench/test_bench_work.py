@@ -10,11 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyena_ds.bench.case import SEED, Case
-from hyena_ds.bench.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
+from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 
 CASE = Case(context_length=512, maximum_context=512, width=32, layers=2, batch=2)
 HALF = replace(CASE, sequence_parallel=2, batch=1)

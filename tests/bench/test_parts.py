@@ -7,13 +7,13 @@ import time
 import torch
 
 from hyena_ds.bench.parts import REST, seconds_by_part
-from hyena_ds.bench.work import PRODUCTS, TRANSFORMS, WAITING
 from hyena_ds.config.schema import ModelConfig
+from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING
 from hyena_ds.model import block
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 
 L = 512
 MODEL = build_model(ModelConfig(width=16, layers=2, maximum_context=L), 1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hyena_ds.parallel.heartbeat import FAULT_CODE
+from hyena_ds.runtime.heartbeat import FAULT_CODE
 from tests.cluster.hosts import Hosts
 from tests.cluster.launches import (
     SILENCE,

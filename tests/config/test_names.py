@@ -11,7 +11,7 @@ from hyena_ds.config.loading import dump_yaml, load_yaml
 from hyena_ds.config.names import problem_of
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_CHARACTERS, UserError, in_one_line
-from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.runs.directory import RunDirectory
 from tests.paths import ROOT
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -106,7 +106,7 @@ def test_an_error_of_a_file_that_reaches_the_command_line_is_a_sentence(
     def fails(config: RunConfig) -> None:
         raise PermissionError(13, "Permission denied", f"{tmp_path}/a\nb")
 
-    monkeypatch.setattr("hyena_ds.training.run_directory.RunDirectory.__init__", lambda self, config: fails(config))
+    monkeypatch.setattr("hyena_ds.runs.directory.RunDirectory.__init__", lambda self, config: fails(config))
     assert main(["check", QUICKSTART]) == 2
     assert f"error: {tmp_path}/a\\nb: Permission denied; look at the path" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.config.afar import CacheConfig
-from hyena_ds.data import checksums, shard_cache
+from hyena_ds.config.remote import CacheConfig
+from hyena_ds.data import checksums
 from hyena_ds.data.checksums import verify_shards
-from hyena_ds.data.shard_cache import ShardCache
+from hyena_ds.data.remote import shard_cache
+from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.shards import Shard, read_index, sha256_of
 from hyena_ds.errors import UserError
 

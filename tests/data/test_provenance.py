@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from hyena_ds.config.afar import CacheConfig
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import dump_yaml
+from hyena_ds.config.remote import CacheConfig
 from hyena_ds.config.schema import ModelConfig, RunConfig, StageConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, stage_steps
-from hyena_ds.data.places import read_indices
 from hyena_ds.data.provenance import EPOCHS_RECORDED, consumed, write_order
+from hyena_ds.data.remote.places import read_indices
 from tests.data.genomes import GENOME, SEP, data_config, other_strand, tokens_of, write_shards
 from tests.paths import ROOT
 

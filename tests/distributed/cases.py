@@ -26,19 +26,19 @@ import hyena_ds.training.engine as engine_module
 from hyena_ds.checkpoints.engine_state import fragments
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.tokenizer import MASK
 from hyena_ds.errors import UserError
+from hyena_ds.genome.tokenizer import MASK
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.model.published import load_model
 from hyena_ds.ops.convolution_backend import FFT
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 from hyena_ds.training.preflight import common_convolution
 from hyena_ds.training.step import StepResult, train_step
+from hyena_ds.weights.published import load_model
 from tests.cudnn_stand_in import ENOUGH, install
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
 from tests.pieces import small_pieces

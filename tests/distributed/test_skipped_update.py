@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hyena_ds.data.tokenizer import MASK
+from hyena_ds.genome.tokenizer import MASK
 from tests.distributed import cases
 from tests.distributed.pool import Pool
 from tests.distributed.work import Grid, make_batch, run_config

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.parallel import heartbeat, monitor
-from hyena_ds.training import watchdog as watching
-from hyena_ds.training.interruption import Stop
-from hyena_ds.training.relay import RELAY
-from hyena_ds.training.watchdog import Watchdog
+from hyena_ds.runtime import heartbeat, monitor
+from hyena_ds.runtime import watchdog as watching
+from hyena_ds.runtime.interruption import Stop
+from hyena_ds.runtime.relay import RELAY
+from hyena_ds.runtime.watchdog import Watchdog
 
 assert "torch" not in sys.modules
 rank, ranks, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

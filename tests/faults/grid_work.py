@@ -12,10 +12,10 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import StepBatch
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runtime.interruption import Interruption
+from hyena_ds.runtime.watchdog import Watchdog
 from hyena_ds.training import run
-from hyena_ds.training.interruption import Interruption
-from hyena_ds.training.run_directory import RunDirectory
-from hyena_ds.training.watchdog import Watchdog
 
 
 class _Enough(Exception):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.cli import main
-from hyena_ds.parallel.heartbeat import Place
-from hyena_ds.parallel.monitor import Monitor
-from hyena_ds.training import watchdog
+from hyena_ds.runtime import watchdog
+from hyena_ds.runtime.heartbeat import Place
+from hyena_ds.runtime.monitor import Monitor
 
 
 class OpenMonitor(Monitor):

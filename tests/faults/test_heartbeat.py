@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker
-from hyena_ds.parallel.monitor import Seen
-from hyena_ds.training.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuck
+from hyena_ds.runtime.heartbeat import FAULT_CODE, Fault, Place, Pulse, speaker
+from hyena_ds.runtime.monitor import Seen
+from hyena_ds.runtime.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuck
 from tests.paths import ROOT
 
 BOUND = 20.0

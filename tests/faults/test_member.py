@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from hyena_ds.parallel import heartbeat
-from hyena_ds.parallel.heartbeat import Fault, Member, Pulse, this_place
-from hyena_ds.parallel.wire import Wire, drain
+from hyena_ds.runtime import heartbeat
+from hyena_ds.runtime.heartbeat import Fault, Member, Pulse, this_place
+from hyena_ds.runtime.wire import Wire, drain
 
 HERE = "127.0.0.1"
 SILENCE = 4.0

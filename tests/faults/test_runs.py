@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from hyena_ds.parallel.heartbeat import FAULT_CODE
-from hyena_ds.training.interruption import DEADLINE_CODE
+from hyena_ds.runtime.heartbeat import FAULT_CODE
+from hyena_ds.runtime.interruption import DEADLINE_CODE
 from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, write_config
 
@@ -165,7 +165,7 @@ def bare(config: Path) -> list[str]:
 
 
 def under_torchrun(config: Path) -> list[str]:
-    torchrun = [sys.executable, "-m", "hyena_ds.training.torchrun", "--nproc-per-node", "2", "--master-port", port()]
+    torchrun = [sys.executable, "-m", "hyena_ds.runtime.torchrun", "--nproc-per-node", "2", "--master-port", port()]
     return [*torchrun, "-m", MODULE, "train", str(config)]
 
 

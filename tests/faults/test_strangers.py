@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.parallel import door
-from hyena_ds.parallel.door import INTRODUCTION_BYTES, SPARE, Door
-from hyena_ds.parallel.heartbeat import FAULT_CODE, Fault, Member, Pulse, this_place
-from hyena_ds.parallel.monitor import Monitor
+from hyena_ds.runtime import door
+from hyena_ds.runtime.door import INTRODUCTION_BYTES, SPARE, Door
+from hyena_ds.runtime.heartbeat import FAULT_CODE, Fault, Member, Pulse, this_place
+from hyena_ds.runtime.monitor import Monitor
 from tests.faults.strangers import one_run
 from tests.paths import ROOT
 from tests.training.runs import make_shards

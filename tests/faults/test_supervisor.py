@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.training.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Failure, Restarts
+from hyena_ds.runtime.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Failure, Restarts
 from tests.paths import ROOT
 from tests.training.runs import write_config
 
@@ -116,7 +116,7 @@ def test_pauses_double_up_to_five_minutes_and_begin_anew_after_progress() -> Non
 
 
 def test_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import hyena_ds.training.supervisor, hyena_ds.training.relay"
+    code = "import sys; sys.modules['torch'] = None; import hyena_ds.runtime.supervisor, hyena_ds.runtime.relay"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from hyena_ds.cli import main
-from hyena_ds.training import local_ranks
+from hyena_ds.runtime import local_ranks
 
 
 def trouble() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from hyena_ds.errors import UserError
-from hyena_ds.training.hostfile import read_hostfile
+from hyena_ds.runtime.hostfile import read_hostfile
 from tests.fuzz import harness
 from tests.fuzz.harness import bounded, check_sentence, fuzzed
 

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from hyena_ds.training.local_ranks import bind_cores
+from hyena_ds.runtime.local_ranks import bind_cores
 
 
 class _MallocInfo(ctypes.Structure):

@@ -12,7 +12,7 @@ import pytest
 from deepspeed.launcher.multinode_runner import PDSHRunner
 
 from hyena_ds.errors import UserError
-from hyena_ds.training.hostfile import Host, address_of, environment_file, launch_command, quoted, read_hostfile
+from hyena_ds.runtime.hostfile import Host, address_of, environment_file, launch_command, quoted, read_hostfile
 from tests.paths import ROOT
 
 TEXTS = [

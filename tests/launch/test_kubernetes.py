@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from hyena_ds.errors import NotFiniteError, UserError
-from hyena_ds.training.interruption import DEADLINE_CODE
+from hyena_ds.runtime.interruption import DEADLINE_CODE
 from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, train, write_config
 

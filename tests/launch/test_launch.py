@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.training.local_ranks import cpu_settings, start_local_ranks, usable_cores
+from hyena_ds.runtime.local_ranks import cpu_settings, start_local_ranks, usable_cores
 from tests.paths import ROOT
 
 NAMES = ("OMP_NUM_THREADS", "GLIBC_TUNABLES")

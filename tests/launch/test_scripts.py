@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hyena_ds.errors import NotFiniteError, UserError
-from hyena_ds.parallel.heartbeat import FAULT_CODE
-from hyena_ds.training.interruption import DEADLINE_CODE
+from hyena_ds.runtime.heartbeat import FAULT_CODE
+from hyena_ds.runtime.interruption import DEADLINE_CODE
 from tests.paths import ROOT
 from tests.programs import needed
 from tests.training.runs import write_config
@@ -76,7 +76,7 @@ def test_a_script_of_one_machine_starts_the_command(
 
 
 TORCHRUN = (
-    f'case "$2" in hyena_ds.training.torchrun) echo "$DS_ACCELERATOR $*" ;; *) exec "{sys.executable}" "$@" ;; esac'
+    f'case "$2" in hyena_ds.runtime.torchrun) echo "$DS_ACCELERATOR $*" ;; *) exec "{sys.executable}" "$@" ;; esac'
 )
 """A python that shows what torchrun would get."""
 
@@ -107,7 +107,7 @@ def test_torchrun_gets_the_machines_and_one_process_a_gpu(
     done = stage.run("torchrun.sh", "config.yaml", "name=x", **own)
     assert done.returncode == 0, done.stderr
     accelerator, _, options = wanted.partition(" ")
-    said = f"{accelerator} -m hyena_ds.training.torchrun {options} -m hyena_ds train config.yaml name=x\n"
+    said = f"{accelerator} -m hyena_ds.runtime.torchrun {options} -m hyena_ds train config.yaml name=x\n"
     assert done.stdout == said
 
 

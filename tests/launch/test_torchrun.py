@@ -1,4 +1,4 @@
-"""`hyena_ds.training.torchrun`: the ranks' own exit code, and a sentence where machines cannot meet."""
+"""`hyena_ds.runtime.torchrun`: the ranks' own exit code, and a sentence where machines cannot meet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.paths import ROOT
 
 def torchrun(*arguments: str, port: int = 0) -> subprocess.CompletedProcess[str]:
     options = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port or _free_port())]
-    command = [sys.executable, "-m", "hyena_ds.training.torchrun", *options, *arguments]
+    command = [sys.executable, "-m", "hyena_ds.runtime.torchrun", *options, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 

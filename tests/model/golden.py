@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hyena_ds.model.published import published_names
+from hyena_ds.weights.published import published_names
 from tests.paths import GOLDEN
 
 CASES = ("d32_l2", "d48_l3")

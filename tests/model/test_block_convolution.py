@@ -8,7 +8,7 @@ from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.convolution_backend import cudnn_convolution
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 from tests.cudnn_stand_in import CALLS, fft_causal_conv1d
 from tests.model.golden import relative_error
 from tests.model.plain import plain_gradients

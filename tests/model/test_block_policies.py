@@ -17,7 +17,7 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.cross_entropy import IGNORED
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
 from tests.model.golden import relative_error
 from tests.model.plain import plain_gradients
 from tests.pieces import small_pieces

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hyena_ds.errors import LocalError
-from hyena_ds.monitoring.growing import GrowingFile, append_line
+from hyena_ds.files.growing import GrowingFile, append_line
+from hyena_ds.files.rows import FAULTS, LONGEST, METRICS, STARTS, Shape, read_lines, read_rows, read_summary
 from hyena_ds.monitoring.metrics import DAMAGED, Metrics, recover
-from hyena_ds.monitoring.rows import FAULTS, LONGEST, METRICS, STARTS, Shape, read_lines, read_rows, read_summary
 
 STEPS = 60
 SEED = 20_240_607

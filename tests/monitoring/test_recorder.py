@@ -11,11 +11,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyena_ds.config.monitors import MonitorsConfig
+from hyena_ds.files.rows import METRICS, read_rows
 from hyena_ds.monitoring.events import Events
 from hyena_ds.monitoring.monitors import Monitors, _drop_after
 from hyena_ds.monitoring.progress import Progress
 from hyena_ds.monitoring.recorder import Recorder
-from hyena_ds.monitoring.rows import METRICS, read_rows
 
 
 def recorder(run: Path, step: int = 0, monitors: Monitors | None = None) -> Recorder:

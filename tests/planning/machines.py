@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from hyena_ds.cost.devices import GIB, Cluster
+from hyena_ds.cost.shape import shape_of_case
 from hyena_ds.planning.calibration import STEPS, Fit, calibration_case
-from hyena_ds.planning.devices import GIB, Cluster
 from hyena_ds.planning.plan import predict
-from hyena_ds.planning.shape import shape_of_case
 
 FITS = (Fit(1, 2e10, 0.02, 0.4, 0.5), Fit(2, 1.5e10, 0.03, 0.45, 0.4))
 

@@ -9,6 +9,9 @@ import pytest
 
 from hyena_ds.bench.case import Case
 from hyena_ds.config.schema import ModelConfig
+from hyena_ds.cost.devices import GIB, Cluster
+from hyena_ds.cost.shape import StepShape
+from hyena_ds.cost.step_time import step_time
 from hyena_ds.errors import UserError
 from hyena_ds.planning.calibration import (
     fitted,
@@ -17,9 +20,6 @@ from hyena_ds.planning.calibration import (
     read_calibration,
     write_calibration,
 )
-from hyena_ds.planning.devices import GIB, Cluster
-from hyena_ds.planning.shape import StepShape
-from hyena_ds.planning.step_time import step_time
 from tests.planning.machines import FITS, calibration, steps_of
 
 

@@ -16,11 +16,11 @@ from hyena_ds.config.duration import show_duration
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
-from hyena_ds.planning.devices import GIB, PUBLISHED, Cluster, Links, published_device
+from hyena_ds.cost.devices import GIB, PUBLISHED, Cluster, Links, published_device
+from hyena_ds.cost.shape import shape_of_stage
+from hyena_ds.cost.step_time import PARTS, step_time
 from hyena_ds.planning.plan import WORTH, Search, cheapest_cure, forecast, predict
 from hyena_ds.planning.report import describe_plan
-from hyena_ds.planning.shape import shape_of_stage
-from hyena_ds.planning.step_time import PARTS, step_time
 from tests.paths import ROOT
 from tests.planning.machines import calibration
 

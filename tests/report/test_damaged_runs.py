@@ -32,14 +32,14 @@ from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml, to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.monitoring.rows import read_faults
+from hyena_ds.files.rows import read_faults
 from hyena_ds.report.page import page
-from hyena_ds.report.records import read_records
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runs.records import read_records
+from hyena_ds.runtime.supervisor import _Supervisor, newest_step
 from hyena_ds.sweeps.plan import load_sweep
 from hyena_ds.sweeps.plot import plot
 from hyena_ds.sweeps.results import Outcome, rows_of, table, write_csv
-from hyena_ds.training.run_directory import RunDirectory
-from hyena_ds.training.supervisor import _Supervisor, newest_step
 from tests.report.test_report import Page, make_run
 from tests.sweeps.test_plan import write_sweep
 

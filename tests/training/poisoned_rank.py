@@ -6,7 +6,7 @@ import os
 import sys
 
 from hyena_ds.cli import main
-from hyena_ds.data.tokenizer import N
+from hyena_ds.genome.tokenizer import N
 from hyena_ds.training import engine
 from tests.poison import poisoned_by
 

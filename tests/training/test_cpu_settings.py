@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hyena_ds.training.local_ranks import TUNABLES, bind_cores, cpu_settings
+from hyena_ds.runtime.local_ranks import TUNABLES, bind_cores, cpu_settings
 from tests.paths import ROOT
 
 ALL = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
@@ -62,7 +62,7 @@ def test_another_c_library_gets_threads_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_settings_need_no_torch() -> None:
-    code = "import sys, hyena_ds.training.local_ranks as l; l.cpu_settings(1); l.bind_cores(); assert 'torch' not in sys.modules"
+    code = "import sys, hyena_ds.runtime.local_ranks as l; l.cpu_settings(1); l.bind_cores(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 

@@ -16,11 +16,11 @@ from hyena_ds.checkpoints.manifest import Manifest, read_manifest, write_manifes
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
-from hyena_ds.data.places import read_indices
+from hyena_ds.data.remote.places import read_indices
 from hyena_ds.data.shards import parse_index
 from hyena_ds.errors import UserError
-from hyena_ds.training.run_directory import RunDirectory
-from tests.data.afar_server import serving
+from hyena_ds.runs.directory import RunDirectory
+from tests.data.remote.afar_server import serving
 from tests.paths import ROOT
 from tests.training.runs import make_shards, train, tree, write_config
 

@@ -16,9 +16,9 @@ from hyena_ds.data.loader import Slice, make_micro_batch
 from hyena_ds.data.stream import Sources, validation_samples
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.model.published import load_model, write_weights
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.training.objective import NextToken
+from hyena_ds.tasks.next_token import NextToken
+from hyena_ds.weights.published import load_model, write_weights
 from tests.training.runs import make_shards, rows, start_ranks, write_config
 
 OLD, NEW, WINDOWS = 256, 1024, 4

@@ -19,7 +19,7 @@ from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.training.interruption import ECHO_SECONDS, SIGNALS, Interruption, Requests, request_in
+from hyena_ds.runtime.interruption import ECHO_SECONDS, SIGNALS, Interruption, Requests, request_in
 from tests.paths import ROOT
 from tests.training.runs import write_config
 
@@ -100,7 +100,7 @@ def test_a_stop_file_asks_for_a_signal_and_a_touched_one_for_sigterm(content: st
 
 RANK = """
 import ctypes, sys, time
-from hyena_ds.training.interruption import Interruption
+from hyena_ds.runtime.interruption import Interruption
 ear = Interruption()
 ear.listen()
 if sys.argv[1] != "starting":
@@ -208,7 +208,7 @@ echo "asked $(cat "$HYENA_STOP_FILE")"
 
 def relay(processes: list[subprocess.Popen[str]], script: str) -> tuple[subprocess.Popen[str], int]:
     """The relay around a launcher, and the process id of its rank."""
-    command = [sys.executable, "-m", "hyena_ds.training.relay", "bash", "-c", LAUNCHER + script]
+    command = [sys.executable, "-m", "hyena_ds.runtime.relay", "bash", "-c", LAUNCHER + script]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -247,7 +247,7 @@ def test_a_second_ctrl_c_ends_the_launcher_and_its_ranks_at_once(processes: list
 
 
 def test_a_launcher_that_ends_before_its_ranks_has_not_succeeded_whatever_it_says(processes: list) -> None:
-    command = [sys.executable, "-m", "hyena_ds.training.relay", "bash", "-c", "sleep 1000 & echo $!; exit 0"]
+    command = [sys.executable, "-m", "hyena_ds.runtime.relay", "bash", "-c", "sleep 1000 & echo $!; exit 0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 70
     assert "the launcher ended before its ranks" in done.stderr
@@ -255,14 +255,14 @@ def test_a_launcher_that_ends_before_its_ranks_has_not_succeeded_whatever_it_say
 
 
 def test_a_launcher_killed_by_a_signal_is_a_failure() -> None:
-    command = [sys.executable, "-m", "hyena_ds.training.relay", "bash", "-c", "kill -USR1 $$"]
+    command = [sys.executable, "-m", "hyena_ds.runtime.relay", "bash", "-c", "kill -USR1 $$"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30)
     assert done.returncode == 128 + USR1
 
 
 def test_the_deadline_counts_from_the_outermost_command() -> None:
     show = 'import json, os; print(json.dumps([os.environ["HYENA_STARTED"], os.environ["HYENA_RELAY_PID"]]))'
-    command = [sys.executable, "-m", "hyena_ds.training.relay", sys.executable, "-c", show]
+    command = [sys.executable, "-m", "hyena_ds.runtime.relay", sys.executable, "-c", show]
     own = {**os.environ, "HYENA_STARTED": "12.5"}
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=30)
     assert json.loads(done.stdout)[0] == "12.5"

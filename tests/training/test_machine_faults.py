@@ -17,9 +17,9 @@ from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceCon
 from hyena_ds.data.shards import ShardReader, read_index
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.devices import check_ranks_here, start_compute
-from hyena_ds.parallel.heartbeat import FAULT_CODE
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runtime.heartbeat import FAULT_CODE
 from hyena_ds.training.machine_faults import in_a_sentence, out_of_memory
-from hyena_ds.training.run_directory import RunDirectory
 from tests.paths import ROOT
 from tests.training.runs import ends_of_ranks, make_shards, train, tree, write_config
 

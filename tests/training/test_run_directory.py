@@ -11,14 +11,14 @@ import pytest
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.runs.directory import RunDirectory
 from tests.paths import ROOT
 
 HOLDER = """
 import sys, time
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.training.run_directory import RunDirectory
+from hyena_ds.runs.directory import RunDirectory
 with RunDirectory(load_yaml(sys.argv[1], RunConfig, [sys.argv[2]])).held(0):
     print("held", flush=True)
     time.sleep(60)

@@ -12,10 +12,10 @@ import pytest
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.places import read_indices
+from hyena_ds.data.remote.places import read_indices
 from hyena_ds.data.shards import read_index
 from hyena_ds.errors import UserError
-from tests.data.afar_server import AfarServer, serving
+from tests.data.remote.afar_server import AfarServer, serving
 from tests.paths import ROOT
 from tests.training.runs import make_shards, train, write_config
 

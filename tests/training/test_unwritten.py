@@ -9,7 +9,7 @@ import pytest
 
 from hyena_ds.checkpoints.directory import checkpoints_in, problem_of
 from hyena_ds.errors import UnwrittenError
-from hyena_ds.monitoring.rows import METRICS, read_lines, read_rows
+from hyena_ds.files.rows import METRICS, read_lines, read_rows
 from tests.training.runs import ends_of_ranks, make_shards, rows, train, write_config
 
 STAGES = [{"context_length": 32, "steps": 12, "global_batch": 4, "micro_batch_size": 2}]

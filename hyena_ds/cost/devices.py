@@ -1,0 +1,222 @@
+"""Devices and links: what one rank can do a second, as published or as measured on this machine. Imports no torch.
+
+Published numbers are what the makers' data sheets say (dense, without sparsity); what a program reaches of them is in
+`Reached`, which is an assumption until a machine is measured (`hyena-ds plan --calibrate`, planning/calibration.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+from hyena_ds.cost.shape import StepShape
+from hyena_ds.errors import UserError
+
+GIB = float(1 << 30)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Between ranks; bytes a second that one rank sends, and the seconds that a message waits."""
+
+    inside: float
+    between: float
+    latency_inside: float
+    latency_between: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one rank while all ranks of its machine work."""
+
+    gemm_float32: float
+    """Flops a second."""
+    gemm_bfloat16: float
+    pointwise: float
+    """Bytes a second that kernels read and write tile by tile (cost/traffic.py)."""
+    copy: float
+    """Bytes a second of main or device memory, read and written."""
+    links: Links
+    filter: float | None = None
+    """Flops a second of the implicit filter as a whole; None: its products at `gemm_float32`, the rest at `pointwise`."""
+    transforms: tuple[tuple[int, float], ...] = ()
+    """(points, flops a second of the long convolution at 2.5 n log2 n a transform); none: passes through memory."""
+    kernel: float = 0.0
+    """Seconds that the host needs to start a kernel."""
+    step: float = 0.0
+    """Seconds of an optimizer step besides everything that is counted."""
+    asynchronous: bool = True
+    """Whether the host starts kernels while others run, and exchanges go on beside transforms."""
+
+    def transform_seconds(self, points: int, flops: float) -> float:
+        """Of `flops` in transforms of `points`, with the copies and products around them."""
+        if points == 1:  # a context of one token: nothing to transform
+            return 0.0
+        if not self.transforms:
+            # A pass holds at most 2^8 points of a row; before it the signal is padded, and a product follows it.
+            passes = math.ceil(math.log2(points) / 8)
+            return flops / (2.5 * points * math.log2(points)) * points * 4 * (3 + 2 * passes) / self.copy
+        known = sorted(self.transforms)
+        if points <= known[0][0]:
+            return flops / known[0][1]
+        for (below, slow), (above, fast) in itertools.pairwise(known):
+            if points <= above:
+                share = math.log(points / below) / math.log(above / below)
+                return flops / (slow * (fast / slow) ** share)
+        return flops / known[-1][1]
+
+    def slowed(self, times: float) -> Rates:
+        """The same, on a core that is shared: everything but links takes `times` as long."""
+        return replace(
+            self,
+            gemm_float32=self.gemm_float32 / times,
+            gemm_bfloat16=self.gemm_bfloat16 / times,
+            pointwise=self.pointwise / times,
+            copy=self.copy / times,
+            filter=None if self.filter is None else self.filter / times,
+            transforms=tuple((points, rate / times) for points, rate in self.transforms),
+            kernel=self.kernel * times,
+            step=self.step * times,
+        )
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a rank has to itself."""
+
+    name: str
+    memory: float
+    """Bytes."""
+    rates: Rates
+    process: float
+    """Bytes that a rank holds before the first step: on a CPU program and libraries, on a GPU its context."""
+    slack: float
+    """Memory that the allocator holds above what is live, as a share of it; on a CPU of transforms alone."""
+    on_cpu: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Shares of published numbers that kernels of this kind reach. Assumptions, not measured here."""
+
+    gemm: float = 0.5
+    """Products with an inner dimension of a few hundred."""
+    memory: float = 0.9
+    link: float = 0.7
+
+
+REACHED = Reached()
+_KERNEL = 8e-6
+"""Seconds to launch from Python, eagerly: an assumption."""
+_STEP = 5e-3
+_CONTEXT = 2.0 * GIB
+"""CUDA context, NCCL's buffers and cuFFT's plans: an assumption."""
+_LATENCY_INSIDE, _LATENCY_BETWEEN = 20e-6, 40e-6
+"""Of a small collective: an assumption."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A line of a data sheet."""
+
+    memory_gib: float
+    bandwidth: float
+    """Bytes a second."""
+    float32: float
+    """Flops a second without tensor cores: float32 products are not rounded to TF32 here."""
+    bfloat16: float
+    """Tensor cores, dense."""
+    link: float
+    """Bytes a second one way between GPUs of a host."""
+    network: float
+    """Bytes a second one way, a GPU's share of its host's adapters."""
+    source: str
+
+
+PUBLISHED = {
+    "b200": Published(
+        179, 8.0e12, 75e12, 2250e12, 900e9, 50e9, "HGX B200: NVLink 5 1.8 TB/s both ways, 400 Gb/s InfiniBand a GPU"
+    ),
+    "h200": Published(
+        140, 4.8e12, 67e12, 989e12, 450e9, 50e9, "H200 SXM data sheet: NVLink 900 GB/s both ways, 400 Gb/s a GPU"
+    ),
+    "h100": Published(
+        79.6, 3.35e12, 67e12, 989e12, 450e9, 50e9, "H100 SXM data sheet: NVLink 900 GB/s both ways, 400 Gb/s a GPU"
+    ),
+    "a100": Published(
+        80,
+        2.039e12,
+        19.5e12,
+        312e12,
+        300e9,
+        25e9,
+        "A100 80 GB SXM data sheet: NVLink 600 GB/s both ways, 200 Gb/s a GPU",
+    ),
+    "a100-40gb": Published(
+        39.6, 1.555e12, 19.5e12, 312e12, 300e9, 25e9, "A100 40 GB SXM data sheet: NVLink 600 GB/s both ways, 200 Gb/s"
+    ),
+    "l40s": Published(
+        44.5, 0.864e12, 91.6e12, 362e12, 25e9, 12.5e9, "L40S data sheet: PCIe 4.0 x16 only; 100 Gb/s a GPU assumed"
+    ),
+}
+"""One direction of a link is half of what its data sheet says."""
+
+
+def published_device(name: str) -> Device:
+    """A GPU at the assumed shares of its published numbers. Raises UserError for one that is not in the table."""
+    if name not in PUBLISHED:
+        raise UserError(
+            f"--device: found '{name}', wanted {', '.join(PUBLISHED)} or this; add others to cost/devices.py"
+        )
+    sheet = PUBLISHED[name]
+    links = Links(
+        sheet.link * REACHED.link, sheet.network * REACHED.link, _LATENCY_INSIDE, _LATENCY_INSIDE + _LATENCY_BETWEEN
+    )
+    memory = sheet.bandwidth * REACHED.memory
+    rates = Rates(
+        gemm_float32=sheet.float32 * REACHED.gemm,
+        gemm_bfloat16=sheet.bfloat16 * REACHED.gemm,
+        pointwise=memory,
+        copy=memory,
+        links=links,
+        kernel=_KERNEL,
+        step=_STEP,
+    )
+    return Device(name, sheet.memory_gib * GIB, rates, _CONTEXT, 0.1, source=sheet.source)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines of one kind, each with as many ranks."""
+
+    nodes: int
+    devices_per_node: int
+    device: Device
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.devices_per_node
+
+    def exchange_seconds(self, shape: StepShape, sent: float, messages: float) -> float:
+        """All-to-alls of a sequence-parallel group, of which a rank sends `sent` bytes to others.
+
+        Ranks of a group are neighbours: of its P - 1 others, at most M - 1 are in the same machine.
+        """
+        P, inside = shape.sequence_parallel, min(shape.sequence_parallel, self.devices_per_node)
+        if P == 1:
+            return 0.0
+        links = self.device.rates.links
+        away = sent * (P - inside) / (P - 1)
+        latency = links.latency_between if inside < P else links.latency_inside
+        return max((sent - away) / links.inside, away / links.between) + messages * latency
+
+    def sum_seconds(self, size: float) -> float:
+        """An all-reduce of `size` bytes over all ranks, as a ring."""
+        if self.ranks == 1:
+            return 0.0
+        links = self.device.rates.links
+        rate = links.between if self.nodes > 1 else links.inside
+        latency = links.latency_between if self.nodes > 1 else links.latency_inside
+        return 2 * size * (self.ranks - 1) / self.ranks / rate + latency * 2 * math.log2(self.ranks)

@@ -1,0 +1,231 @@
+"""Predicted peak memory of one rank, by part: what is live at each moment that can be the highest, and the allocator's slack.
+
+    forward --kept by the policy--> loss --> backward of the last block: MLP | operator (its convolution) | filter
+
+Sizes are those of the tensors in model/, ops/ and parallel/layout.py, counted from the code; one activation tensor is
+B x l x D float32. What a tensor of the next moment replaces is not counted twice.
+
+B batch, l local length, L context length, D width, d = D / P, n FFT length, g channels of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hyena_ds.cost.devices import Device
+from hyena_ds.cost.shape import VOCABULARY, StepShape, parameters
+from hyena_ds.cost.traffic import overlap_groups
+from hyena_ds.cost.work import evaluates_again
+from hyena_ds.ops.sizes import channels_of_a_group, fft_length, tokens_of_a_tile
+from hyena_ds.runtime.local_ranks import TUNABLES
+
+PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
+_FLOAT32 = 4
+_BUCKET = (1 << 24) * _FLOAT32
+"""DeepSpeed's reduce bucket, as training/engine.py sets it."""
+_OF_A_TILE = 6
+"""Widest tensors of a tile that are live at once, in the MLP's and the operator's backward."""
+_FILTER_CHUNK, _DEVICE_FILTER_CHUNK = 1 << 18, 1 << 26
+_OF_A_CHUNK = 8
+_HALO = 2
+_STAYS = float(TUNABLES["glibc.malloc.mmap_threshold"])
+"""Bytes from which the C library gives a tensor back at once."""
+
+
+class Held(NamedTuple):
+    """Tensors of one size."""
+
+    part: str
+    size: float
+    """Bytes of each."""
+    number: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part at the highest moment."""
+
+    parts: dict[str, float]
+    moment: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    @property
+    def live(self) -> float:
+        """Without the process and the allocator's slack."""
+        return self.total - self.parts["process"] - self.parts["slack"]
+
+
+def peak_memory(shape: StepShape, device: Device) -> Memory:
+    """The highest of all moments."""
+    found = moments(shape, device.on_cpu)
+    peaks = []
+    for name, held in found.items():
+        parts = dict.fromkeys(PARTS, 0.0)
+        parts["process"] = device.process
+        for part, size, count in held:
+            parts[part] += size * count
+        parts["slack"] = device.slack * with_slack(shape, found, name, device.on_cpu)
+        peaks.append(Memory(parts, name))
+    return max(peaks, key=lambda memory: memory.total)
+
+
+def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_cpu: bool) -> float:
+    """Bytes of which the allocator holds a share more.
+
+    On a GPU, what is live. On a CPU large tensors have blocks of their own (ops/large.py), but for the transforms' results:
+    those are the C library's, and if they are small leave holes that stay, the more the more groups of channels there
+    are. That it grows with the logarithm of their number is what steps of two and four ranks showed, no theory.
+    """
+    if on_cpu:
+        most = max(
+            sum(size * count for part, size, count in held if part == "transforms" and size < _STAYS)
+            for held in found.values()
+        )
+        return most * (1.0 + math.log2(overlap_groups(shape, on_cpu)))
+    return sum(size * count for _, size, count in found[moment])
+
+
+def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
+    """What is live when the highest may come, by the moment's name."""
+    policy, N = shape.activation_policy, shape.layers
+    unit = float(_FLOAT32 * shape.batch * shape.local_length * shape.width)
+    filter_unit = float(_FLOAT32 * shape.local_length * shape.width)
+    state = _state(shape)
+    kept = _kept_by_a_layer(shape, unit, filter_unit)
+    all_kept = [Held("kept", held.size, held.number * N) for held in kept]
+    again = [Held("layer at work", filter_unit, 1)] if evaluates_again(shape, policy) else []
+    # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
+    gone = [Held("kept", unit, -1)] if policy.keep_middle else []
+    gone += [Held("kept", _inner(shape), -1)] if policy.keep_inner else []
+    own_u = 0 if policy.keep_convolution else 1
+    held_projections = 3 * (1 + _HALO / shape.local_length) if _holds(shape) else 0.0
+
+    def work(units: float) -> list[Held]:
+        return [Held("layer at work", unit, units)]
+
+    found = {
+        "loss": state + all_kept + work(2) + [_loss_tile(shape, on_cpu)],
+        "backward of the MLP": state
+        + all_kept
+        + work(2 if policy.keep_middle else 3)
+        + again
+        + [_tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu)],
+        "backward of the convolution": state
+        + all_kept
+        + gone
+        + work(3 + own_u)
+        + [Held("layer at work", unit, held_projections)]
+        + again
+        + _transforms(shape, "spectra" if policy.keep_spectra else "again" if own_u else "backward", on_cpu)
+        + _buffers(shape, 1 + own_u, 1 + own_u, on_cpu),
+        "backward of the operator": state
+        + all_kept
+        + gone
+        + work(3 + own_u)
+        + [Held("layer at work", unit, held_projections)]
+        + again
+        + [_tile(shape, 4 * shape.width, on_cpu)],
+        "gradient of the filter": state
+        + all_kept
+        + gone
+        + work(2)
+        + [Held("layer at work", filter_unit, 2 if shape.sequence_parallel > 1 else 1)]
+        + [_chunk(shape, on_cpu)],
+    }
+    if not policy.keep_middle:
+        found["the operator's forward, again"] = (
+            state + all_kept + work(3) + again + _transforms(shape, "forward", on_cpu) + _buffers(shape, 1, 1, on_cpu)
+        )
+    return found
+
+
+def _state(shape: StepShape) -> list[Held]:
+    """Weights, gradients, moments and ZeRO's buffers of this rank, float32."""
+    count, ranks, stage = float(_FLOAT32 * parameters(shape.config)), shape.ranks, shape.zero_stage
+    whole = {0: 5.0, 1: 2.0, 2: 1.0, 3: 0.0}[stage]  # weights, gradients; without ZeRO moments and a copy to sum
+    sharded = {0: 0.0, 1: 4.0, 2: 4.0, 3: 5.0}[stage]  # float32 weights, two moments, reduced gradients; weights
+    held = [Held("weights and optimizer", count, whole + sharded / ranks)]
+    if stage == 3:
+        held.append(Held("weights and optimizer", count / shape.layers, 2))  # a gathered block, and the next one
+    if stage:
+        held.append(Held("weights and optimizer", _BUCKET, 1))
+    return held
+
+
+def _kept_by_a_layer(shape: StepShape, unit: float, filter_unit: float) -> list[Held]:
+    """From forward to backward: the residual at the block's input, and what the policy says."""
+    policy = shape.activation_policy
+    units = 1 + policy.keep_middle + 2 * policy.keep_convolution
+    if policy.keep_spectra:
+        units -= 1  # the spectra stand for the convolution's input
+    kept = [Held("kept", unit, units)]
+    if policy.keep_projections:
+        kept.append(Held("kept", 3 * unit * (1 + _HALO / shape.local_length), 1))
+    if policy.keep_inner:
+        kept.append(Held("kept", _inner(shape), 1))
+    filters = 2 if shape.accumulation > 1 else 1 if policy.keep_filter else 0  # with its gradient, between micro steps
+    kept.append(Held("kept", filter_unit, filters))
+    if policy.keep_spectra:
+        d, n = shape.width // shape.sequence_parallel, fft_length(shape.context_length)
+        group = channels_of_a_group(shape.batch, d, shape.context_length, True)
+        kept.append(Held("kept", float(8 * group * (n // 2 + 1)), (shape.batch + 1) * d / group))
+    return kept
+
+
+def _inner(shape: StepShape) -> float:
+    of_each = 2 if shape.precision == "bfloat16" else 4
+    return float(of_each * shape.batch * shape.local_length * shape.config.mlp_width)
+
+
+def _holds(shape: StepShape) -> bool:
+    policy = shape.activation_policy
+    return policy.hold_projections and not policy.keep_projections
+
+
+def _transforms(shape: StepShape, kind: str, on_cpu: bool) -> list[Held]:
+    """Signals and spectra of a group of channels; a padded signal, its spectrum and a transform's output are of one size.
+
+    Most at once: forward U, K and y; backward K, dY, dk and the output, with y made again one more; from spectra three.
+    """
+    B, d, n = shape.batch, shape.width // shape.sequence_parallel, fft_length(shape.context_length)
+    group = channels_of_a_group(B, d, shape.context_length, on_cpu)
+    of_input, of_filter = {"forward": (2, 1), "backward": (2, 2), "again": (3, 2), "spectra": (2, 1)}[kind]
+    size = float(_FLOAT32 * group * n)
+    held = [Held("transforms", B * size, of_input), Held("transforms", size, of_filter)]
+    if not on_cpu:
+        held.append(Held("transforms", B * size, 1))  # cuFFT's workspace
+    return held
+
+
+def _buffers(shape: StepShape, inputs: int, outputs: int, on_cpu: bool) -> list[Held]:
+    """Of a group in channel layout, sent and received: its inputs here and the next ones' on their way, outputs leaving."""
+    if shape.sequence_parallel == 1:
+        return []
+    d = shape.width // shape.sequence_parallel
+    group = channels_of_a_group(shape.batch, d, shape.context_length, on_cpu)
+    size = float(_FLOAT32 * shape.batch * group * shape.context_length)
+    more = d > group
+    return [Held("exchange", size, (3 if more else 1) * inputs + 2 * outputs)]
+
+
+def _tile(shape: StepShape, widest: int, on_cpu: bool) -> Held:
+    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(widest, on_cpu))
+    return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_TILE)
+
+
+def _loss_tile(shape: StepShape, on_cpu: bool) -> Held:
+    widest = max(shape.width, 4 * VOCABULARY)
+    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(widest, on_cpu))
+    return Held("tiles", float(_FLOAT32 * tokens * (4 * shape.width + 6 * VOCABULARY)), 1)
+
+
+def _chunk(shape: StepShape, on_cpu: bool) -> Held:
+    widest = max(shape.width, shape.config.filter_width)
+    elements = _FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK
+    tokens = min(shape.local_length, max(64, elements // widest))
+    return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_CHUNK)

@@ -1,0 +1,117 @@
+"""What one rank does in an optimizer step, as the counts need it: a stage of a run on a grid. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hyena_ds.bench.case import Case
+from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.policy import POLICIES, Policy, PolicyName
+from hyena_ds.config.schema import ModelConfig, RunConfig
+
+VOCABULARY = 16
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A model, a batch, a grid, and how the step runs. It is a `Step` of hyena_ds.cost.work."""
+
+    config: ModelConfig
+    context_length: int
+    batch: int = 1
+    """Sequences of a micro step on a data-parallel row."""
+    accumulation: int = 1
+    data_parallel: int = 1
+    sequence_parallel: int = 1
+    policy: PolicyName = "balanced"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def layers(self) -> int:
+        return self.config.layers
+
+    @property
+    def local_length(self) -> int:
+        return self.context_length // self.sequence_parallel
+
+    @property
+    def activation_policy(self) -> Policy:
+        return POLICIES[self.policy]
+
+    @property
+    def ranks(self) -> int:
+        return self.data_parallel * self.sequence_parallel
+
+    @property
+    def sequences(self) -> int:
+        """Of an optimizer step, over all ranks."""
+        return self.batch * self.accumulation * self.data_parallel
+
+    def model(self) -> ModelConfig:
+        return self.config
+
+    def on(self, sequence_parallel: int, batch: int, policy: PolicyName, ranks: int) -> StepShape | None:
+        """The same step on another grid; None where the sequences do not divide."""
+        if ranks % sequence_parallel or self.context_length % sequence_parallel or self.width % sequence_parallel:
+            return None
+        rows = ranks // sequence_parallel
+        if self.sequences % (rows * batch) or (sequence_parallel > 1 and self.context_length < 2 * sequence_parallel):
+            return None
+        return replace(
+            self,
+            sequence_parallel=sequence_parallel,
+            data_parallel=rows,
+            batch=batch,
+            accumulation=self.sequences // (rows * batch),
+            policy=policy,
+        )
+
+
+def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
+    """A stage as it stands in the schedule."""
+    return StepShape(
+        config.model,
+        plan.config.context_length,
+        plan.micro_batch_size,
+        plan.accumulation,
+        plan.data_parallel,
+        plan.config.sequence_parallel,
+        plan.activation_policy,
+        config.precision,
+        config.zero_stage,
+    )
+
+
+def shape_of_case(case: Case) -> StepShape:
+    """A case of a benchmark; the engine there runs ZeRO stage 1."""
+    return StepShape(
+        case.model(),
+        case.context_length,
+        case.batch,
+        case.accumulation,
+        1,
+        case.sequence_parallel,
+        case.policy,
+        case.precision,
+    )
+
+
+def parameters(config: ModelConfig) -> int:
+    """Weights of the language model; the head is the embedding."""
+    D, inner, F, E = config.width, config.mlp_width, config.filter_width, config.filter_features
+    norms = 2 * 2 * D
+    operator = 3 * D * D + 3 * D + 3 * D * 3 + 3 * D + D + D * D + D
+    implicit_filter = E * F + F + 2 * (F * F + F) + F * D + F
+    mlp = 2 * D * inner + inner + D
+    return VOCABULARY * D + 2 * D + config.layers * (norms + operator + implicit_filter + mlp)
+
+
+def checkpoint_bytes(config: ModelConfig) -> int:
+    """Parameters and two moments in float32, and weights.safetensors; names, manifest and config are left out."""
+    return (3 + 1) * 4 * parameters(config)

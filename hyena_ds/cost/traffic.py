@@ -1,0 +1,152 @@
+"""What a step moves through memory besides its transforms: tensors that kernels read and write, and how many kernels.
+
+Every kernel reads its operands and writes its result, as the code in model/ and ops/ is written; the numbers below are
+those, counted kernel by kernel, in tensors of one token and D channels of float32. A test counts them again while a
+model runs. On a CPU a tile's tensors stay in the caches, on a GPU they go through its memory.
+
+D width, i = inner width / D, F width of the filter's MLP, B batch, M micro steps, l local length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyena_ds.cost.shape import VOCABULARY, StepShape
+from hyena_ds.cost.work import evaluates_again
+from hyena_ds.ops.sizes import channels_of_a_group, channels_of_an_exchange, tokens_of_a_tile
+
+_FLOAT32 = 4
+_PROJECTION = 12.0
+"""Norm, product, bias: D in, 3 D out."""
+_SHORT = 30.0
+"""The short filter of 3 D channels: three multiply-adds and a bias."""
+_DROPOUT = 62.0
+"""A mask from 64-bit words, and its use."""
+_KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
+"""Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
+_FILTER_CHUNK = 1 << 18
+_DEVICE_FILTER_CHUNK = 1 << 26
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Of one rank and one optimizer step."""
+
+    layer_bytes: float
+    """Projections, gates, norms, MLP, dropout, embedding, head and loss."""
+    filter_bytes: float
+    kernels: float
+    messages: float
+    """All-to-alls and halos."""
+    packed_bytes: float
+    """Copied into and out of the buffers of exchanges."""
+
+
+def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
+    """Everything above."""
+    tokens = shape.batch * shape.accumulation * shape.local_length
+    units = shape.layers * _layer_units(shape) + _ends_units(shape)
+    packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if _cut(shape) else 0.0
+    return Traffic(
+        tokens * units * _FLOAT32 * shape.width,
+        _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
+        _kernels(shape, on_cpu),
+        _messages(shape, on_cpu),
+        packed,
+    )
+
+
+def _layer_units(shape: StepShape) -> float:
+    """Of a token and layer. In bfloat16 products read half as much, and what they read and write is converted."""
+    policy, i = shape.activation_policy, shape.config.mlp_width / shape.width
+    mixed = shape.precision == "bfloat16"
+    projection = _PROJECTION + (4.0 if mixed else 0.0)
+    # The rest of the operator: gates 5, out of and into the convolution 5, out projection and residual 10.
+    operator = projection + _SHORT + 20.0 + (2.0 if mixed else 0.0)
+    units = operator + 7.0 + 12.0 * i + (2.0 + 2.0 * i if mixed else 0.0)
+    if not policy.keep_middle:
+        units += operator
+    # The MLP's backward: GELU and its slope 19 i, four products, sums, the norm's backward.
+    units += 13.0 + 27.0 * i + (2.5 + 2.0 * i if mixed else 0.0)
+    of_inner = 0.5 if mixed else 1.0
+    units += 2.0 * i * of_inner if policy.keep_inner else of_inner * (1.0 + i)
+    # The operator's: up to the gradient of the convolution's output, through the convolution, and before it.
+    if not policy.keep_projections:
+        units += projection * (1 if policy.hold_projections else 2)
+    units += 10.0 + 5.0 + 7.0 if policy.keep_convolution else _SHORT + 3.0 + 5.0 + 12.0
+    units += 141.0 + (8.0 if mixed else 0.0)
+    if shape.config.residual_dropout:
+        units += 5 * _DROPOUT
+    return units
+
+
+def _ends_units(shape: StepShape) -> float:
+    """Embedding, head and loss of a token."""
+    units = 14.0 + 12.0 * VOCABULARY / shape.width
+    return units + (2 * _DROPOUT if shape.config.embedding_dropout else 0.0)
+
+
+def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
+    """Of a position and layer, whatever B and M: evaluated once or twice, and its gradient.
+
+    Each of them makes the window of one chunk in float64 first.
+    """
+    D, F = shape.width, shape.config.filter_width
+    evaluations = 2 if evaluates_again(shape, shape.activation_policy) else 1
+    window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length)
+    features = 100.0
+    return evaluations * (18.0 * F + 6.0 * D + features + window) + 70.0 * F + 7.0 * D + features + window
+
+
+def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
+    return (_FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK) // max(shape.width, shape.config.filter_width)
+
+
+def _cut(shape: StepShape) -> bool:
+    return shape.sequence_parallel > 1
+
+
+def _groups(shape: StepShape, on_cpu: bool) -> int:
+    d = shape.width // shape.sequence_parallel
+    return -(-d // channels_of_a_group(shape.batch, d, shape.context_length, on_cpu))
+
+
+def overlap_groups(shape: StepShape, on_cpu: bool) -> int:
+    """Groups of channels: all but one exchange is under way while another group is transformed."""
+    return _groups(shape, on_cpu)
+
+
+def _exchanged_tensors(shape: StepShape) -> float:
+    """Moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
+    policy = shape.activation_policy
+    activations = 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
+    filters = 2 + evaluates_again(shape, policy)
+    return shape.layers * (activations * shape.batch * shape.accumulation + filters)
+
+
+def _messages(shape: StepShape, on_cpu: bool) -> float:
+    """The filter goes in groups of channels of its own, activations in those of the convolution; a halo each way."""
+    if not _cut(shape):
+        return 0.0
+    policy, d = shape.activation_policy, shape.width // shape.sequence_parallel
+    pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
+    activations = 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
+    halos = 3 + (0 if policy.keep_middle else 1)
+    filters = (2 + evaluates_again(shape, policy)) * pieces
+    return shape.layers * (shape.accumulation * (activations * _groups(shape, on_cpu) + halos) + filters)
+
+
+def _kernels(shape: StepShape, on_cpu: bool) -> float:
+    D = shape.width
+
+    def tiles(widest: int) -> int:
+        tokens = tokens_of_a_tile(widest, on_cpu)
+        rows = max(1, tokens // shape.local_length)
+        return -(-shape.batch // rows) * -(-shape.local_length // tokens)
+
+    policy = shape.activation_policy
+    tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
+    layer = shape.accumulation * (tile * tiles(4 * D) + _KERNELS["group"] * _groups(shape, on_cpu))
+    layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
+    loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
+    return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)

@@ -1,0 +1,349 @@
+"""The shards from afar that a node keeps: fetched once for all its ranks, checked, within a bound.
+
+    CACHE/SHA256.tar          a whole shard whose bytes were right when they arrived
+    CACHE/SHA256.BYTES.part   one that is on its way, and counts as BYTES
+    CACHE/SHA256.lock         held by the process that fetches it, and ends with it: another one then takes over
+    CACHE/room.lock           held while somebody counts what is here and removes what was used least recently
+
+Locks are the kernel's (flock): a process that dies leaves none behind. Whoever reads a shard holds a shared lock on the
+tar itself, so nothing that is open is ever removed. Names are checksums: sources and runs share what is equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyena_ds.config.remote import CacheConfig
+from hyena_ds.data.checksums import Checksums
+from hyena_ds.data.remote.fetching import fetch_shard
+from hyena_ds.data.remote.transfer import address_of, named
+from hyena_ds.data.shards import Shard, read_fully, sha256_of
+from hyena_ds.errors import LocalError
+
+_POLL = 0.05
+_TAKES_OVER = 5.0
+"""Seconds beyond patience that a process waits for another one's fetch, which has patience of its own."""
+_EVICTED_AGAIN = 10
+"""Times that a shard is fetched for one reading."""
+
+
+class ShardCache:
+    """The cache directory of this node, as one process uses it."""
+
+    def __init__(self, config: CacheConfig):
+        self.config = config
+        self.path = config.path
+
+    @contextmanager
+    def opened(self, place: str, shard: Shard) -> Iterator[int]:
+        """A file descriptor of the whole shard, fetched first if need be; nobody removes it meanwhile."""
+        for _ in range(_EVICTED_AGAIN):
+            with self._in_words(place, shard):
+                file = self._open_whole(shard)
+                if file is None:
+                    self.fetch(place, shard)
+                    continue
+            try:
+                yield file
+            finally:
+                _unlock(file)
+            return
+        raise LocalError(
+            f"{self.path}: shard {shard.file} was removed {_EVICTED_AGAIN} times before it was read; "
+            f"raise data.cache.gib (now {self.config.gib:g}): too many shards are in use at once"
+        )
+
+    def has(self, shard: Shard) -> bool:
+        """Whether the shard is here. It may be gone a moment later."""
+        try:
+            return self._tar(shard).stat().st_size == shard.bytes
+        except OSError:
+            return False
+
+    def fetch(self, place: str, shard: Shard, wait: bool = True, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Make the shard be here. With `wait` false, a shard that another process fetches is left to it.
+
+        Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` says so.
+        """
+        with self._in_words(place, shard):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._lock_of(place, shard, wait)
+            if lock is None:
+                return
+            try:
+                self._fetch_locked(place, shard, lock, stopped)
+            finally:
+                _unlock(lock)
+
+    def remove_damaged(self, shards: list[Shard], share: int = 0) -> None:
+        """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again.
+
+        `share` is this process's number among those of the node that share the shards.
+        """
+        with Checksums(self.path, share, touched=True) as checksums:
+            for shard in shards:
+                file = self._open_whole(shard)
+                if file is not None:
+                    tar = self._tar(shard)
+                    try:
+                        checksums.check(tar, shard.sha256, partial(_verify, tar, shard))
+                    except _Damaged:
+                        tar.unlink(missing_ok=True)
+                    except FileNotFoundError:
+                        pass
+                    finally:
+                        _unlock(file)
+
+    def _tar(self, shard: Shard) -> Path:
+        return self.path / f"{shard.sha256}.tar"
+
+    def _open_whole(self, shard: Shard) -> int | None:
+        """The shard, open under a shared lock, or None where it has to be fetched."""
+        path = self._tar(shard)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)  # waits only while somebody removes it
+            found = os.fstat(file)
+            whole = found.st_nlink > 0 and found.st_size == shard.bytes
+            if found.st_nlink > 0 and not whole:
+                path.unlink(missing_ok=True)
+            if whole:
+                with contextlib.suppress(PermissionError):
+                    _touch(file)
+        except BaseException:
+            os.close(file)
+            raise
+        if whole:
+            return file
+        _unlock(file)
+        return None
+
+    def _lock_of(self, place: str, shard: Shard, wait: bool) -> int | None:
+        """The lock of whoever fetches the shard; None when another process has fetched it, or does and `wait` is false."""
+        path, part = self.path / f"{shard.sha256}.lock", self._part(shard)
+        began, told = time.monotonic(), _changed(path)
+        size, grew = _size(part), began
+        while (lock := _try_lock(path)) is None:
+            if not wait:
+                return None
+            if self.has(shard):
+                return None
+            if _size(part) != size:
+                size, grew = _size(part), time.monotonic()
+            if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
+                raise LocalError(
+                    f"{named(place, shard.file)}: process {_text(path) or 'unknown'} of this node fetches this "
+                    f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
+                )
+            time.sleep(_POLL)
+        # While this process waited, another one may have lost its patience: once is enough for a node.
+        failure = _text(path)
+        if failure.startswith(_FAILED) and _changed(path) != told:
+            _unlock(lock)
+            raise LocalError(failure.removeprefix(_FAILED))
+        return lock
+
+    def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Callable[[], bool]) -> None:
+        if self.has(shard):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                _touch(self._tar(shard))  # somebody is about to use it
+            return
+        part = self._part(shard)
+        _tell(lock, str(os.getpid()))
+        try:
+            self._make_room(shard, part)
+            fetch_shard(address_of(place, shard.file), part, shard, self.config, stopped)
+            part.replace(self._tar(shard))
+            _tell(lock, "")
+        except LocalError as error:
+            _tell(lock, f"{_FAILED}{error}")  # what arrived stays, and the next attempt goes on from there
+            raise
+        except OSError:
+            part.unlink(missing_ok=True)  # a full disk is not left full
+            raise
+
+    def _part(self, shard: Shard) -> Path:
+        return self.path / f"{shard.sha256}.{shard.bytes}.part"
+
+    def _make_room(self, shard: Shard, part: Path) -> None:
+        """Remove what was used least recently until the shard fits, and claim its place."""
+        began = time.monotonic()
+        if shard.bytes > self.config.bytes:
+            raise LocalError(
+                f"data.cache.gib: found {self.config.gib:g}, wanted at least {shard.bytes / 2**30:.3g} for shard "
+                f"{shard.file} alone; raise it"
+            )
+        while True:
+            room = self._wait_for_room_lock(began)
+            try:
+                kept = self._kept(part)
+                used = sum(size for _, _, size in kept)
+                for _, path, size in sorted(kept):
+                    if used + shard.bytes <= self.config.bytes:
+                        break
+                    if _remove(path):
+                        used -= size
+                if used + shard.bytes <= self.config.bytes:
+                    part.touch()
+                    return
+            finally:
+                _unlock(room)
+            if time.monotonic() - began > self.config.patience:
+                raise LocalError(
+                    f"{self.path}: shard {shard.file} of {shard.bytes / 2**30:.3g} GiB does not fit beside "
+                    f"{used / 2**30:.3g} GiB that are in use; raise data.cache.gib (now {self.config.gib:g})"
+                )
+            time.sleep(_POLL)
+
+    def _kept(self, part: Path) -> list[tuple[float, Path, int]]:
+        """When it was last used, path and size of everything here but `part`; what is on its way has its later size."""
+        found = []
+        for entry in os.scandir(self.path):
+            path = Path(entry.path)
+            if path.suffix not in (".tar", ".part") or path == part:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                state = entry.stat()
+                claimed = path.stem.rpartition(".")[2] if path.suffix == ".part" else ""
+                found.append(
+                    (max(state.st_atime, state.st_mtime), path, int(claimed) if claimed.isdigit() else state.st_size)
+                )
+        return found
+
+    def _wait_for_room_lock(self, began: float) -> int:
+        path = self.path / "room.lock"
+        while (lock := _try_lock(path)) is None:
+            if time.monotonic() - began > self.config.patience:
+                raise LocalError(
+                    f"{path}: another process has held this lock for {time.monotonic() - began:.0f} s; end the process "
+                    "that has it open, or name another data.cache.directory"
+                )
+            time.sleep(_POLL)
+        return lock
+
+    @contextmanager
+    def _in_words(self, place: str, shard: Shard) -> Iterator[None]:
+        """What the cache's own disk does, in a sentence."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                cure = "its file system has no locks: name a directory of the node's own disk in data.cache.directory"
+            else:
+                cure = "make room, lower data.cache.gib, or name another data.cache.directory"
+            raise LocalError(
+                f"{error.filename or self.path}: cannot keep {named(place, shard.file)} "
+                f"({error.strerror or error}); {cure}, then start the same line again"
+            ) from None
+
+
+class CachedShard:
+    """One shard from afar. It is open only while it is read: what is not being read may make place for others."""
+
+    def __init__(self, cache: ShardCache, place: str, shard: Shard):
+        self._cache, self._place, self._shard = cache, place, shard
+
+    def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
+        """Fill `ids` with the bytes from `offset` on, fetching the shard first if it is not here."""
+        with self._cache.opened(self._place, self._shard) as file:
+            try:
+                read_fully(file, ids, offset)
+            except OSError as error:
+                raise LocalError(
+                    f"{self._cache.path}: the kept copy of {named(self._place, self._shard.file)} became "
+                    f"unreadable ({error.strerror}); see to the disk, then start the same line again: the run continues"
+                ) from None
+
+
+_FAILED = "failed: "
+"""Begins the text in the lock file of a shard that was given up."""
+
+
+class _Damaged(Exception):
+    """A kept shard has other bytes than the index says."""
+
+
+def _verify(tar: Path, shard: Shard) -> None:
+    if sha256_of(tar) != shard.sha256:
+        raise _Damaged
+
+
+def _touch(tar: Path | int) -> None:
+    """It was used now, which the clock of what was used least recently reads; its bytes are as old as they were."""
+    os.utime(tar, ns=(time.time_ns(), os.stat(tar).st_mtime_ns))
+
+
+def _try_lock(path: Path) -> int | None:
+    """An exclusive lock on `path`, or None while somebody else has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _unlock(file: int) -> None:
+    # Explicitly: a process that was forked meanwhile has the file open too, and would keep the lock.
+    fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
+
+
+def _remove(path: Path) -> bool:
+    """Remove a tar that nobody reads, or a part that nobody fetches; whether it is gone."""
+    guard = path if path.suffix == ".tar" else path.parent / f"{path.name.partition('.')[0]}.lock"
+    try:
+        lock = _try_lock(guard)
+    except FileNotFoundError:
+        return True
+    if lock is None:
+        return False
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        _unlock(lock)
+    return True
+
+
+def _tell(lock: int, text: str) -> None:
+    os.truncate(lock, 0)
+    os.pwrite(lock, text.encode(), 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,270 @@
+"""Ends a run that cannot go on, on all ranks, within a bounded time, and says why in one sentence.
+
+    start phase    each process alone: it ends itself when the start takes longer than `watchdog.start`
+    from then on   runtime/heartbeat.py: a rank that died, is silent, raised an error, or is stuck
+    stuck          a rank without progress for longer than its phase allows; the culprit is the rank that is behind
+
+Who tells the user also appends the fault to `runs/NAME/faults.jsonl`, for the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.errors import LocalError
+from hyena_ds.files.growing import append_line
+from hyena_ds.parallel.listening import meeting_address
+from hyena_ds.redaction import redacted
+from hyena_ds.runtime.heartbeat import (
+    FAULT_CODE,
+    Fault,
+    Member,
+    Place,
+    Pulse,
+    broken_watch,
+    main_thread_place,
+    speaker,
+    this_place,
+)
+from hyena_ds.runtime.interruption import Stop, leave_alone, say_left
+from hyena_ds.runtime.monitor import GRACE_SECONDS, Monitor, Seen
+from hyena_ds.runtime.relay import RELAY
+
+SLOWER = 3.0
+"""A step may take so many times what the slowest step took, by its tokens."""
+FIRST_SLOWER = 3.0
+"""So many times more for a stage's first step: longer contexts take more time a token, and memory is taken anew."""
+
+_LAST_WORDS_SECONDS = 3.0
+
+
+class Pace:
+    """How long a step may be without progress, from the steps that there were."""
+
+    def __init__(self, least: float):
+        self._least = least
+        self._slowest = 0.0
+        """Seconds a token."""
+
+    def took(self, seconds: float, tokens: int) -> None:
+        self._slowest = max(self._slowest, seconds / tokens)
+
+    def allowed(self, tokens: int, first_of_stage: bool) -> float:
+        """Seconds for a step of `tokens`."""
+        return max(self._least, SLOWER * self._slowest * tokens) * (FIRST_SLOWER if first_of_stage else 1.0)
+
+
+def stuck(ranks: list[Seen], now: float) -> Fault | None:
+    """The fault of a rank whose progress has ended for longer than its phase allows, while it answers.
+
+    The others wait for the culprit, so it is behind them; where all have done as much, it is the one that does not wait in
+    a collective.
+    """
+    late = [seen for seen in ranks if now - seen.progress_at > seen.pulse.allowed]
+    if not late:
+        return None
+    behind = [seen for seen in ranks if seen.pulse.progress == min(other.pulse.progress for other in ranks)]
+    busy = [seen for seen in behind if not seen.waiting]
+    suspects = busy or behind
+    first = suspects[0]
+    seconds = now - max(late, key=lambda seen: now - seen.progress_at).progress_at
+    at = f" at {first.where}" if first.where else ""
+    if len(suspects) < len(ranks):
+        which = "is behind the others" if len(behind) < len(ranks) else "is the one that the others wait for"
+        text = f"{first} is stuck: no progress for {seconds:.0f} s, and it {which}; it is{at or ' in unknown code'}"
+    else:
+        text = (
+            f"all {len(ranks)} ranks are stuck: no progress for {seconds:.0f} s in {first.pulse}, and none is behind; "
+            f"rank {first.place.rank} is{at or ' in unknown code'}"
+        )
+    text += f"; if that is only slow, raise watchdog.{_SETTING.get(first.pulse.phase, 'step')}"
+    return Fault("stuck", first.place.rank, first.pulse.step, text)
+
+
+_SETTING = {"start": "start", "validation": "validation", "save": "save"}
+"""Whose bound is a setting of that name; a step's is `step`, and the count at the end has none."""
+
+
+class Watchdog:
+    """What the main thread of a rank tells of itself, and who watches it."""
+
+    def __init__(self, config: WatchdogConfig, faults: Path):
+        self.config = config
+        self._faults = faults
+        self._pulse = Pulse(allowed=config.start)
+        self._pace = Pace(config.step)
+        self._began = time.monotonic()
+        self._tokens = 0
+        self._stage: int | None = None
+        self._side: Monitor | Member | None = None
+        self._place = this_place(int(os.environ.get("RANK", 0)))
+        self._over = threading.Event()
+        self._speaking = threading.Lock()
+        relay = os.environ.get(RELAY)
+        self._relay = int(relay) if relay else None
+        if config.enabled or self._relay is not None:
+            threading.Thread(target=self._watch_alone, daemon=True, name="watchdog").start()
+
+    def join(self, ranks: int, share: Callable[[Any], Any], all_succeed: Callable[[Callable[[], Any]], Any]) -> None:
+        """Connect to rank 0's monitor. Collective.
+
+        `share` gives rank 0's value to all ranks; `all_succeed` runs a function everywhere and raises its error everywhere.
+        """
+        if not self.config.enabled:
+            return
+        rank, silence = self._place.rank, self.config.silence
+        address = meeting_address()
+        monitor: Monitor | None = None
+        if rank == 0:
+            monitor = Monitor(self._place, ranks, silence, self._pulse, stuck, self._end, address)
+        port, token = share((monitor.port, monitor.token) if monitor else None)
+
+        def side() -> Monitor | Member:
+            try:
+                return monitor or Member(self._place, address, port, token, silence, self._pulse, self._end)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"rank {rank} cannot reach rank 0's heartbeat at port {port} ({error.strerror or error}); open the "
+                    "port, or set watchdog.enabled=false",
+                    address,
+                ) from None
+
+        self._side = all_succeed(side)
+
+    def begin_step(self, step: int, stage: int, tokens: int) -> None:
+        """A training step begins; `step` is its number in metrics.jsonl."""
+        first = stage != self._stage
+        self._stage, self._tokens, self._began = stage, tokens, time.monotonic()
+        self._enter("step", step, self._pace.allowed(tokens, first))
+
+    def end_step(self) -> None:
+        self._pace.took(time.monotonic() - self._began, self._tokens)
+
+    def enter(self, phase: str, step: int) -> None:
+        """Something other than a step begins: validation, save or finish."""
+        bound = getattr(self.config, _SETTING[phase]) if phase in _SETTING else float("inf")
+        self._enter(phase, step, bound)
+
+    def mark(self, doing: str) -> None:
+        """The main thread has come to `doing`; every rank marks the same."""
+        self._pulse.mark(doing)
+
+    def failed(self, error: BaseException, of_collective: bool) -> None:
+        """The main thread has met an unexpected error. Ends the process with the first cause; returns if nobody watches.
+
+        Call it where the error was caught. An error `of_collective` is a consequence: another rank's end is its cause.
+        """
+        if self._side is None:
+            return
+        if isinstance(error, LocalError):  # a sentence for the user, which the first cause repeats
+            summary = f"ended the run: {error}"
+        else:
+            summary = redacted(" ".join(f"raised {type(error).__name__}: {error}".split()))
+            if not of_collective:
+                traceback.print_exc()
+        self._side.raised(summary, of_collective)
+        time.sleep(GRACE_SECONDS + _LAST_WORDS_SECONDS if of_collective else _LAST_WORDS_SECONDS)
+        if of_collective:  # nobody knows a better cause
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(FAULT_CODE)
+
+    def leave(self, stop: Stop) -> None:
+        """End the process at once because the user wants it, and with it the other ranks."""
+        side = self._side
+        if side is None:
+            leave_alone(stop)
+            return
+        if self._place.rank == 0:
+            self._speaking.acquire()
+            say_left(stop)
+        side.left(stop.why, stop.code)
+        time.sleep(0.2)
+        os._exit(stop.code)
+
+    def close(self) -> None:
+        """The run is over for this rank."""
+        self._over.set()
+        if self._side is not None:
+            self._side.close()
+
+    def _enter(self, phase: str, step: int, allowed: float) -> None:
+        self._pulse.enter(phase, step, allowed)
+        if self._side is not None:
+            self._side.beat()
+
+    def _watch_alone(self) -> None:
+        """Before there is anybody to tell, and for the end of whoever started this rank."""
+        try:
+            self._wait_alone()
+        except Exception as error:
+            self._end(broken_watch("watchdog", self._place, self._pulse.step, error))
+
+    def _wait_alone(self) -> None:
+        began = time.monotonic()
+        while not self._over.wait(1.0):
+            if self._relay is not None and not _exists(self._relay):
+                os._exit(FAULT_CODE)
+            waited = time.monotonic() - began
+            if self.config.enabled and self._side is None and waited > self.config.start:
+                where, _ = main_thread_place()
+                text = (
+                    f"rank {self._place.rank} on {self._place.host} (process {self._place.pid}) has been starting for "
+                    f"{waited:.0f} s without reaching all other ranks; it is at {where or 'unknown code'}; look whether every "
+                    "rank was started and reaches MASTER_ADDR, or raise watchdog.start"
+                )
+                fault = Fault("stuck", self._place.rank, 0, text)
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    self._tell(fault)
+                os._exit(FAULT_CODE)
+
+    def _end(self, fault: Fault) -> None:
+        """All ranks come here, each in its heartbeat's thread, while the main thread may wait in a collective."""
+        try:
+            roster: list[Place] = self._side.roster if isinstance(self._side, Member) else []
+            if self._place.rank == speaker(fault, roster):
+                self._tell(fault)
+        finally:
+            os._exit(fault.code)
+
+    def _tell(self, fault: Fault) -> None:
+        self._speaking.acquire()  # for good: the process is about to end
+        if fault.kind == "left":
+            say_left(Stop(fault.text, fault.code))
+            return
+        print(f"hyena-ds: error: {fault.text}", file=sys.stderr, flush=True)
+        append_fault(self._faults, fault)
+
+
+def append_fault(faults: Path, fault: Fault) -> None:
+    """A line of faults.jsonl. A disk that is full or gone does not hide the sentence on the terminal."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    row = {"time": now, "step": fault.step, "rank": fault.rank, "kind": fault.kind, "text": fault.text}
+    row["seen_on"] = socket.gethostname()  # where hosts lost each other, each side has its own view
+    try:
+        faults.parent.mkdir(parents=True, exist_ok=True)
+        append_line(faults, json.dumps(row))
+    except OSError as error:
+        print(f"hyena-ds: {faults}: not written ({error.strerror})", file=sys.stderr, flush=True)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
