@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     from hyena_ds.data.command import add_commands as add_data_commands
     from hyena_ds.doctor.arguments import add_arguments as add_doctor_arguments
     from hyena_ds.planning.command import add_arguments as add_plan_arguments
+    from hyena_ds.planning.command import add_measurement as add_plan_measurement
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly"))
     bench = commands.add_parser("bench", help="time, memory and exchanged bytes of a step and its parts")
-    add_bench_commands(bench)
+    add_plan_measurement(add_bench_commands(bench))
     add_data_commands(commands.add_parser("data", help="which bases a step of a run consumed"))
     doctor = commands.add_parser("doctor", help="look at hosts, shards and links before a run does")
     add_doctor_arguments(doctor)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from hyena_ds.model import filter as filter_module
 from hyena_ds.ops import sizes
 
 
@@ -17,8 +16,7 @@ def small_pieces(tokens: int = 5, transforms: int = 3) -> Iterator[None]:
         for module, name, value in (
             (sizes, "_CACHED_ELEMENTS", 0),
             (sizes, "_FEWEST_TOKENS", tokens),
-            (filter_module, "_CHUNK_ELEMENTS", 0),
-            (filter_module, "_FEWEST_TOKENS", tokens),
+            (sizes, "_CHUNK_ELEMENTS", 0),
             (sizes, "_GROUP_ELEMENTS", 0),
             (sizes, "_FEWEST_TRANSFORMS", transforms),
         ):

@@ -13,6 +13,7 @@ from typing import Literal
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.policy import POLICIES, Policy, PolicyName
 from hyena_ds.config.schema import ModelConfig
+from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
@@ -71,6 +72,19 @@ class Case:
             maximum_context=self.maximum_context,
             filter_shift=PUBLISHED_SHIFT,
             embedding_dropout=0.0,
+        )
+
+    def shape(self) -> StepShape:
+        """What is counted of it; the engine runs it with ZeRO stage 1."""
+        return StepShape(
+            self.model(),
+            self.context_length,
+            self.batch,
+            self.accumulation,
+            1,
+            self.sequence_parallel,
+            self.policy,
+            self.precision,
         )
 
     def check(self) -> None:

@@ -8,7 +8,6 @@ prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
 warmup        loss and seconds of runs with context warmup beside runs without
-plan          memory and time that `hyena-ds plan` predicts for this machine, beside what is measured
 plot          time and memory of a step against context length, from JSON files
 """
 
@@ -16,12 +15,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TypeAlias
 
 from hyena_ds.config.policy import POLICIES
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the sub-commands to the parser of `hyena-ds bench`; each sets `run`, a function of the parsed arguments."""
+
+def add_commands(parser: argparse.ArgumentParser) -> Commands:
+    """Add the sub-commands to the parser of `hyena-ds bench`; each sets `run`, a function of the parsed arguments.
+
+    Returns what other packages add their measurements to.
+    """
     commands = parser.add_subparsers(dest="bench_command", required=True, metavar="COMMAND")
     _add_step(commands.add_parser("step", help="an optimizer step, beside other code on request"))
     for name, text in (
@@ -51,21 +56,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     _finish(precision, "precision", rounds=1)
     warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
-    _add_json(warmup)
-    warmup.set_defaults(run=_runner("warmup"), rounds=1)
-    plan = commands.add_parser("plan", help="what `hyena-ds plan` predicts beside what is measured here")
-    lengths = [1 << exponent for exponent in range(10, 21, 2)]
-    plan.add_argument("--context-length", type=int, nargs="+", default=lengths, help="rows to measure (default: all)")
-    plan.add_argument("--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
-    plan.add_argument(
-        "--calibration", metavar="FILE", required=True, help="of this machine; measured first where there is none"
-    )
-    _add_json(plan)
-    plan.set_defaults(run=_runner("plan"), rounds=1)
+    add_json(warmup)
+    warmup.set_defaults(run=measurement("hyena_ds.bench.warmup"), rounds=1)
     plot = commands.add_parser("plot", help="draw JSON files of `bench step`")
     plot.add_argument("results", nargs="+", metavar="RESULTS.json", help="files that --json wrote")
     plot.add_argument("--output", required=True, metavar="PNG", help="image to write")
     plot.set_defaults(run=_plot)
+    return commands
 
 
 def _add_step(step: argparse.ArgumentParser) -> None:
@@ -124,15 +121,17 @@ def _add_shape(command: argparse.ArgumentParser) -> None:
 
 def _finish(command: argparse.ArgumentParser, name: str, rounds: int) -> None:
     command.add_argument("--rounds", type=int, default=rounds, help=f"timed turns of each side (default: {rounds})")
-    _add_json(command)
-    command.set_defaults(run=_runner(name))
+    add_json(command)
+    command.set_defaults(run=measurement(f"hyena_ds.bench.{name}"))
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
+def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="PATH", help="also write the rows to a JSON file")
 
 
-def _runner(name: str) -> Callable[[argparse.Namespace], int]:
+def measurement(module: str) -> Callable[[argparse.Namespace], int]:
+    """Runs `module.run(parsed)`, which returns rows and the machine, and saves them where --json says."""
+
     def run(parsed: argparse.Namespace) -> int:
         import importlib
 
@@ -142,7 +141,7 @@ def _runner(name: str) -> Callable[[argparse.Namespace], int]:
         if parsed.rounds < 1:
             raise UserError(f"--rounds: found {parsed.rounds}, wanted at least 1")
         check_writable(parsed.json)
-        rows, machine = importlib.import_module(f"hyena_ds.bench.{name}").run(parsed)
+        rows, machine = importlib.import_module(module).run(parsed)
         save(parsed.json, machine, rows)
         if parsed.json is not None:
             print(f"written: {parsed.json}")

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hyena_ds.cost.devices import Device
-from hyena_ds.cost.shape import VOCABULARY, StepShape, parameters
+from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.traffic import overlap_groups
 from hyena_ds.cost.work import evaluates_again
-from hyena_ds.ops.sizes import channels_of_a_group, fft_length, tokens_of_a_tile
-from hyena_ds.runtime.local_ranks import TUNABLES
+from hyena_ds.genome.tokenizer import VOCABULARY
+from hyena_ds.ops.sizes import GIVEN_BACK, channels_of_a_group, fft_length, tokens_of_a_chunk, tokens_of_a_tile
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -27,11 +27,8 @@ _BUCKET = (1 << 24) * _FLOAT32
 """DeepSpeed's reduce bucket, as training/engine.py sets it."""
 _OF_A_TILE = 6
 """Widest tensors of a tile that are live at once, in the MLP's and the operator's backward."""
-_FILTER_CHUNK, _DEVICE_FILTER_CHUNK = 1 << 18, 1 << 26
 _OF_A_CHUNK = 8
 _HALO = 2
-_STAYS = float(TUNABLES["glibc.malloc.mmap_threshold"])
-"""Bytes from which the C library gives a tensor back at once."""
 
 
 class Held(NamedTuple):
@@ -83,7 +80,7 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
     """
     if on_cpu:
         most = max(
-            sum(size * count for part, size, count in held if part == "transforms" and size < _STAYS)
+            sum(size * count for part, size, count in held if part == "transforms" and size < GIVEN_BACK)
             for held in found.values()
         )
         return most * (1.0 + math.log2(overlap_groups(shape, on_cpu)))
@@ -226,6 +223,5 @@ def _loss_tile(shape: StepShape, on_cpu: bool) -> Held:
 
 def _chunk(shape: StepShape, on_cpu: bool) -> Held:
     widest = max(shape.width, shape.config.filter_width)
-    elements = _FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK
-    tokens = min(shape.local_length, max(64, elements // widest))
+    tokens = min(shape.local_length, tokens_of_a_chunk(widest, on_cpu))
     return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_CHUNK)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hyena_ds.bench.case import Case
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.policy import POLICIES, Policy, PolicyName
 from hyena_ds.config.schema import ModelConfig, RunConfig
-
-VOCABULARY = 16
+from hyena_ds.genome.tokenizer import VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -85,20 +83,6 @@ def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
         plan.activation_policy,
         config.precision,
         config.zero_stage,
-    )
-
-
-def shape_of_case(case: Case) -> StepShape:
-    """A case of a benchmark; the engine there runs ZeRO stage 1."""
-    return StepShape(
-        case.model(),
-        case.context_length,
-        case.batch,
-        case.accumulation,
-        1,
-        case.sequence_parallel,
-        case.policy,
-        case.precision,
     )
 
 

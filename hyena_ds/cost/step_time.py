@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyena_ds.cost.devices import Cluster
-from hyena_ds.cost.shape import VOCABULARY, StepShape, parameters
+from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.traffic import overlap_groups, traffic
 from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
+from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import fft_length
 
 PARTS = ("FFT", "GEMM", "pointwise", "filter", "exchange", "optimizer", "waiting")

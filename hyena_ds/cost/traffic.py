@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyena_ds.cost.shape import VOCABULARY, StepShape
+from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.work import evaluates_again
-from hyena_ds.ops.sizes import channels_of_a_group, channels_of_an_exchange, tokens_of_a_tile
+from hyena_ds.genome.tokenizer import VOCABULARY
+from hyena_ds.ops.sizes import channels_of_a_group, channels_of_an_exchange, tokens_of_a_chunk, tokens_of_a_tile
 
 _FLOAT32 = 4
 _PROJECTION = 12.0
@@ -24,8 +25,6 @@ _DROPOUT = 62.0
 """A mask from 64-bit words, and its use."""
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
-_FILTER_CHUNK = 1 << 18
-_DEVICE_FILTER_CHUNK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
 
 
 def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
-    return (_FILTER_CHUNK if on_cpu else _DEVICE_FILTER_CHUNK) // max(shape.width, shape.config.filter_width)
+    return tokens_of_a_chunk(max(shape.width, shape.config.filter_width), on_cpu)
 
 
 def _cut(shape: StepShape) -> bool:

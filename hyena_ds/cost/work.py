@@ -14,11 +14,11 @@ from typing import Protocol
 
 from hyena_ds.config.policy import Policy
 from hyena_ds.config.schema import ModelConfig
+from hyena_ds.genome.tokenizer import VOCABULARY
 
 PRODUCTS, TRANSFORMS, WAITING = "products of projections and MLP", "transforms", "waiting for exchanges"
 """Parts of a step that have a ceiling (hyena_ds/bench/parts.py measures all parts)."""
 _FLOAT32 = 4
-_VOCABULARY = 16
 
 
 class Step(Protocol):
@@ -120,7 +120,7 @@ def filter_flops(case: Step) -> Amount:
     positions = case.local_length * case.layers
     forward = 2 * (E * F + 2 * F**2 + F * D)
     again = forward - 2 * F * D + (forward if evaluates_again(case, policy) else 0)
-    head = 3 * 2 * D * _VOCABULARY * case.batch * case.accumulation * case.local_length
+    head = 3 * 2 * D * VOCABULARY * case.batch * case.accumulation * case.local_length
     return Amount(float(positions * (3 * forward - 2 * E * F) + head), float(positions * again))
 
 

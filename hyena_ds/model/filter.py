@@ -23,11 +23,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hyena_ds.ops.large import empty
+from hyena_ds.ops.sizes import tokens_of_a_chunk
 
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
-_CHUNK_ELEMENTS = 1 << 18
-_DEVICE_CHUNK_ELEMENTS = 1 << 26
-_FEWEST_TOKENS = 64
 
 
 class FilterWeights(NamedTuple):
@@ -173,8 +171,7 @@ def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int
     exp(-(t0 + t) delta) = exp(-t0 delta) exp(-t delta): the second factor is the same in every chunk.
     """
     device = weights.frequency.device
-    elements = _CHUNK_ELEMENTS if device.type == "cpu" else _DEVICE_CHUNK_ELEMENTS
-    size = min(length, max(_FEWEST_TOKENS, elements // max(shape.width, weights.input_bias.numel())))
+    size = min(length, tokens_of_a_chunk(max(shape.width, weights.input_bias.numel()), device.type == "cpu"))
     decay_D1 = decay_rates(shape.width, device).unsqueeze(1) / (shape.time_context - 1)
     within_Dc = torch.exp(-decay_D1 * torch.arange(size, device=device, dtype=torch.float64)).float()
     for start in range(0, length, size):

@@ -1,6 +1,6 @@
-"""How much one call of a kernel gets: points of a transform, channels of a group, tokens of a tile. Imports no torch.
+"""How much one call of a kernel gets: points of a transform, channels of a group, tokens of a tile or a chunk. Imports no torch.
 
-What a step computes is cut by these numbers, and what it needs (planning/) is counted by them.
+What a step computes is cut by these numbers, and what it needs (cost/) is counted by them.
 
 B batch, L context length, n FFT length.
 """
@@ -21,11 +21,20 @@ _EXCHANGED_ELEMENTS = 1 << 21
 LARGE = 1 << 22
 """Bytes from which a tensor on a CPU gets a block of memory of its own (large.py)."""
 
+GIVEN_BACK = 1 << 24
+"""Bytes from which the C library gives a tensor back to the kernel at once, as ranks are started
+(runtime/local_ranks.py)."""
+
 _CACHED_ELEMENTS = 1 << 18
 """Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
 _FEWEST_TOKENS = 64
 _DEVICE_ELEMENTS = 1 << 27
 """On an accelerator a tile only bounds memory."""
+
+
+_CHUNK_ELEMENTS = 1 << 18
+"""Of the widest result of the filter's MLP for a chunk of tokens."""
+_DEVICE_CHUNK_ELEMENTS = 1 << 26
 
 
 @lru_cache
@@ -69,3 +78,8 @@ def channels_of_an_exchange(batch: int, channels: int, context_length: int, on_c
 def tokens_of_a_tile(widest: int, on_cpu: bool) -> int:
     """Tokens whose widest intermediate result, of `widest` channels, stays in a core's cache."""
     return max(_FEWEST_TOKENS, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // widest)
+
+
+def tokens_of_a_chunk(widest: int, on_cpu: bool) -> int:
+    """Tokens that the implicit filter is evaluated for at once; its widest result has `widest` channels."""
+    return max(_FEWEST_TOKENS, (_CHUNK_ELEMENTS if on_cpu else _DEVICE_CHUNK_ELEMENTS) // widest)

@@ -24,7 +24,7 @@ from hyena_ds.bench.report import now, spread
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
-from hyena_ds.cost.shape import StepShape, shape_of_case
+from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
@@ -131,7 +131,7 @@ def fitted(found: dict[str, Any]) -> dict[str, Any]:
     fits = []
     for count in sorted({step["sequence_parallel"] for step in found["steps"]}):
         steps = [step for step in found["steps"] if step["sequence_parallel"] == count]
-        shapes = [shape_of_case(_case(step)) for step in steps]
+        shapes = [_case(step).shape() for step in steps]
         rates = _rates(found, count, Fit(count, math.inf, 0.0, 0.0, 0.0))
         pointwise, rest = _fit_time(shapes, [step["wall_seconds"]["median"] for step in steps], rates)
         process, slack = _fit_memory(shapes, [step["peak_memory_gib"] * GIB for step in steps])

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hyena_ds.bench.command import Commands, add_json, measurement
 from hyena_ds.config.limits import MOST_RANKS, check_count, whole_number
 from hyena_ds.errors import UserError
 
@@ -34,6 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", metavar="PNG", help="with --scaling: also draw it")
     parser.set_defaults(run=run)
+
+
+def add_measurement(commands: Commands) -> None:
+    """Add `plan` to the sub-commands of `hyena-ds bench`: what is predicted for this machine beside what is measured."""
+    plan = commands.add_parser("plan", help="what `hyena-ds plan` predicts beside what is measured here")
+    lengths = [1 << exponent for exponent in range(10, 21, 2)]
+    plan.add_argument("--context-length", type=int, nargs="+", default=lengths, help="rows to measure (default: all)")
+    plan.add_argument("--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
+    plan.add_argument(
+        "--calibration", metavar="FILE", required=True, help="of this machine; measured first where there is none"
+    )
+    add_json(plan)
+    plan.set_defaults(run=measurement("hyena_ds.planning.accuracy"), rounds=1)
 
 
 def run(parsed: argparse.Namespace) -> int:

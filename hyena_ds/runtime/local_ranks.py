@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
+from hyena_ds.ops.sizes import GIVEN_BACK
 from hyena_ds.runtime.relay import run_relayed
 
 TUNABLES = {
     "glibc.malloc.hugetlb": "1",
-    "glibc.malloc.mmap_threshold": "16777216",
+    "glibc.malloc.mmap_threshold": str(GIVEN_BACK),
     "glibc.malloc.trim_threshold": "68719476736",
 }
 """Freed tensors below 16 MiB stay with the process, on huge pages: glibc otherwise hands every large one back to the kernel,

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from hyena_ds.cost.devices import GIB, Cluster
-from hyena_ds.cost.shape import shape_of_case
 from hyena_ds.planning.calibration import STEPS, Fit, calibration_case
 from hyena_ds.planning.plan import predict
 
@@ -35,7 +34,7 @@ def steps_of(calibration: dict[str, Any], machine_device: Any) -> list[dict[str,
     for ranks in (1, 2):
         for length, policy in STEPS:
             case = calibration_case(length, ranks, policy)
-            found = predict(shape_of_case(case), Cluster(1, ranks, machine_device(calibration, ranks)))
+            found = predict(case.shape(), Cluster(1, ranks, machine_device(calibration, ranks)))
             steps.append(
                 {
                     **asdict(case),

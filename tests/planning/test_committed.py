@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.bench.plan import GRIDS, MEMORY_BOUND, TABLE, TIME_BOUND, row_of
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import published_device
+from hyena_ds.planning.accuracy import GRIDS, MEMORY_BOUND, TABLE, TIME_BOUND, row_of
 from hyena_ds.planning.calibration import STEPS, calibration_case, fitted, read_calibration
 from hyena_ds.planning.scaling import CONTEXTS, DEVICES, study, study_lines
 from tests.paths import ROOT

@@ -19,7 +19,6 @@ from hyena_ds.bench.limits import say
 from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, save
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster
-from hyena_ds.cost.shape import shape_of_case
 from hyena_ds.errors import UserError
 from hyena_ds.planning.calibration import (
     STEPS,
@@ -82,7 +81,7 @@ def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) ->
     """Measured beside predicted; errors are of the prediction, relative to what was measured."""
     sp = case.sequence_parallel
     cluster = Cluster(1, sp, machine_device(calibration, sp))
-    predicted = predict(shape_of_case(case), cluster)
+    predicted = predict(case.shape(), cluster)
     seconds, gib = measured["wall_seconds"]["median"], measured["peak_memory_gib"]
     return {
         "side": f"{case.context_length:,} tokens, sp {sp}",
