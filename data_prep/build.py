@@ -28,11 +28,11 @@ from data_prep.identity import RECORD_NAME, Identity, differences, identify, rea
 from data_prep.letters import LetterTable
 from data_prep.plan import PlannedShard, plan_shards
 from data_prep.regions import Division, divide
-from data_prep.whole import write_whole
 from data_prep.workers import Interrupted, Job, write_shards
 from data_prep.writer import ShardRecord
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 
 
 def build(config: PrepConfig, config_name: str) -> str:
@@ -181,7 +181,7 @@ def _open_partial(partial: Path, identity: Identity) -> bool:
     """Make sure the directory is there and ours; True when it holds work on the same config and input."""
     partial.mkdir(parents=True, exist_ok=True)
     made = read_identity(partial)
-    if made is None and any(path.name not in (RECORD_NAME, f"{RECORD_NAME}.tmp") for path in partial.iterdir()):
+    if made is None and any(path.name not in (RECORD_NAME, f".{RECORD_NAME}.partial") for path in partial.iterdir()):
         raise UserError(f"{partial}: exists and is not the work of an interrupted prep; move it away")
     return made is not None and made.fingerprint == identity.fingerprint
 

@@ -22,8 +22,8 @@ from pyfaidx import Faidx, FastaIndexingError, FetchError
 from data_prep.letters import Bytes
 from data_prep.packed import COPY_BYTES, blocks, check_file, is_packed
 from data_prep.scan import RecordScan, Scanner
-from data_prep.whole import write_whole
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 
 _MISSING = "name an existing FASTA, or fetch one with `hyena-ds prep download`"
 

@@ -17,8 +17,8 @@ from data_prep.bed import MISSING
 from data_prep.config import PrepConfig
 from data_prep.fasta import check_readable
 from data_prep.packed import check_file, readable
-from data_prep.whole import write_whole
 from hyena_ds.data.shards import sha256_of
+from hyena_ds.files.whole import write_whole
 
 RECORD_NAME = "prep.json"
 FORMAT = "hyena-ds prep 1"

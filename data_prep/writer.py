@@ -23,8 +23,8 @@ from data_prep import letters
 from data_prep.fasta import Genome
 from data_prep.letters import Bytes, Counts, LetterTable
 from data_prep.plan import PlannedChunk, PlannedShard
-from data_prep.whole import to_disk, write_whole
 from hyena_ds.data.shards import Chunk, sha256_of
+from hyena_ds.files.whole import to_disk, write_whole
 from hyena_ds.genome import tokenizer
 
 OWNER = "hyena-ds"

@@ -35,7 +35,9 @@ FLOORS = (
     "parallel",
     "ops",
     "config",
+    "plots",
     "files",
+    "text",
     "errors",
     "redaction",
 )

@@ -20,7 +20,7 @@ import torch
 from hyena_ds.bench.limits import say
 from hyena_ds.bench.measure import machine, peak_memory_gib, timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
 from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, check_checkpoint
@@ -36,6 +36,7 @@ from hyena_ds.config.schema import (
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.text import number
 from hyena_ds.training.engine import build_engine
 
 _RANKS = 2

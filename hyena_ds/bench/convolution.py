@@ -23,10 +23,11 @@ from hyena_ds.bench.case import SEED, Case, cases_of_a_part
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.measure import peak_memory_gib, timed
 from hyena_ds.bench.processes import DidNotFit, Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, number, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.text import number
 
 KINDS = {"hyena-ds": "hyena-ds, some channels at a time", "autograd": "autograd of torch.fft, all channels"}
 TRANSFORMS = {"forward": 3, "backward": 5}

@@ -23,13 +23,14 @@ from hyena_ds.bench.convolution import convolve64
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.measure import peak_memory_gib, timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, number, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
 from hyena_ds.errors import UserError
 from hyena_ds.ops.fft_convolution import causal_convolution, channels_at_once
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.text import number
 
 WORK = ("nothing", "convolution")
 AT_ONCE = ("groups of channels", "all channels at once")

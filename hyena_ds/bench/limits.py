@@ -7,8 +7,9 @@ from typing import Any
 
 from hyena_ds.bench.case import Case
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import describe_machine, number
+from hyena_ds.bench.report import describe_machine
 from hyena_ds.cost.work import Rates
+from hyena_ds.text import number
 
 
 class Limits:

@@ -12,51 +12,31 @@ from typing import Any
 
 from hyena_ds.bench.report import Row, describe_machine
 from hyena_ds.errors import UserError
+from hyena_ds.plots import check_image, dress, line, panels
 
-COLOURS = ("#1f5fa8", "#d1495b", "#2e8b57", "#8a5fbf", "#c77d0a", "#4a4a4a", "#17a2b8", "#a0522d")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK = "#333333"
 _CROWDED = 9
 """Context lengths whose labels no longer stand side by side."""
 
 
 def plot(results: Sequence[str], output: str) -> None:
     """Write an image. Raises UserError when a file is no result of `bench step`, or matplotlib is not installed."""
-    if Path(output).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--output {output}: wanted a name that ends in .png, .svg or .pdf")
-    machine, lines = _read(results)
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UserError("bench plot: matplotlib is not installed; pip install 'hyena-ds[plots]'") from None
-    figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(13.5, 5.4), constrained_layout=True)
-    styles = {side: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, side in enumerate(lines)}
-    for axes, key, title in (
-        (time_axes, "seconds", "Time of an optimizer step, seconds"),
-        (memory_axes, "memory", "Peak memory of a process, GiB"),
-    ):
-        for side, points in lines.items():
-            colour, marker = styles[side]
-            lengths = [point["context_length"] for point in points]
-            values = [point[key] for point in points]
-            axes.plot(lengths, values, color=colour, marker=marker, markersize=6, linewidth=2, label=side)
-            if key == "seconds":
-                axes.fill_between(
-                    lengths,
-                    [p["fastest"] for p in points],
-                    [p["slowest"] for p in points],
-                    color=colour,
-                    alpha=0.12,
-                    lw=0,
-                )
-        _axes(axes, title, sorted({p["context_length"] for points in lines.values() for p in points}))
-        axes.legend(loc="upper left", frameon=False, fontsize=10, labelcolor="linecolor")  # all rises to the right
-    figure.suptitle(_title(lines, machine), fontsize=11, color=INK, x=0.01, ha="left")
-    figure.savefig(output, dpi=150, facecolor="white")
-    pyplot.close(figure)
+    check_image("--output", output)
+    machine, sides = _read(results)
+    lengths = sorted({point["context_length"] for points in sides.values() for point in points})
+    with panels(output, 2, _title(sides, machine), (13.5, 5.4)) as both:
+        for axes, key, title in (
+            (both[0], "seconds", "Time of an optimizer step, seconds"),
+            (both[1], "memory", "Peak memory of a process, GiB"),
+        ):
+            for number, (side, points) in enumerate(sides.items()):
+                x = [point["context_length"] for point in points]
+                colour = line(axes, number, x, [point[key] for point in points], side)
+                if key == "seconds":
+                    low, high = ([point[end] for point in points] for end in ("fastest", "slowest"))
+                    axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+            dress(axes, title, lengths)
+            _logarithmic(axes, len(lengths))
+            axes.legend(loc="upper left", frameon=False, fontsize=10, labelcolor="linecolor")  # all rises to the right
 
 
 def _read(results: Sequence[str]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
@@ -105,34 +85,15 @@ def _title(lines: dict[str, list[dict[str, Any]]], machine: str) -> str:
     )
 
 
-def _axes(axes: Any, title: str, lengths: list[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+def _logarithmic(axes: Any, lengths: int) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.margins(y=0.12)
-    axes.set_title(title, fontsize=12, loc="left", color=INK, fontweight="bold")
-    axes.set_xlabel("context length, tokens", color=INK)
-    axes.set_xticks(lengths)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_tokens(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     subs = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=30))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK)
-    if len(lengths) > _CROWDED:
+    if lengths > _CROWDED:
         axes.tick_params(axis="x", labelsize=8.5)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-
-
-def in_tokens(length: float) -> str:
-    """As 512, 8k or 1M."""
-    for unit, name in ((1 << 20, "M"), (1 << 10, "k")):
-        if length >= unit and length % unit == 0:
-            return f"{length / unit:.0f}{name}"
-    return f"{length:,.0f}"

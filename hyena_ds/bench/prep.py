@@ -20,8 +20,9 @@ from typing import Any
 from hyena_ds.bench.limits import say
 from hyena_ds.bench.measure import machine
 from hyena_ds.bench.processes import WrongValue
-from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
 from hyena_ds.errors import UserError
+from hyena_ds.text import number
 
 _LINE = 60
 _UNKNOWN_EVERY, _UNKNOWN_LENGTH = 1_000_000, 5_000

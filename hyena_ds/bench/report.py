@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
+from hyena_ds.text import aligned, number
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -31,29 +33,17 @@ def shown_spread(row: Row, key: str) -> str:
     return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, as a person writes them."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def print_table(columns: list[Column], rows: list[Row]) -> None:
     """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers."""
-    lines = [[title for title, _ in columns]]
-    lines += [
-        [show(row) for _, show in columns] if row["status"] == "measured" else [columns[0][1](row)] for row in rows
-    ]
-    widths = [max(len(line[at]) for line in lines if at < len(line)) for at in range(len(columns))]
+    cells = [[title for title, _ in columns]]
+    for row in rows:
+        shown = columns if row["status"] == "measured" else columns[:1]
+        cells.append([show(row) for _, show in shown])
+        if row["status"] != "measured":
+            cells[-1].append(row["status"])
     print()
-    for line, row in zip(lines, [None, *rows], strict=True):
-        if len(line) == 1 and row is not None:
-            print(f"  {line[0]:<{widths[0]}}  {row['status']}")
-        else:
-            print(
-                f"  {line[0]:<{widths[0]}}  "
-                + "  ".join(f"{c:>{w}}" for c, w in zip(line[1:], widths[1:], strict=True))
-            )
+    for line in aligned(cells, left=(0,)):
+        print(f"  {line}")
 
 
 def describe_machine(machine: dict[str, Any]) -> str:
@@ -69,17 +59,15 @@ def check_writable(path: str | None) -> None:
 
 
 def save(path: str | None, machine: dict[str, Any], rows: list[Row]) -> None:
-    """Write the rows to `path`, if there is one: aside, then renamed."""
+    """Write the rows to `path`, if there is one."""
     if path is None:
         return
     # Where things lie on this machine is of no use to a reader: an absolute path is cut to its last name.
     words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
     command = " ".join(["hyena-ds", *words])
     text = json.dumps({"command": command, "date": now(), "machine": machine, "rows": rows}, indent=1)
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
     try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(Path(path), text + "\n")
     except OSError as error:
         raise UserError(f"--json {path}: {error.strerror or error}; name a file that can be written") from None
 

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from hyena_ds.bench.case import Side
-from hyena_ds.bench.report import Column, Row, number, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
 from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Rates, Work, least_seconds, step_work
+from hyena_ds.text import number
 
 Turn = list[dict[str, Any]]
 LIMITED = ("hyena-ds", "hyena-ds engine", "published")

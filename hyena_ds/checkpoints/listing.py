@@ -7,6 +7,7 @@ from pathlib import Path
 from hyena_ds.checkpoints.directory import checkpoints_in, problem_of, step_of
 from hyena_ds.checkpoints.manifest import read_manifest, read_record
 from hyena_ds.errors import UserError
+from hyena_ds.text import aligned
 
 _TITLES = ("step", "stage", "tokens", "grid", "ZeRO stage", "MiB", "")
 
@@ -20,8 +21,7 @@ def list_checkpoints(run: str | Path, verify: bool) -> tuple[list[str], bool]:
     problems = {path: _problem(path, verify) for path in found}
     resumed = next((path for path in found if problems[path] is None), None)
     rows = [_TITLES, *(_row(path, problems[path], path == resumed) for path in reversed(found))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES) - 1)]
-    lines = ["  ".join([*(c.rjust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows]
+    lines = aligned(rows, left=(len(_TITLES) - 1,))
     lines += [f"{path}: half-written; cleared at the next save" for path in sorted(directory.glob(".step-*.partial"))]
     if resumed is None:
         lines.append("resume: latest finds none of them whole")

@@ -11,6 +11,7 @@ from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.errors import UserError
+from hyena_ds.text import aligned
 
 _MOST_HOSTS = 64
 """That are listed."""
@@ -217,9 +218,3 @@ def _rows(config: RunConfig, plans: tuple[StagePlan, ...]) -> list[tuple[str, ..
             )
         )
     return rows
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell, on the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.limits import (
     MOST,
     MOST_LOCAL_RANKS,
@@ -27,6 +26,7 @@ from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
+from hyena_ds.text import parse_duration
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from hyena_ds.config.remote import user_cache
 from hyena_ds.data.shards import Shard, verify_shard
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 
 _YOUNG_NS = 2_000_000_000
 """A file that changed so shortly before it was read could change again under the same times."""
@@ -99,12 +100,10 @@ def _read(file: Path) -> dict[str, object]:
 
 
 def _write(file: Path, entries: Mapping[str, object]) -> None:
-    """Aside and renamed. Nothing depends on it, so a disk that takes nothing is no error."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    """Nothing depends on it, so a disk that takes nothing is no error."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         for other in file.parent.iterdir():
             if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
                 other.unlink()
-        aside.write_text(json.dumps(entries), encoding="utf-8")
-        aside.replace(file)
+        write_whole(file, json.dumps(entries), own=True)

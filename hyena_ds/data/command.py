@@ -23,6 +23,7 @@ from hyena_ds.data.remote.transfer import named
 from hyena_ds.data.shards import ShardIndex
 from hyena_ds.errors import UserError
 from hyena_ds.redaction import shown
+from hyena_ds.text import aligned
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -98,10 +99,5 @@ def table(samples: list[Consumed]) -> str:
         ]
         for s in samples
     ]
-    widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
     lines = [f"step {first.step}, stage {first.stage}: {len(samples)} samples of {first.tokens:,} tokens"]
-    lines += [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [heading, *rows]
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *aligned([heading, *rows], left=range(len(heading)))])

@@ -16,6 +16,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sources, StageStream
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import aside
 from hyena_ds.redaction import shown
 
 EPOCHS_RECORDED = 100
@@ -96,8 +97,7 @@ def consumed(config: RunConfig, step: int, indices: list[ShardIndex] | None = No
 def write_order(file: Path, config: RunConfig) -> None:
     """Write stream.jsonl for the whole run, the first EPOCHS_RECORDED epochs of it; the same bytes whenever it is written."""
     sources = Sources(config.data, "train")
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as out:
+    with aside(file) as partial, partial.open("w", encoding="utf-8") as out:
         for plan in _plans(config):
             stream = StageStream(sources, config.seed, plan)
             for epoch in stream.epochs(EPOCHS_RECORDED):
@@ -111,7 +111,6 @@ def write_order(file: Path, config: RunConfig) -> None:
                     "shards": epoch.shards,
                 }
                 out.write(json.dumps(row) + "\n")
-    partial.replace(file)
 
 
 def _plans(config: RunConfig) -> list[StagePlan]:

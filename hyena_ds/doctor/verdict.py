@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from hyena_ds.text import aligned
+
 
 class Level(StrEnum):
     """How bad it is."""
@@ -41,15 +43,11 @@ def exit_code(verdicts: list[Verdict]) -> int:
 
 def table(verdicts: list[Verdict]) -> str:
     """For reading: a line each, with what to do below it, and the sum of it all at the end."""
-    columns = [max(len(getattr(verdict, name)) for verdict in verdicts) for name in ("level", "check", "where")]
+    begins = aligned([(verdict.level, verdict.check, verdict.where) for verdict in verdicts], left=range(3))
+    hang = " " * (max(map(len, begins)) + 2)
     lines = []
-    for verdict in verdicts:
-        begin = "  ".join(
-            text.ljust(width)
-            for text, width in zip((verdict.level, verdict.check, verdict.where), columns, strict=True)
-        )
-        hang = " " * (len(begin) + 2)
-        lines += textwrap.wrap(f"{begin}  {verdict.found}", _WIDTH, subsequent_indent=hang, **_WHOLE)
+    for begin, verdict in zip(begins, verdicts, strict=True):
+        lines += textwrap.wrap(f"{begin:<{len(hang)}}{verdict.found}", _WIDTH, subsequent_indent=hang, **_WHOLE)
         if verdict.to_do:
             lines += textwrap.wrap(
                 verdict.to_do, _WIDTH, initial_indent=f"{hang}-> ", subsequent_indent=f"{hang}   ", **_WHOLE

@@ -19,6 +19,7 @@ from pathlib import Path
 from hyena_ds.errors import LocalError
 from hyena_ds.files.growing import GrowingFile
 from hyena_ds.files.rows import METRICS, Line, Row, read_lines
+from hyena_ds.files.whole import aside
 from hyena_ds.monitoring.outlet import cause
 
 DAMAGED = "metrics.damaged.jsonl"
@@ -85,10 +86,8 @@ def _recovered(file: Path, step: int) -> tuple[list[Row], list[str]]:
         except OSError as error:  # better in the way than lost
             news.append(f"{file}: {where}; left there, because {error.filename} cannot be written ({error.strerror})")
     if gone:
-        partial = file.with_name(f".{file.name}.partial")
-        partial.unlink(missing_ok=True)
-        _copy(file, [line for line in lines if line.number not in gone], partial, "xb")
-        partial.replace(file)
+        with aside(file) as partial:
+            _copy(file, [line for line in lines if line.number not in gone], partial, "xb")
     missing = _without_row(rows, step)
     if missing:
         count = sum(last - first + 1 for first, last in missing)

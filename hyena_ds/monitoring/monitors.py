@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.files.whole import write_whole
 from hyena_ds.monitoring.scalars import Scalar
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def _drop_after(directory: Path, step: int) -> list[str]:
         found = path.read_bytes().splitlines(keepends=True)
         # What a killed run left half-written is the row of a later step, or the end of one.
         kept = [line for line in found if line.endswith((b"\r", b"\n")) and not _is_after(line, step)]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(b"".join(kept))
-        partial.replace(path)
+        write_whole(path, b"".join(kept))
         if kept:
             names.append(path.stem)
     return names

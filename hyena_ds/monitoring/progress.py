@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from hyena_ds.text import show_duration
+
 PLAIN_SECONDS = 15.0
 """Seconds between plain lines."""
 
@@ -61,7 +63,7 @@ class Progress:
             return None
         rate = (now.tokens - self._plain_tokens) / seconds
         self._plain_at, self._plain_tokens = time.monotonic(), now.tokens
-        left = f", about {_duration((self._total_tokens - now.tokens) / rate)} left" if rate > 0 else ""
+        left = f", about {show_duration((self._total_tokens - now.tokens) / rate)} left" if rate > 0 else ""
         where = f"step {now.step:,} of {self._total_steps:,} (stage {now.stage}, context {now.context_length:,})"
         return f"{where}: loss {now.loss:.4f}, {rate:,.0f} tokens/s{left}"
 
@@ -84,11 +86,3 @@ def give_up_terminal() -> None:
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
         sys.stdout.flush()
-
-
-def _duration(seconds: float) -> str:
-    """As 45 s, 12 min or 3 h 50 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02d} min"

@@ -16,7 +16,7 @@ from typing import Any
 
 from hyena_ds.bench.case import Case
 from hyena_ds.bench.limits import say
-from hyena_ds.bench.report import Column, Row, describe_machine, number, print_table, save
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table, save
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster
 from hyena_ds.errors import UserError
@@ -30,6 +30,7 @@ from hyena_ds.planning.calibration import (
     write_calibration,
 )
 from hyena_ds.planning.plan import predict
+from hyena_ds.text import number
 
 TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (1024, "balanced", 5),

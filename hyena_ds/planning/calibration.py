@@ -28,6 +28,7 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 from hyena_ds.runtime.local_ranks import usable_cores
 
 WIDTH, LAYERS = 128, 2
@@ -247,12 +248,10 @@ def machine_device(found: dict[str, Any], ranks: int) -> Device:
 
 
 def write_calibration(path: Path, found: dict[str, Any]) -> None:
-    """Aside, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Raises UserError where the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(found, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--calibration {path}: {error.strerror or error}; name a file that can be written") from None
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from hyena_ds.bench.report import number
-from hyena_ds.config.arithmetic import aligned
-from hyena_ds.config.duration import show_duration
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost import memory as memory_module
 from hyena_ds.cost import step_time as time_module
 from hyena_ds.cost.devices import GIB, REACHED, Cluster
 from hyena_ds.cost.shape import checkpoint_bytes, parameters
 from hyena_ds.planning.plan import USABLE, Forecast, Prediction
+from hyena_ds.text import aligned, number, show_duration
 
 _MIB = float(1 << 20)
 

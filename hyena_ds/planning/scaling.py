@@ -8,18 +8,18 @@ Nothing here was measured on a GPU. `hyena-ds plan configs/large-1m.yaml --scali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyena_ds.bench.report import number
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import GIB, PUBLISHED, REACHED, Cluster, Device
 from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.step_time import PARTS
-from hyena_ds.errors import UserError
 from hyena_ds.planning.plan import USABLE, Prediction, Search, best_grid, predict
+from hyena_ds.plots import check_image, dress, line, panels
+from hyena_ds.text import number
 
 DEVICES = tuple(8 << exponent for exponent in range(8))
 """8 to 1,024, eight to a machine."""
@@ -230,39 +230,23 @@ def _power(length: int) -> str:
 
 
 def draw(found: Study, output: str) -> None:
-    """Efficiency against devices, and seconds a step by part against context. matplotlib is imported here only."""
-    if not output.lower().endswith((".png", ".svg", ".pdf")):
-        raise UserError(f"--plot {output}: wanted a name that ends in .png, .svg or .pdf")
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UserError("plan --plot: matplotlib is not installed; pip install 'hyena-ds[plots]'") from None
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), constrained_layout=True)
-    for name, predictions, colour, marker in (
-        ("strong: 128 sequences of 2^20", found.strong, "#1f5fa8", "o"),
-        ("weak: a sequence of 2^20 a device", found.weak, "#2e8b57", "s"),
-        ("weak: 2^18 tokens of one sequence a device", found.weak_context, "#d1495b", "^"),
-    ):
-        efficiency = _efficiency(predictions)
-        left.plot(
-            list(efficiency), [100 * value for value in efficiency.values()], color=colour, marker=marker, label=name
-        )
-    _axes(left, "Tokens a second and device, % of 8 devices", "devices", DEVICES, lambda ranks: f"{ranks:,.0f}")
-    left.set_ylim(bottom=0)
-    left.legend(frameon=False, fontsize=9)
-    left.set_ylim(top=108)
-    _stack(right, {length: one for length, one in found.together.items() if one is not None})
-    figure.suptitle(
-        f"{found.name} on {found.device.name}, predicted from published figures; nothing measured",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
-    figure.savefig(output, dpi=130, facecolor="white")
-    pyplot.close(figure)
+    """Efficiency against devices, and seconds a step by part against context."""
+    check_image("--plot", output)
+    title = f"{found.name} on {found.device.name}, predicted from published figures; nothing measured"
+    with panels(output, 2, title, (13, 5)) as (left, right):
+        for number, (name, predictions) in enumerate(
+            (
+                ("strong: 128 sequences of 2^20", found.strong),
+                ("weak: 2^18 tokens of one sequence a device", found.weak_context),
+                ("weak: a sequence of 2^20 a device", found.weak),
+            )
+        ):
+            efficiency = _efficiency(predictions)
+            line(left, number, list(efficiency), [100 * value for value in efficiency.values()], name)
+        dress(left, "Tokens a second and device, % of 8 devices", DEVICES, "devices", lambda ranks: f"{ranks:,.0f}")
+        left.set_ylim(0, 108)
+        left.legend(frameon=False, fontsize=9)
+        _stack(right, {length: one for length, one in found.together.items() if one is not None})
 
 
 def _stack(axes: Any, found: dict[int, Prediction]) -> None:
@@ -274,23 +258,6 @@ def _stack(axes: Any, found: dict[int, Prediction]) -> None:
         values = [one.time.parts[part] for one in found.values()]
         axes.bar(places, values, 0.7, bottom=below, color=colour, label=part)
         below = [a + b for a, b in zip(below, values, strict=True)]
-    axes.set_title(
-        "Seconds a step of 2^28 tokens on 1,024 devices, by part", fontsize=11, loc="left", fontweight="bold"
-    )
-    axes.set_xlabel("context, tokens")
+    dress(axes, "Seconds a step of 2^28 tokens on 1,024 devices, by part", label="context, tokens")
     axes.set_xticks(places, [f"2^{place:.0f}" for place in places])
     axes.legend(frameon=False, fontsize=9, ncols=2)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-
-
-def _axes(axes: Any, title: str, label: str, ticks: Iterable[int], shown: Any) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axes.set_xlabel(label)
-    ticks = list(ticks)
-    axes.set_xticks(ticks, [shown(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(True, color="#dddddd", linewidth=0.8)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)

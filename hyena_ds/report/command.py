@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +39,4 @@ def _write(output: Path, text: str) -> None:
     if os.path.lexists(output) and not output.is_file():  # a terminal, a pipe; a directory is refused
         output.write_bytes(data)
         return
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(output, data, own=True)

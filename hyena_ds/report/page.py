@@ -15,6 +15,7 @@ from hyena_ds.files.rows import training_time
 from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
 from hyena_ds.runs.records import Records
+from hyena_ds.text import show_duration
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -87,7 +88,7 @@ def _headline(records: Records) -> str:
     elif steps and steps[-1].get("loss") is not None:
         cards.append(("training loss", f"{steps[-1]['loss']:.4f}", "nats a base, last step"))
     if seconds:
-        cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{tables.duration(seconds)} of training"))
+        cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{show_duration(seconds)} of training"))
     cards += [
         ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
         ("starts", str(starts), f"{len(records.faults)} {'fault' if len(records.faults) == 1 else 'faults'}"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hyena_ds.bench.plots import in_tokens
 from hyena_ds.config.arithmetic import tokens_until
 from hyena_ds.report.charts import Boundary, Point, Series, line_chart, short
 from hyena_ds.runs.records import Records, Row
+from hyena_ds.text import in_tokens
 
 __all__ = ["loss", "optimizer", "short", "speed", "validation"]
 

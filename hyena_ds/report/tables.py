@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from hyena_ds.bench.plots import in_tokens
 from hyena_ds.runs.records import Records, Row
+from hyena_ds.text import in_tokens
 
 
 def state(records: Records) -> str:
@@ -105,14 +105,6 @@ def environment(records: Records) -> str:
 
 def log(records: Records) -> str:
     return f"<details><summary>log.txt</summary><pre>{escape(chr(10).join(records.log))}</pre></details>"
-
-
-def duration(seconds: float) -> str:
-    """As 45 s, 12 min or 3 h 50 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
 def _where(row: Row) -> str:

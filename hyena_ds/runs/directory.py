@@ -30,6 +30,7 @@ from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import write_whole
 from hyena_ds.redaction import kept
 
 SUMMARY = "summary.json"
@@ -238,17 +239,13 @@ class RunDirectory:
         _write(self.config_file, dump_yaml(kept(to_plain(config))))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        partial = self.path / f".{SUMMARY}.partial"
-        partial.write_text(json.dumps(to_plain(summary), indent=1) + "\n")
-        partial.replace(self.summary)
+        write_whole(self.summary, json.dumps(to_plain(summary), indent=1) + "\n")
 
 
 def _write(file: Path, text: str) -> None:
-    """Aside and renamed, unless the file says so already."""
+    """Write the file, unless it says so already."""
     if not file.exists() or file.read_bytes() != text.encode():
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        write_whole(file, text)
 
 
 def recorded_rows(record: Record, checkpoint: Path) -> tuple[StageConfig, ...]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from hyena_ds.files.whole import write_whole
 from hyena_ds.runtime.interruption import AGAIN, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
 
 RELAY = "HYENA_RELAY_PID"
@@ -109,9 +110,7 @@ class _Relay:
             )
 
     def _ask(self, number: int) -> None:
-        partial = self.stop_file.with_name(f"{self.stop_file.name}.partial")
-        partial.write_text(f"{int(number)}\n")
-        partial.replace(self.stop_file)
+        write_whole(self.stop_file, f"{int(number)}\n")
 
 
 def end_session(leader: int) -> bool:

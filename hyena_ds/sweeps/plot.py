@@ -1,7 +1,6 @@
 """A sweep by context length: loss, perplexity and tokens/s of its complete runs, one line for every other setting.
 
-Over the first two panels the Markov baselines say what counting gives on the same held-out windows. matplotlib is imported
-here only.
+Over the first two panels the Markov baselines say what counting gives on the same held-out windows. plots.py draws.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.bench.plots import COLOURS, INK, MARKERS, in_tokens
 from hyena_ds.errors import UserError
 from hyena_ds.files.rows import read_summary
+from hyena_ds.plots import GREY, INK, dress, line, panels
 from hyena_ds.runs.directory import SUMMARY
 from hyena_ds.sweeps.plan import Sweep
 from hyena_ds.sweeps.results import Row, is_complete
@@ -32,38 +31,21 @@ def plot(sweep: Sweep, rows: list[Row]) -> Path:
     lines = lines_of(sweep, rows)
     if not any(len({point["context_length"] for point in points}) > 1 for points in lines.values()):
         raise UserError("found fewer than two context lengths among the complete runs")
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UserError("matplotlib is not installed; pip install 'hyena-ds[plots]'") from None
     lengths = sorted({point["context_length"] for points in lines.values() for point in points})
-    figure, panels = pyplot.subplots(1, len(_PANELS), figsize=(13.5, 4.2), constrained_layout=True)
-    for axes, (key, title) in zip(panels, _PANELS, strict=True):
-        for number, (label, points) in enumerate(lines.items()):
-            axes.plot(
-                [point["context_length"] for point in points],
-                [point[key] for point in points],
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=6,
-                linewidth=2,
-                label=label,
-            )
-        if key in _OF_LOSS:
-            _draw_baselines(axes, key, _baselines(sweep))
-        _dress(axes, title, lengths)
-        if key == "tokens_per_second":
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    if len(lines) > 1:
-        panels[0].legend(frameon=False, fontsize=9, labelcolor=INK)
-    figure.suptitle(_title(sweep, rows), fontsize=10.5, color=INK, x=0.01, ha="left")
     file = sweep.directory / PLOT
-    figure.savefig(file, dpi=110, facecolor="white")
-    pyplot.close(figure)
+    with panels(file, len(_PANELS), _title(sweep, rows), (13.5, 4.2)) as all_axes:
+        for axes, (key, title) in zip(all_axes, _PANELS, strict=True):
+            for number, (label, points) in enumerate(lines.items()):
+                line(axes, number, [point["context_length"] for point in points], [p[key] for p in points], label)
+            if key in _OF_LOSS:
+                _draw_baselines(axes, key, _baselines(sweep))
+            dress(axes, title, lengths)
+            axes.margins(y=0.15)
+            if key == "tokens_per_second":
+                axes.set_ylim(bottom=0)
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        if len(lines) > 1:
+            all_axes[0].legend(frameon=False, fontsize=9, labelcolor=INK)
     return file
 
 
@@ -106,23 +88,6 @@ def _draw_baselines(axes: Any, key: str, baselines: dict[str, list[tuple[int, fl
             xy=(lengths[0], values[0]),
             xytext=(0, 3),
             textcoords="offset points",
-            color="#777777",
+            color=GREY,
             fontsize=8,
         )
-
-
-def _dress(axes: Any, title: str, lengths: list[int]) -> None:
-    from matplotlib.ticker import NullLocator
-
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths)
-    axes.xaxis.set_major_formatter(lambda value, _: in_tokens(value))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(y=0.15)
-    axes.set_title(title, fontsize=12, loc="left", color=INK, fontweight="bold")
-    axes.set_xlabel("context length, tokens", color=INK)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)

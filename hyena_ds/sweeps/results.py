@@ -14,10 +14,12 @@ from pathlib import Path
 
 from hyena_ds.files.rows import METRICS as METRICS_SHAPE
 from hyena_ds.files.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
+from hyena_ds.files.whole import aside, write_whole
 from hyena_ds.redaction import redacted
 from hyena_ds.runs.directory import FAULTS, METRICS, SUMMARY
 from hyena_ds.runtime.interruption import DEADLINE_CODE, SIGNALS
 from hyena_ds.sweeps.plan import Sweep, SweepRun
+from hyena_ds.text import aligned
 
 RESULTS = "results.csv"
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
@@ -34,10 +36,7 @@ class Outcome:
     """From start to end, on the clock."""
 
     def write(self, run: SweepRun) -> None:
-        file = _outcome_file(run)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        write_whole(_outcome_file(run), json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_outcome(run: SweepRun) -> Outcome | None:
@@ -101,12 +100,10 @@ def write_csv(sweep: Sweep, rows: list[Row]) -> Path:
     """results.csv in the sweep's directory."""
     file = sweep.directory / RESULTS
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as out:
+    with aside(file) as partial, partial.open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(file)
     return file
 
 
@@ -124,16 +121,7 @@ def table(rows: list[Row]) -> list[str]:
             _number(row["training_seconds"], 1),
         )
         cells.append((str(number), row["run"], f"{row['context_length']:,}", row["status"], *shown))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_TITLES))]
-    left = (1, 3)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    return lines + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
+    return aligned(cells, left=(1, 3)) + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -103,7 +103,7 @@ def step_row(side: str, length: int, seconds: float) -> dict[str, object]:
 
 
 def test_a_plot_is_an_image(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed; pip install 'hyena-ds[plots]'")
+    pytest.importorskip("matplotlib", reason="an image needs matplotlib; pip install 'hyena-ds[plots]'")
     rows = [step_row(side, length, length / 1e4) for side in ("ours", "theirs") for length in (1024, 4096)]
     machine = {"cpu": "a processor", "cores": 2, "memory_gib": 8, "torch": "2"}
     (tmp_path / "r.json").write_text(json.dumps({"machine": machine, "rows": [*rows, {"status": "skipped"}]}))
@@ -119,7 +119,7 @@ def test_a_plot_says_what_is_missing(
     (tmp_path / "other.json").write_text("[]")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name, text in (
-        ("r.json", "matplotlib is not installed; pip install 'hyena-ds[plots]'"),
+        ("r.json", "an image needs matplotlib; pip install 'hyena-ds[plots]'"),
         ("other.json", "not a result of `hyena-ds bench step --json`"),
         ("none.json", "No such file or directory"),
     ):

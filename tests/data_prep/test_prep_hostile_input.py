@@ -252,7 +252,7 @@ def test_a_disk_that_fills_while_a_genome_is_unpacked_is_not_left_full(workshop:
 
     with monkeypatch.context() as patch:
         patch.setattr(data_prep.fasta.os, "fsync", full)
-        patch.setattr("data_prep.whole.to_disk", lambda file: file.flush())
+        patch.setattr("hyena_ds.files.whole.to_disk", lambda file: file.flush())
         outcome = workshop.run("build", workshop.config())
     assert outcome.code == 2 and "the disk is full" in outcome.sentence
     assert [path.name for path in workshop.partial.iterdir() if path.suffix == ".tmp"] == []

@@ -12,7 +12,6 @@ import pytest
 
 from hyena_ds.cli import main
 from hyena_ds.config.arithmetic import plan_stages
-from hyena_ds.config.duration import show_duration
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
@@ -21,6 +20,7 @@ from hyena_ds.cost.shape import shape_of_stage
 from hyena_ds.cost.step_time import PARTS, step_time
 from hyena_ds.planning.plan import WORTH, Search, cheapest_cure, forecast, predict
 from hyena_ds.planning.report import describe_plan
+from hyena_ds.text import show_duration
 from tests.paths import ROOT
 from tests.planning.machines import calibration
 

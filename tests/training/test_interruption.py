@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hyena_ds.config.duration import parse_duration
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.runtime.interruption import ECHO_SECONDS, SIGNALS, Interruption, Requests, request_in
+from hyena_ds.text import parse_duration
 from tests.paths import ROOT
 from tests.training.runs import write_config
 
