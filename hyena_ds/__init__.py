@@ -1,7 +1,7 @@
 """hyena-ds: a distributed trainer for HyenaDNA on DeepSpeed.
 
 import hyena_ds
-model = hyena_ds.load_model("weights.safetensors")
+model = hyena_ds.load_model("runs/quickstart")     a run, a checkpoint or a weights file
 logits = model(token_ids)
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyena_ds.weights.published import load_model
+    from hyena_ds.checkpoints.weights import load_model
 
 __version__ = "0.1.0"
 __all__ = ["load_model"]
@@ -19,7 +19,7 @@ __all__ = ["load_model"]
 def __getattr__(name: str) -> Any:
     # Imported on first use: `hyena-ds check` and `hyena-ds prep` run without torch.
     if name == "load_model":
-        from hyena_ds.weights.published import load_model
+        from hyena_ds.checkpoints.weights import load_model
 
         return load_model
     raise AttributeError(f"module 'hyena_ds' has no attribute '{name}'")

@@ -129,9 +129,10 @@ def _train(parsed: argparse.Namespace) -> int:
 
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
+        from hyena_ds.tasks.next_token import NextTokenTask
         from hyena_ds.training.run import train
 
-        return train(config, interruption)
+        return train(config, NextTokenTask(config), interruption)
     ranks = local_ranks.local_ranks(config)
     plan_stages(config, ranks)
     RunDirectory(config).check(config)

@@ -20,6 +20,7 @@ FLOORS = (
     "planning",
     "bench",
     "doctor",
+    "predict",
     "training",
     "tasks",
     "runtime",

@@ -36,6 +36,7 @@ from hyena_ds.config.schema import (
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.tasks.next_token import NextToken
 from hyena_ds.text import number
 from hyena_ds.training.engine import build_engine
 
@@ -80,7 +81,7 @@ class Saver:
         model = build_model(self.config.model, self.config.seed)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.parameters = sum(shape.numel() for shape in shapes.values())
-        self.engine = build_engine(self.config, model.to(compute.device), compute.ranks)
+        self.engine = build_engine(self.config, NextToken(model).to(compute.device), compute.ranks)
         generator = torch.Generator().manual_seed(1)
         load_moments(self.engine, lambda kind, name: torch.rand(shapes[name], generator=generator), updates=1)
 

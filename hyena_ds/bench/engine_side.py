@@ -30,7 +30,7 @@ class EngineSide(HyenaSide):
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         checked = super().check()
-        self.engine = build_engine(run_config(self.case), self.objective.model, self.compute.ranks)
+        self.engine = build_engine(run_config(self.case), self.objective, self.compute.ranks)
         return checked
 
     def prepare(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class HyenaSide(StepSide):
             filters.begin(number)
             run = ForwardPass(layout, None, filters, case.activation_policy, dtype)
             sent = self.traffic.bytes_sent
-            loss_sum, _ = self.objective(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), run)
+            loss_sum, _ = self.objective.loss(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), run)
             between = self.traffic.bytes_sent
             loss = loss_sum / (case.batch * accumulation * length)
             loss.backward()

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyena_ds.bench.measure import machine
+from hyena_ds.checkpoints.weights import load_model
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import MicroBatch, Slice, make_micro_batch
@@ -35,7 +36,6 @@ from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.layer_norm import Normed
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.next_token import NextToken
-from hyena_ds.weights.published import load_model
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,8 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
 def _measure(model: HyenaDNA, micro_batch: MicroBatch, dtype: torch.dtype) -> Measured:
     layout = Layout.whole(micro_batch.token_ids_Bl.shape[1])
     model.zero_grad()
-    loss, scored = NextToken(model)(
-        micro_batch.token_ids_Bl, micro_batch.targets_Bl, ForwardPass(layout, compute_dtype=dtype)
-    )
+    run = ForwardPass(layout, compute_dtype=dtype)
+    loss, scored = NextToken(model).loss(micro_batch.token_ids_Bl, micro_batch.targets, run)
     (loss / scored).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():

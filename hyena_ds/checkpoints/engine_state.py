@@ -47,7 +47,7 @@ class _Place:
 
 
 def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
-    """What this rank saves. Together the ranks' fragments are the whole state, each element once. Exchanges nothing."""
+    """What this rank saves of what is trained. Together the ranks' fragments have each element once. Exchanges nothing."""
     adam = _adam(engine)
     for number, place in enumerate(_places(engine)):
         if engine.zero_optimization_stage() == 0 and number % dist.get_world_size() != dist.get_rank():
@@ -66,11 +66,16 @@ def whole_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> dict[str,
     """
     gathers = engine.zero_optimization_stage() == 3
     whole: dict[str, Tensor] = {}
-    for name, parameter in engine.module.model.named_parameters():
+    for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=gathers):
             if dist.get_rank() == 0:
                 whole[name] = parameter.detach().to("cpu", copy=True) if copy or gathers else parameter.detach()
     return whole
+
+
+def frozen_parameters(engine: deepspeed.DeepSpeedEngine) -> list[str]:
+    """Names of the parameters that are not trained: they have no moments, and one rank saves them whole."""
+    return [name for name, parameter in engine.module.named_parameters() if not parameter.requires_grad]
 
 
 def updates_done(engine: deepspeed.DeepSpeedEngine) -> int:
@@ -101,7 +106,8 @@ def _adam(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
 def _places(engine: deepspeed.DeepSpeedEngine) -> Iterator[_Place]:
     """Where this rank's pieces of the parameters are, in the same order on every rank."""
     stage, zero = engine.zero_optimization_stage(), engine.optimizer
-    for name, parameter in engine.module.model.named_parameters():
+    trained = ((name, p) for name, p in engine.module.named_parameters() if p.requires_grad)
+    for name, parameter in trained:
         if stage == 0:
             yield _Place(name, 0, parameter, 0, parameter.numel())
         elif stage == 3:

@@ -8,7 +8,7 @@ The ranks that wrote it may have been more or fewer, under any ZeRO stage.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,21 @@ def state_file(rank: int, ranks: int) -> str:
 
 def named_slices(fragment: Fragment) -> dict[str, Tensor]:
     """A fragment's tensors under the keys of a state file."""
-    return {f"{kind}/{fragment.name}@{fragment.offset}": value for kind, value in fragment.slices.items()}
+    return {key_of(kind, fragment.name, fragment.offset): value for kind, value in fragment.slices.items()}
+
+
+def key_of(kind: str, name: str, offset: int) -> str:
+    """Key of a piece of a parameter, or of one of its moments, that begins at element `offset`."""
+    return f"{kind}/{name}@{offset}"
 
 
 class SavedState:
-    """Opens a checkpoint for a model whose parameters have these `shapes`.
+    """Opens a checkpoint for an objective: parameters of these `shapes`, of which those in `frozen` are not trained.
 
-    Raises UserError unless the pieces cover every parameter and both of its moments, each element once.
+    Raises UserError unless the pieces cover every parameter, and both moments of every trained one, each element once.
     """
 
-    def __init__(self, checkpoint: Path, shapes: Mapping[str, Sequence[int]]):
+    def __init__(self, checkpoint: Path, shapes: Mapping[str, Sequence[int]], frozen: Collection[str] = ()):
         self._checkpoint, self._shapes = checkpoint, shapes
         self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
         for name in read_manifest(checkpoint).files:
@@ -44,7 +49,8 @@ class SavedState:
                 self._open(checkpoint / name)
         for kind in (PARAMETER, *MOMENTS):
             for name, shape in shapes.items():
-                self._check(kind, name, math.prod(shape))
+                if kind == PARAMETER or name not in frozen:
+                    self._check(kind, name, math.prod(shape))
 
     def tensor(self, kind: str, name: str) -> Tensor:
         """A whole tensor, in the parameter's shape."""

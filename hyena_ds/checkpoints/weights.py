@@ -1,4 +1,4 @@
-"""Weights to start from: the file that a path means, and whether it fits a model."""
+"""The weights that a path means: a file, a checkpoint's, or a run's; their model, and whether they fit another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, read_manifest
 from hyena_ds.config.schema import ModelConfig
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.weights.published import read_weights
 
 
 def find_weights(path: str | Path) -> Path:
@@ -25,6 +27,19 @@ def find_weights(path: str | Path) -> Path:
             _check(candidate)
             return candidate
     raise UserError(f"{path}: found no {WEIGHTS}; name a weights file, a checkpoint or a run directory")
+
+
+def load_model(path: str | Path, shift: float | None = None) -> HyenaDNA:
+    """The model of a weights file, a checkpoint, or the newest whole checkpoint of a run.
+
+    The weights have published key names and their shape in the header; for `shift` see `read_weights`.
+    `model(token_ids)` maps (B, L) ids to logits (B, L, 16), `model.backbone(token_ids)` to hidden states (B, L, D).
+    Raises UserError when there are none, or they are not what was written.
+    """
+    config, parameters = read_weights(find_weights(path), shift)
+    model = HyenaDNA(config)
+    model.load_state_dict(parameters)
+    return model.eval()
 
 
 def _check(weights: Path) -> None:

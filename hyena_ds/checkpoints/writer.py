@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import deepspeed
 import torch
 
 from hyena_ds.checkpoints.directory import begin, complete
-from hyena_ds.checkpoints.engine_state import fragments, updates_done, whole_parameters
+from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
-from hyena_ds.checkpoints.saved_state import named_slices, state_file
+from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
 from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
@@ -29,6 +30,9 @@ from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
 from hyena_ds.weights.published import published_tensors
+
+Export = Callable[[dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, str]]]
+"""Whole parameters by name --> tensors and header of weights.safetensors."""
 
 
 class CheckpointWriter:
@@ -52,21 +56,24 @@ class CheckpointWriter:
         run: str,
         shards: str | None = None,
         say: Callable[[str], object] = print,
+        exported: Export | None = None,
     ):
         """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
-        digest of its data. On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
+        digest of its data. `exported` makes weights.safetensors of the whole parameters (by default the language model's
+        own). On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
         and is still there."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
         self._shards = shards
         self._job: _Job | None = None
         self._say, self._said = say, set[str]()
+        self._exported = exported or partial(published_tensors, config.model)
 
     def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written."""
         self.finish()
-        partial = from_rank_zero(lambda: begin(self._directory, state.step))
+        aside = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
-        self._job = _Job(partial, state.step, self._files(engine, state, copy=background))
+        self._job = _Job(aside, state.step, self._files(engine, state, copy=background))
         if background:
             self._job.start()
         else:
@@ -101,9 +108,11 @@ class CheckpointWriter:
         if copy:
             own = {key: tensor.to("cpu", copy=True) for key, tensor in own.items()}
         whole = whole_parameters(engine, copy)
+        if rank == 0:
+            own |= {key_of(PARAMETER, name, 0): whole[name].view(-1) for name in frozen_parameters(engine)}
         files: dict[str, Iterable[Any]] = {state_file(rank, ranks): safetensors_chunks(own, {})}
         if rank == 0:
-            files[WEIGHTS] = safetensors_chunks(*published_tensors(self._config.model, whole))
+            files[WEIGHTS] = safetensors_chunks(*self._exported(whole))
             files[RUN_STATE] = [self._record(engine, state).text().encode()]
         return files
 

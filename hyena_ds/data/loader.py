@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -33,13 +33,23 @@ class MicroBatch:
 
     token_ids_Bl: Tensor
     """int64."""
-    targets_Bl: Tensor
-    """int64; IGNORED where nothing is scored."""
+    targets: Tensor
+    """What the objective scores: of next tokens (B, l) int64, IGNORED where nothing is."""
     samples_B: Tensor
     """int64: numbers of the sequences within the step's global batch."""
+    lengths_B: Tensor | None = None
+    """int64: tokens of each whole sequence that are no padding; None where none is padding."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(self.token_ids_Bl.to(device), self.targets_Bl.to(device), self.samples_B.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def rows(self, rows: slice) -> MicroBatch:
+        """Some of its sequences."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        lengths_B = None if self.lengths_B is None else change(self.lengths_B)
+        return MicroBatch(change(self.token_ids_Bl), change(self.targets), change(self.samples_B), lengths_B)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +60,7 @@ class StepBatch:
     """Number within the run, from 0."""
     micro_batches: list[MicroBatch]
     scored: int
-    """Scored targets of the whole step, over all ranks."""
+    """Losses that the whole step adds up, over all ranks."""
 
 
 @dataclass(frozen=True)

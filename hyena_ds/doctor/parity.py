@@ -24,7 +24,7 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.tasks.next_token import NextToken
-from hyena_ds.training.preflight import common_convolution
+from hyena_ds.training.convolution import common_convolution
 
 LOCAL_LENGTH = 256
 """Tokens of a rank's slice, at most."""
@@ -65,7 +65,7 @@ def _loss_and_gradients(model: NextToken, ids_BL: Tensor, run: ForwardPass) -> t
     model.zero_grad()
     first, last = run.layout.offset, run.layout.offset + run.layout.local_length
     inputs, targets = ids_BL[:, first:last].contiguous(), ids_BL[:, first + 1 : last + 1].contiguous()
-    loss, _ = model(inputs, targets, run)
+    loss, _ = model.loss(inputs, targets, run)
     loss.backward()
     gradients = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
     return loss.detach().double().view(1), torch.cat(gradients).double()

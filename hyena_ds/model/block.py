@@ -92,7 +92,7 @@ class _Spec:
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         cache = self.run.filters
-        self._k_dL = cache.slot(self.number).get(evaluate, keep or cache.micro_steps > 1)
+        self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep or cache.keeps)
         return self._k_dL
 
     def filter_gradients(self) -> FilterWeights:

@@ -4,7 +4,8 @@
                --> last micro step: dk goes through the filter's MLP, once
     step closes, and using it raises
 
-A filter depends on parameters only, so this is exact however many micro steps follow.
+A filter depends on parameters only, so this is exact however many micro steps follow. Where parameters stand still, in a
+validation or a prediction, `HeldFilters` evaluates each filter once for all passes.
 
 d channels of this rank, L context length.
 """
@@ -32,6 +33,11 @@ class FilterCache:
         self.micro_step = micro_step
 
     @property
+    def keeps(self) -> bool:
+        """Whether a later pass will need the filters again."""
+        return self.micro_steps > 1
+
+    @property
     def last(self) -> bool:
         """Whether this micro step's backward finishes the filters' gradients."""
         return self.micro_step == self.micro_steps - 1
@@ -50,6 +56,21 @@ class FilterCache:
         self._closed = True
 
 
+class HeldFilters(FilterCache):
+    """Filters of parameters that stand still: evaluated once, for the longest context so far; shorter ones take a prefix.
+
+    All passes must cut a sequence into the same number of slices. There is no backward.
+    """
+
+    @property
+    def keeps(self) -> bool:
+        return True
+
+    @property
+    def last(self) -> bool:
+        raise RuntimeError("a backward pass met filters that are held; open a FilterCache for every optimizer step")
+
+
 class FilterSlot:
     """One block's filter k_dL in channel layout, and what has come of its gradient."""
 
@@ -58,11 +79,13 @@ class FilterSlot:
         self._gradient: Tensor | None = None
         self._fresh = True
 
-    def get(self, evaluate: Callable[[], Tensor], keep: bool) -> Tensor:
-        """The filter; evaluated when it is not held, and held when `keep`."""
-        value = evaluate() if self.value is None else self.value
+    def get(self, evaluate: Callable[[], Tensor], context_length: int, keep: bool) -> Tensor:
+        """The filter of a context; evaluated when it is not held as far, and held when `keep`."""
+        value = self.value
+        if value is None or value.shape[1] < context_length:
+            value = evaluate()
         self.value = value if keep else None
-        return value
+        return value[:, :context_length]
 
     def begin_gradient(self, k_dL: Tensor, last: bool) -> None:
         """A backward pass is about to add its part for every channel, each once it needs that channel of `k_dL` no more.

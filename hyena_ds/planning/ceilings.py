@@ -158,7 +158,7 @@ class PlannedStep(EngineSide):
 
     def prepare(self) -> dict[str, Any]:
         """Build the engine. Collective."""
-        self.engine = build_engine(run_config(self.case), self.objective.model, self.compute.ranks)
+        self.engine = build_engine(run_config(self.case), self.objective, self.compute.ranks)
         described = machine()
         if "accelerator" in described:
             described["accelerator_gib"] = torch.cuda.get_device_properties(self.compute.device).total_memory / 2**30

@@ -13,43 +13,31 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import nn
 
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
-from hyena_ds.model.backbone import HyenaDNA
-from hyena_ds.tasks.next_token import NextToken
+from hyena_ds.tasks.task import Objective
 
 _BUCKET_ELEMENTS = 1 << 24
 
 
 def build_engine(
-    config: RunConfig, model: HyenaDNA, ranks: int, optimizer: torch.optim.Optimizer | None = None
+    config: RunConfig, objective: Objective, ranks: int, optimizer: torch.optim.Optimizer | None = None
 ) -> deepspeed.DeepSpeedEngine:
-    """Wrap `model` (with the weights it has now) for training. `optimizer` replaces AdamW, for tests. Collective."""
+    """Wrap an objective, with the weights it has now, for training. `optimizer` replaces AdamW, for tests. Collective."""
     if not config.deepspeed_log:
         quiet()
     engine, *_ = deepspeed.initialize(
-        model=NextToken(model),
-        optimizer=optimizer or adamw(config.optimizer, model),
+        model=objective,
+        optimizer=optimizer or adamw(config.optimizer, objective),
         config=deepspeed_config(config, ranks),
     )
     return engine
 
 
-def adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW without weight decay on the implicit filter (its MLP and frequency), with it on everything else.
-
-    Source: the parameter groups that the published recipe really used.
-    """
-    in_filter: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (in_filter if ".implicit_filter." in name else others).append(parameter)
-    groups = [
-        {"params": others, "weight_decay": config.weight_decay},
-        {"params": in_filter, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas[:2], eps=config.epsilon)  # type: ignore[arg-type]
+def adamw(config: OptimizerConfig, objective: Objective) -> torch.optim.AdamW:
+    """AdamW on the objective's parameter groups."""
+    groups, (first, second, *_) = objective.groups(config.weight_decay), config.betas
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(first, second), eps=config.epsilon)
 
 
 def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from hyena_ds.baselines.markov import bits
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
@@ -16,6 +14,7 @@ from hyena_ds.monitoring.progress import Progress, Reached
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.monitoring.scalars import of_step, of_validation
 from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.tasks.task import Task
 from hyena_ds.training.clock import StepCost
 from hyena_ds.training.environment import Environment
 from hyena_ds.training.step import StepResult
@@ -24,9 +23,9 @@ from hyena_ds.training.step import StepResult
 class Journal:
     """Every rank has one; only rank 0's has a recorder."""
 
-    def __init__(self, directory: RunDirectory, config: RunConfig, run: str, state: RunState, writes: bool):
+    def __init__(self, directory: RunDirectory, config: RunConfig, task: Task, run: str, state: RunState, writes: bool):
         """Later rows than `state`, of a run cut short, are dropped. `run` is the run's random name."""
-        self._directory, self._config, self._run = directory, config, run
+        self._directory, self._config, self._task, self._run = directory, config, task, run
         self._recorder = self._open(state) if writes else None
 
     def roll_back(self, state: RunState) -> None:
@@ -60,9 +59,7 @@ class Journal:
             return
         row = {
             **_where(plan, state),
-            "loss": result.loss,
-            "perplexity": math.exp(min(result.loss, 700.0)),
-            "bits_per_base": bits(result.loss),
+            **self._task.quality(result.loss, result.means),
             "learning_rate": rate,
             "gradient_norm": result.gradient_norm,
             "tokens": state.tokens,
@@ -94,9 +91,10 @@ class Journal:
             return
         if not self.is_scored(row["step"], row["context_length"]):
             self._recorder.row(row, of_validation(finite(row), at_final))
+        loss, *others = (f"{name} {row[f'validation_{name}']:.4f}" for name in self._task.headline)
         self.say(
-            f"step {row['step']}: validation loss {row['validation_loss']:.4f} nats a base, perplexity "
-            f"{row['validation_perplexity']:.4f} (context {row['context_length']:,}, {scored:,} bases)"
+            f"step {row['step']}: validation {loss} {', '.join([self._task.unit, *others])} "
+            f"(context {row['context_length']:,}, {scored:,} {self._task.counted})"
         )
 
     def is_scored(self, step: int, context_length: int) -> bool:
@@ -111,9 +109,17 @@ class Journal:
         if self._recorder is not None:
             self._recorder.end_progress()
 
-    def conclude(self, state: RunState, context_length: int, loss: float, baselines: dict[int, float]) -> None:
-        """The last words: the model beside the Markov baselines, and where everything is."""
-        self.say(*_closing_lines(self._directory.path, state, context_length, loss, baselines))
+    def conclude(self, state: RunState, context_length: int, lines: list[str]) -> None:
+        """The last words: what the task makes of the last validation, and where everything is."""
+        path = self._directory.path
+        self.say(
+            "",
+            f"held-out {self._task.held_out_name} of {context_length:,} bases",
+            "",
+            *lines,
+            f"run: {path}   weights: {path / 'checkpoints' / f'step-{state.step:08d}' / WEIGHTS}",
+            f"curves: tensorboard --logdir {path / 'tensorboard'}",
+        )
 
     def _open(self, state: RunState) -> Recorder:
         paths, config, step = self._directory, self._config, state.step
@@ -129,23 +135,3 @@ class Journal:
 
 def _where(plan: StagePlan, state: RunState) -> dict[str, Any]:
     return {"step": state.step, "stage": plan.number, "context_length": plan.config.context_length}
-
-
-def _closing_lines(
-    path: Path, state: RunState, context_length: int, loss: float, baselines: dict[int, float]
-) -> list[str]:
-    rows = [("HyenaDNA (this run)", loss)]
-    rows += [(f"Markov, order {order}", value) for order, value in baselines.items()]
-    lines = ["", f"held-out windows of {context_length:,} bases", ""]
-    lines.append(f"  {'model':<22}{'nats a base':>12}{'bits a base':>12}{'perplexity':>12}")
-    lines += [f"  {name:<22}{v:>12.4f}{bits(v):>12.4f}{math.exp(min(v, 700.0)):>12.4f}" for name, v in rows]
-    beaten = [order for order, value in baselines.items() if loss < value]
-    return [
-        *lines,
-        "",
-        f"The model predicts better than order {', '.join(map(str, beaten))}."
-        if beaten
-        else "The model does not yet beat a Markov baseline: train it longer.",
-        f"run: {path}   weights: {path / 'checkpoints' / f'step-{state.step:08d}' / WEIGHTS}",
-        f"curves: tensorboard --logdir {path / 'tensorboard'}",
-    ]

@@ -11,6 +11,7 @@ alike: a step's loss and norm are the same everywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -22,13 +23,13 @@ from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import NonFiniteConfig, RunConfig
 from hyena_ds.data.loader import StepBatch
-from hyena_ds.data.provenance import Consumed, consumed
 from hyena_ds.errors import NotFiniteError
-from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.model.filter_cache import HeldFilters
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.parallel.agreement import agreed
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.tasks.task import Task
 from hyena_ds.training.step import StepResult
 
 _SHOWN = 8
@@ -72,23 +73,24 @@ def to_blame(
     run: ForwardPass,
     compute: Compute,
     config: RunConfig,
+    task: Task,
     plan: StagePlan,
-) -> list[Consumed]:
+) -> Sequence[object]:
     """The samples of a step whose own loss is not finite; all of the step's where there is none. Collective.
 
     Every rank runs each of its samples alone through the model, with the masks and the parameters of the step.
     """
     losses = torch.zeros(plan.config.sequences, dtype=torch.float64, device=compute.device)
-    filters = FilterCache(sum(len(micro_batch.samples_B) for micro_batch in batch.micro_batches))
+    filters = HeldFilters()
     for micro_batch in batch.micro_batches:
         here = micro_batch.to(compute.device)
         for row, number in enumerate(micro_batch.samples_B.tolist()):
             one = slice(row, row + 1)
             key = DropoutKey(config.seed, batch.step, here.samples_B[one])
             alone = replace(run, dropout=key, filters=filters)
-            losses[number] += engine(here.token_ids_Bl[one], here.targets_Bl[one], alone)[0]
+            losses[number] += engine(here.rows(one), alone)[0]
     dist.all_reduce(losses)
-    samples = agreed(lambda: consumed(config, batch.step))
+    samples = agreed(lambda: task.samples(batch.step))
     bad = [sample for sample, loss in zip(samples, losses.tolist(), strict=True) if not math.isfinite(loss)]
     return bad or samples
 
@@ -100,13 +102,13 @@ def says(result: StepResult) -> str:
     return f"the loss is {result.loss}"
 
 
-def named(samples: list[Consumed]) -> str:
+def named(samples: Sequence[object]) -> str:
     """Where samples come from, for a message."""
     shown = ", ".join(str(sample) for sample in samples[:_SHOWN])
     return shown if len(samples) <= _SHOWN else f"{shown} and {len(samples) - _SHOWN} more"
 
 
-def stop(state: RunState, policy: NonFiniteConfig, found: str, samples: list[Consumed]) -> NotFiniteError:
+def stop(state: RunState, policy: NonFiniteConfig, found: str, samples: Sequence[object]) -> NotFiniteError:
     """The end of a run that had no roll back left. `found` is what `says` says of its last step."""
     return NotFiniteError(
         f"step {state.step}: {found}, {in_a_row(state)} steps in a row were not finite and the run was rolled back "

@@ -1,7 +1,7 @@
 """A whole run, on one rank of it.
 
-    preflight --> starting (fresh, initialised or resumed) --> per stage: steps, validations, checkpoints
-    --> Markov baselines, summary
+    checks --> starting (fresh, initialised or resumed) --> per stage: steps, validations, checkpoints
+    --> baselines, summary
 
 After every step the ranks' votes say whether to stop and whether a checkpoint is still being written. Every rank runs the
 same collectives in the same order.
@@ -16,16 +16,13 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from hyena_ds.baselines.markov import markov_losses
 from hyena_ds.checkpoints.directory import newest_whole, place_of
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
-from hyena_ds.data.loader import Slice, StepBatch, stage_steps
-from hyena_ds.data.provenance import write_order
-from hyena_ds.data.stream import Sources
+from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.metrics import finite
@@ -41,22 +38,21 @@ from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
 from hyena_ds.runtime.local_ranks import bind_cores
 from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
+from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import Environment
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
-from hyena_ds.training.preflight import check_shards, common_convolution
 from hyena_ds.training.scores import Scores
 from hyena_ds.training.starting import roll_back, start
 from hyena_ds.training.step import StepResult, train_step
 
-BASELINE_ORDERS = (0, 2, 5)
 
-
-def train(config: RunConfig, interruption: Interruption) -> int:
-    """Train `config` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks.
+def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
+    """Train `task` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks.
 
     `interruption` listens already.
     """
@@ -69,7 +65,7 @@ def train(config: RunConfig, interruption: Interruption) -> int:
     compute = start_compute()
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
-        return train_on(compute, config, directory, interruption, watchdog)
+        return train_on(compute, config, task, directory, interruption, watchdog)
     except LocalError as error:
         watchdog.failed(error, of_collective=False)
         raise
@@ -85,7 +81,12 @@ def train(config: RunConfig, interruption: Interruption) -> int:
 
 
 def train_on(
-    compute: Compute, config: RunConfig, directory: RunDirectory, interruption: Interruption, watchdog: Watchdog
+    compute: Compute,
+    config: RunConfig,
+    task: Task,
+    directory: RunDirectory,
+    interruption: Interruption,
+    watchdog: Watchdog,
 ) -> int:
     """Train in a process group that is up; returns the exit code. Collective."""
     agreed(lambda: directory.check(config))
@@ -96,12 +97,12 @@ def train_on(
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
-    shards = check_shards(config, compute)
+    shards = task.check_data(compute)
     agreed(lambda: directory.check_data(config, shards))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
-        return _Run(config, compute, directory, plans, choice, shards, interruption, watchdog).to_the_end()
+        return _Run(config, task, compute, directory, plans, choice, shards, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:
@@ -119,6 +120,7 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
+        task: Task,
         compute: Compute,
         directory: RunDirectory,
         plans: tuple[StagePlan, ...],
@@ -127,20 +129,22 @@ class _Run:
         interruption: Interruption,
         watchdog: Watchdog,
     ):
-        self.config, self.compute, self.directory, self.plans = config, compute, directory, plans
+        self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
         self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
-        self.scores = Scores(config, compute, plans, self._place, self._asked_to_stop, watchdog)
-        started = start(config, compute, directory, shards)
+        self.scores = Scores(config, task, compute, plans, self._place, self._asked_to_stop, watchdog)
+        started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
         environment = Environment.of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))
-        self.journal = Journal(directory, config, started.run, self.state, writes=compute.rank == 0)
+        self.journal = Journal(directory, config, task, started.run, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
         say = self.journal.say
-        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run, shards.digest, say)
+        self.checkpoints = CheckpointWriter(
+            directory.checkpoints, config, compute, started.run, shards.digest, say, task.exported
+        )
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -173,7 +177,7 @@ class _Run:
         run, row = self._place(plan)
         give_back()  # the tensors of another stage have other sizes
         part = Slice(row, run.layout.offset, run.layout.local_length)
-        batches = stage_steps(self.config.data, self.config.seed, plan, part, self.state.step)
+        batches = self.task.steps(plan, part, self.state.step)
         for batch in self.clock.reading(batches):
             self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
             stop = None
@@ -257,7 +261,7 @@ class _Run:
     def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, run: ForwardPass, result: StepResult) -> bool:
         """After a skipped step: say so, and roll the run back when it is time to. Raises NotFiniteError at the end."""
         policy, now = self.config.non_finite, self.state
-        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, plan)
+        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, self.task, plan)
         found = non_finite.says(result)
         verdict = non_finite.verdict(now, policy)
         if verdict is non_finite.Verdict.STOP:
@@ -269,7 +273,7 @@ class _Run:
         self.checkpoints.finish()
         self.engine.destroy()
         del self.engine  # before another one is built beside it
-        self.engine, checkpoint = roll_back(self.config, self.compute, self.directory)
+        self.engine, checkpoint = roll_back(self.config, self.task, self.compute, self.directory)
         self.state = non_finite.rolled_back(now, checkpoint)
         self.journal.roll_back(self.state)
         ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
@@ -282,7 +286,7 @@ class _Run:
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
-        write_order(self.directory.stream, self.config)
+        self.task.write_order(self.directory.stream)
 
     def _finish(self) -> None:
         self.watchdog.enter("save", self.state.step)
@@ -298,16 +302,14 @@ class _Run:
     def _conclude(self) -> str | None:
         """Write the summary and say the last words, on rank 0 alone; why the summary could not be written."""
         self.journal.end_progress()
-        self.journal.say("counting Markov baselines on the training bases")
         context_length, last = self.plans[-1].config.context_length, self.scores.last
-        samples = self.scores.samples(context_length)
-        training = Sources(self.config.data, "train")
-        baselines = markov_losses(training, self.scores.held_out, samples, context_length, BASELINE_ORDERS)
+        self.journal.say("counting baselines on the training data")
+        conclusion = self.task.conclude(context_length, self.scores.quality)
         try:
-            self.directory.write_summary({**finite(last), "markov_losses": {str(k): v for k, v in baselines.items()}})
+            self.directory.write_summary({**finite(last), **conclusion.summary})
         except OSError as error:
             return f"{self.directory.summary}: cannot be written ({error.strerror})"
-        self.journal.conclude(self.state, context_length, last["validation_loss"], baselines)
+        self.journal.conclude(self.state, context_length, conclusion.lines)
         return None
 
 

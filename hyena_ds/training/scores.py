@@ -7,32 +7,31 @@ They change nothing of the training. One that was asked to stop is made up for w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import deepspeed
 
-from hyena_ds.baselines.markov import bits
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.data.stream import Sample, Sources, validation_samples
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.runtime.interruption import Stop
 from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.tasks.task import Task
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.validation import validate
 
 
 class Scores:
-    """Held-out windows, and what was scored last."""
+    """When held-out samples are scored, and what came of it last."""
 
     def __init__(
         self,
         config: RunConfig,
+        task: Task,
         compute: Compute,
         plans: tuple[StagePlan, ...],
         place: Callable[[StagePlan], tuple[ForwardPass, int]],
@@ -40,18 +39,10 @@ class Scores:
         watchdog: Watchdog,
     ):
         """`place` says how a stage's passes run here, and its data-parallel row; `asked_to_stop` is collective."""
-        self._config, self._compute, self._plans = config, compute, plans
+        self._config, self._task, self._compute, self._plans = config, task, compute, plans
         self._place, self._asked_to_stop, self._watchdog = place, asked_to_stop, watchdog
-        self.held_out = Sources(config.data, "valid")
         self.last: dict[str, Any] = {}
-        self._samples: dict[int, list[Sample]] = {}
-
-    def samples(self, context_length: int) -> list[Sample]:
-        """The windows that are scored at a context length, always the same ones."""
-        if context_length not in self._samples:
-            count = self._config.validation.windows
-            self._samples[context_length] = validation_samples(self.held_out, context_length, count)
-        return self._samples[context_length]
+        self.quality: dict[str, float] = {}
 
     def due(self, plan: StagePlan, step: int) -> list[StagePlan]:
         """The stages whose windows are scored after `step` steps, the last of which was of `plan`."""
@@ -92,23 +83,20 @@ class Scores:
             self._watchdog.enter("validation", step)
             run, row = self._place(at)
             context_length = at.config.context_length
-            samples = self.samples(context_length)
+            samples = self._task.held_out(context_length)
             if at is not plan:
                 give_back()  # memory of other sizes, before and after
-            result = validate(engine, self.held_out, samples, at, run, self._compute, row, stopping)
+            result = validate(engine, self._task, samples, at, run, self._compute, row, stopping)
             if at is not plan:
                 give_back()
             if result is None:
                 return stop
-            loss_sum, scored = result
-            loss = loss_sum / scored
+            self.quality = self._task.quality(result.loss, result.means)
             self.last = {
                 "step": step,
                 "stage": plan.number,
                 "context_length": context_length,
-                "validation_loss": loss,
-                "validation_perplexity": math.exp(min(loss, 700.0)),
-                "validation_bits_per_base": bits(loss),
+                **{f"validation_{name}": value for name, value in self.quality.items()},
             }
-            journal.validation(self.last, scored, at_final=at is not plan)
+            journal.validation(self.last, result.scored, at_final=at is not plan)
         return None

@@ -1,9 +1,10 @@
 """One optimizer step.
 
-    loss of a micro step = local sum of token losses x ranks / scored targets of the whole step
+    loss of a micro step = sum of this rank's losses x ranks / losses of the whole step
 
-The engine averages gradients over all ranks, so the reduced gradient is exactly that of (sum of token losses) / (scored
-targets) over the global batch, whatever the grid, the accumulation, and how unevenly ignored targets fall.
+The engine averages gradients over all ranks, so the reduced gradient is exactly that of (sum of losses) / (their number)
+over the global batch, whatever the grid, the accumulation, and how unevenly they fall: of tokens, of which some are
+ignored, or of whole sequences, whose loss belongs to one rank of a sequence group (tasks/task.py).
 
 A loss that is not finite is back-propagated as NaN: whether the reduced gradients are finite, which all ranks see alike,
 then decides alone about the update. Without one the parameters, the moments and the engine are as if the batch had never
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hyena_ds.data.loader import StepBatch
 from hyena_ds.model.filter_cache import FilterCache
@@ -32,11 +34,13 @@ class StepResult:
     """Of the whole global batch; the same on every rank."""
 
     loss: float
-    """Nats per scored target."""
+    """Mean of the losses that were added up."""
     gradient_norm: float
     """Before clipping."""
     votes: tuple[float, ...] = ()
     """The sums over all ranks of what each handed in."""
+    means: tuple[float, ...] = ()
+    """Of what the task sums beside the losses."""
 
     @property
     def skipped(self) -> bool:
@@ -62,21 +66,22 @@ def train_step(
     comes next, for the watchdog.
     """
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    loss_sum = torch.zeros((), dtype=torch.float64, device=compute.device)
+        group["lr"] = rate * group.get("rate_scale", 1.0)
+    totals: Tensor | None = None  # of losses, then what the task sums
     filters = FilterCache(len(batch.micro_batches))
     for number, micro_batch in enumerate(batch.micro_batches):
         micro_batch = micro_batch.to(compute.device)
         filters.begin(number)
         mark(f"forward of micro step {number + 1}")
         this = replace(run, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
-        micro_loss, _ = engine(micro_batch.token_ids_Bl, micro_batch.targets_Bl, this)
+        micro_loss, micro_sums = engine(micro_batch, this)
         mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.
         engine.set_gradient_accumulation_boundary(filters.last)
         scale = torch.where(micro_loss.detach().isfinite(), compute.ranks / batch.scored, math.nan)
         engine.backward(micro_loss * scale, scale_wrt_gas=False)
-        loss_sum += micro_loss.detach()
+        found = torch.cat((micro_loss.detach().double().view(1), micro_sums[1:]))
+        totals = found if totals is None else totals + found
         if filters.last:
             filters.close()
             norm = _unsharded_norm(engine) if engine.zero_optimization_stage() == 0 else None
@@ -88,10 +93,12 @@ def train_step(
         engine.step()
     if norm is None:
         norm = float(engine.get_global_grad_norm())
-    sums = torch.cat((loss_sum.view(1), torch.tensor([*votes()], dtype=torch.float64, device=compute.device)))
-    dist.all_reduce(sums)
-    total, *voted = sums.tolist()
-    return StepResult(total / batch.scored, norm, tuple(voted))
+    assert totals is not None
+    voted = torch.tensor([*votes()], dtype=torch.float64, device=compute.device)
+    everywhere = torch.cat((totals, voted))
+    dist.all_reduce(everywhere)
+    means = tuple(total / batch.scored for total in everywhere[: len(totals)].tolist())
+    return StepResult(means[0], norm, tuple(everywhere[len(totals) :].tolist()), means[1:])
 
 
 def _unsharded_norm(engine: deepspeed.DeepSpeedEngine) -> float:

@@ -117,17 +117,6 @@ def _parameters_from(path: Path, file: Any, config: ModelConfig) -> dict[str, Te
     return parameters
 
 
-def load_model(path: str | Path, shift: float | None = None) -> HyenaDNA:
-    """A model from a `weights.safetensors` with published key names and its shape in the header; see `read_weights`.
-
-    `module(token_ids)` maps (B, L) ids to logits (B, L, 16); `module.backbone(token_ids)` to hidden states.
-    """
-    config, parameters = read_weights(path, shift)
-    model = HyenaDNA(config)
-    model.load_state_dict(parameters)
-    return model.eval()
-
-
 def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(parameters, of our names, under the published ones, frequency aliases included; the file's metadata: the shape)."""
     tensors: dict[str, Tensor] = {}

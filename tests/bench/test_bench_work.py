@@ -44,7 +44,7 @@ def test_counted_flops_are_those_of_the_formula(policy: str) -> None:
     ids_BL = torch.randint(7, 11, (case.batch, case.context_length))
     run = ForwardPass(Layout.whole(case.context_length), policy=case.activation_policy)
     with MatrixFlops() as counted:
-        NextToken(model)(ids_BL, ids_BL, run)[0].backward()
+        NextToken(model).loss(ids_BL, ids_BL, run)[0].backward()
     blocks, implicit = gemm_flops(case), filter_flops(case)
     assert counted.total == pytest.approx(blocks.total + implicit.total, rel=0.03)
     assert counted.total > blocks.minimum + implicit.minimum

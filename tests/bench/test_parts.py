@@ -21,7 +21,7 @@ MODEL = build_model(ModelConfig(width=16, layers=2, maximum_context=L), 1)
 
 def step(backward: bool = True) -> None:
     ids_BL = torch.full((1, L), 7)
-    loss, _ = NextToken(MODEL)(ids_BL, ids_BL, ForwardPass(Layout.whole(L)))
+    loss, _ = NextToken(MODEL).loss(ids_BL, ids_BL, ForwardPass(Layout.whole(L)))
     if backward:
         loss.backward()
 

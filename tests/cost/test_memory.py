@@ -98,7 +98,7 @@ def test_predicted_live_tensors_are_those_of_a_real_step(policy: PolicyName) -> 
 
     def step() -> None:
         run = ForwardPass(Layout.whole(shape.context_length), policy=shape.activation_policy)
-        objective(ids_BL, ids_BL, run)[0].backward()
+        objective.loss(ids_BL, ids_BL, run)[0].backward()
         model.zero_grad()
 
     step()

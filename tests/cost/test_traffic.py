@@ -88,7 +88,7 @@ def count(shape: StepShape) -> Counted:
         compute_dtype=getattr(torch, shape.precision),
     )
     with Counted() as counted, counted.filters_apart():
-        objective(ids_BL, ids_BL, run)[0].backward()
+        objective.loss(ids_BL, ids_BL, run)[0].backward()
     return counted
 
 

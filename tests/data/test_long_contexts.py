@@ -70,7 +70,7 @@ def test_a_window_of_two_million_bases_is_the_fastas_whole_and_in_slices(
         for rank in range(P):
             batch = make_micro_batch(sources, L, [0], [sample], Slice(0, rank * l, l))
             assert np.array_equal(batch.token_ids_Bl[0], whole[rank * l : rank * l + l])
-            assert np.array_equal(batch.targets_Bl[0], targets[rank * l : rank * l + l])
+            assert np.array_equal(batch.targets[0], targets[rank * l : rank * l + l])
     assert sources.scored([sample], L) == (targets != IGNORED).sum()
 
 

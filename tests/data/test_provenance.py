@@ -69,9 +69,7 @@ def _read(config: RunConfig, step: int) -> dict[int, list[int]]:
         place = Slice(rank // parts, rank % parts * length, length)
         batch = next(stage_steps(config.data, config.seed, plan, place, step - 1))
         for micro in batch.micro_batches:
-            for number, ids, targets in zip(
-                micro.samples_B.tolist(), micro.token_ids_Bl, micro.targets_Bl, strict=True
-            ):
+            for number, ids, targets in zip(micro.samples_B.tolist(), micro.token_ids_Bl, micro.targets, strict=True):
                 last = targets[-1:] if place.offset + length == plan.config.context_length else targets[:0]
                 found.setdefault(number, []).extend(torch.cat((ids, last)).tolist())
     return found

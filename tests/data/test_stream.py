@@ -70,7 +70,7 @@ def test_the_scored_count_equals_the_targets_of_all_slices(
     sources = Sources(data_config(shards, append_end_token=append_end_token, ignore=ignore), "train")
     for sample in some_samples(sources):
         parts = [make_micro_batch(sources, L, [0], [sample], Slice(0, offset, 4)) for offset in range(0, L, 4)]
-        found = sum(int((part.targets_Bl != IGNORED).sum()) for part in parts)
+        found = sum(int((part.targets != IGNORED).sum()) for part in parts)
         truth = np.array(whole_sample(sources, sample)[1:], dtype=np.uint8)
         assert sources.scored([sample], L) == found == scored_mask(truth, ignore).sum()
 
@@ -78,7 +78,7 @@ def test_the_scored_count_equals_the_targets_of_all_slices(
 def test_padding_is_never_scored(shards: Path) -> None:
     sources = Sources(data_config(shards, ignore=()), "train")
     batch = make_micro_batch(sources, L, [0, 1], [Sample(0, 0, False), None], Slice(0, 0, L))
-    assert (batch.targets_Bl != IGNORED).sum(1).tolist() == [L, 0]
+    assert (batch.targets != IGNORED).sum(1).tolist() == [L, 0]
 
 
 def read_grid(config: DataConfig, dp: int, sp: int) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
@@ -94,7 +94,7 @@ def read_grid(config: DataConfig, dp: int, sp: int) -> dict[tuple[int, int], tup
             for micro in batch.micro_batches:
                 for i, number in enumerate(micro.samples_B.tolist()):
                     slices = read.setdefault((batch.step, number), [])
-                    slices.append((column, micro.token_ids_Bl[i], micro.targets_Bl[i]))
+                    slices.append((column, micro.token_ids_Bl[i], micro.targets[i]))
     whole = {}
     for key, slices in read.items():
         assert [column for column, _, _ in slices] == list(range(sp))
@@ -192,7 +192,7 @@ def equal(one: StepBatch, other: StepBatch) -> bool:
     pairs = zip(one.micro_batches, other.micro_batches, strict=True)
     return (one.step, one.scored) == (other.step, other.scored) and all(
         torch.equal(a.token_ids_Bl, b.token_ids_Bl)
-        and torch.equal(a.targets_Bl, b.targets_Bl)
+        and torch.equal(a.targets, b.targets)
         and torch.equal(a.samples_B, b.samples_B)
         for a, b in pairs
     )

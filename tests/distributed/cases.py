@@ -24,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 import hyena_ds.parallel.layout as layout_module
 import hyena_ds.training.engine as engine_module
 from hyena_ds.checkpoints.engine_state import fragments
+from hyena_ds.checkpoints.weights import load_model
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.loader import MicroBatch
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import MASK
 from hyena_ds.model.backbone import HyenaDNA
@@ -36,9 +38,9 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
 from hyena_ds.tasks.next_token import NextToken
-from hyena_ds.training.preflight import common_convolution
+from hyena_ds.tasks.task import Objective
+from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.step import StepResult, train_step
-from hyena_ds.weights.published import load_model
 from tests.cudnn_stand_in import ENOUGH, install
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config
 from tests.pieces import small_pieces
@@ -75,11 +77,11 @@ def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
 def _engine(
     compute: Compute,
     config: RunConfig,
-    model: HyenaDNA,
+    objective: Objective | HyenaDNA,
     optimizer: torch.optim.Optimizer | None,
     change: Callable[[dict[str, Any]], None] | None = None,
 ) -> Iterator[deepspeed.DeepSpeedEngine]:
-    """The trainer's own engine; under ZeRO-3 every parameter is sharded, however small."""
+    """The trainer's own engine, around the next token's loss of a model; under ZeRO-3 every parameter is sharded, however small."""
     original = engine_module.deepspeed_config
 
     def settings(config: RunConfig, ranks: int) -> dict[str, Any]:
@@ -90,8 +92,10 @@ def _engine(
             change(made)
         return made
 
+    if isinstance(objective, HyenaDNA):
+        objective = NextToken(objective)
     with _replaced(engine_module, "deepspeed_config", settings):
-        engine = engine_module.build_engine(config, model, compute.ranks, optimizer)
+        engine = engine_module.build_engine(config, objective, compute.ranks, optimizer)
     try:
         yield engine
     finally:
@@ -99,12 +103,13 @@ def _engine(
 
 
 def _names(engine: deepspeed.DeepSpeedEngine) -> list[tuple[str, torch.nn.Parameter]]:
-    return list(engine.module.model.named_parameters())
+    return list(engine.module.named_parameters())
 
 
 def _reduced_gradients(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
     """Collective. Valid between the last backward of a step and the update."""
-    return {name: safe_get_full_grad(parameter).detach().clone() for name, parameter in _names(engine)}
+    trained = [(name, parameter) for name, parameter in _names(engine) if parameter.requires_grad]
+    return {name: safe_get_full_grad(parameter).detach().clone() for name, parameter in trained}
 
 
 def _parameters(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
@@ -177,8 +182,8 @@ def train_numbered(
     """Train the lively model with AdamW on numbered steps; sequences that hold a MASK spoil the loss or its gradient."""
     results: list[StepResult] = []
     first_moments: list[Tensor] = []
-    poisoned = _replaced(engine_module, "NextToken", poisoned_by(MASK, gradient))
-    with poisoned, _engine(compute, config, lively_model(config.model), None) as engine:
+    poisoned = poisoned_by(MASK, gradient)(lively_model(config.model))
+    with _engine(compute, config, poisoned, None) as engine:
         for step, batch in steps:
             run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
             results.append(train_step(engine, batch.on_rank(step, grid, compute.rank), run, compute, SEED, 5e-3))
@@ -210,9 +215,10 @@ def golden(
             torch.no_grad(),
             deepspeed.zero.GatheredParameters([p for _, p in _names(engine)], enabled=zero_stage == 3),
         ):
-            seen["logits"] = engine.module.model(inputs, _run(compute, grid, L, config))
+            seen["logits"] = engine.module.logits(inputs, _run(compute, grid, L, config))
         # Not train_step: its dropout key would drop, and the recorded tensors are without dropout.
-        loss_sum, _ = engine(inputs, targets, _run(compute, grid, L, config))
+        batch = MicroBatch(inputs, targets, torch.arange(len(inputs)))
+        loss_sum, _ = engine(batch, _run(compute, grid, L, config))
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(loss_sum * (compute.ranks / (token_ids.shape[0] * L)), scale_wrt_gas=False)
         seen["gradients"] = _reduced_gradients(engine)
@@ -324,7 +330,7 @@ def bytes_sent(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalBat
     layout = Layout.slice_of(L, grid.topology, compute.rank, _groups(compute), traffic)
     part = batch.on_rank(0, grid, compute.rank).micro_batches[0]
     run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
-    loss, _ = NextToken(lively_model(config.model))(part.token_ids_Bl, part.targets_Bl, run)
+    loss, _ = NextToken(lively_model(config.model)).loss(part.token_ids_Bl, part.targets, run)
     forward = traffic.bytes_sent
     loss.backward()
     return {"forward": forward, "backward": traffic.bytes_sent - forward}

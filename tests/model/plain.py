@@ -20,6 +20,12 @@ Parameters = dict[str, Tensor]
 
 def plain_logits(parameters: Parameters, config: ModelConfig, token_ids_BL: Tensor) -> Tensor:
     """(B, L) -> (B, L, V), differentiable in every parameter."""
+    hidden_BLD = plain_hidden(parameters, config, token_ids_BL)
+    return F.linear(hidden_BLD, parameters["backbone.embedding.weight"])
+
+
+def plain_hidden(parameters: Parameters, config: ModelConfig, token_ids_BL: Tensor) -> Tensor:
+    """(B, L) -> (B, L, D) after the final norm."""
     p = {name.removeprefix("backbone."): tensor for name, tensor in parameters.items()}
     x = F.embedding(token_ids_BL, p["embedding.weight"])
     for number in range(config.layers):
@@ -28,7 +34,7 @@ def plain_logits(parameters: Parameters, config: ModelConfig, token_ids_BL: Tens
         h = F.linear(_norm(p, f"blocks.{number}.mlp_norm", x), block("mlp.up.weight"), block("mlp.up.bias"))
         h = F.gelu(h, approximate="tanh")
         x = x + F.linear(h, block("mlp.down.weight"), block("mlp.down.bias"))
-    return F.linear(_norm(p, "final_norm", x), p["embedding.weight"])
+    return _norm(p, "final_norm", x)
 
 
 class _Block:

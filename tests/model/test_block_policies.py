@@ -65,7 +65,7 @@ def test_loss_logits_and_every_gradient_equal_the_plain_model(policy: PolicyName
     wanted_loss, wanted_logits, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
     with small_pieces(*((5, 3) if pieces == "small" else (10**6, 10**6))):
         run = ForwardPass(Layout.whole(L), policy=POLICIES[policy])
-        loss, scored = NextToken(model)(ids, targets, run)
+        loss, scored = NextToken(model).loss(ids, targets, run)
         loss.backward()
         with torch.no_grad():
             logits = model(ids)
@@ -79,7 +79,7 @@ def test_a_single_token_gets_through() -> None:
     model = lively_model()
     ids, targets = batch(2, 1)
     wanted_loss, _, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
-    loss, _ = NextToken(model)(ids, targets, ForwardPass(Layout.whole(1)))
+    loss, _ = NextToken(model).loss(ids, targets, ForwardPass(Layout.whole(1)))
     loss.backward()
     assert relative_error(loss, wanted_loss) <= TOLERANCE
     found = gradients(model)
@@ -99,7 +99,7 @@ def test_gradients_of_several_micro_steps_through_one_filter_cache_add_up(policy
     for number, (ids, targets) in enumerate(parts):
         filters.begin(number)
         run = ForwardPass(Layout.whole(37), policy=POLICIES[policy], filters=filters)
-        loss, _ = NextToken(model)(ids, targets, run)
+        loss, _ = NextToken(model).loss(ids, targets, run)
         loss.backward()
         filter_gradient = model.backbone.blocks[0].operator.implicit_filter.output.weight.grad
         assert bool(filter_gradient.any()) == (number == len(parts) - 1), "the filter's backward runs in the last one"
@@ -116,7 +116,7 @@ def test_a_filter_cache_evaluates_every_filter_once_a_step(monkeypatch: pytest.M
     filters = FilterCache(4)
     for number in range(4):
         filters.begin(number)
-        NextToken(model)(*batch(1, 16), ForwardPass(Layout.whole(16), filters=filters))[0].backward()
+        NextToken(model).loss(*batch(1, 16), ForwardPass(Layout.whole(16), filters=filters))[0].backward()
     assert len(evaluated) == CONFIG.layers
 
 
@@ -124,10 +124,10 @@ def test_using_the_filters_of_a_step_that_is_over_raises() -> None:
     model = lively_model()
     filters = FilterCache()
     run = ForwardPass(Layout.whole(16), filters=filters)
-    loss, _ = NextToken(model)(*batch(1, 16), run)
+    loss, _ = NextToken(model).loss(*batch(1, 16), run)
     filters.close()
     with pytest.raises(RuntimeError, match="step that is over"):
-        NextToken(model)(*batch(1, 16), run)
+        NextToken(model).loss(*batch(1, 16), run)
     with pytest.raises(RuntimeError, match="step that is over"):
         loss.backward()
 
@@ -143,7 +143,7 @@ def test_dropout_draws_the_same_masks_under_every_policy_and_tiling(policy: Poli
         key = DropoutKey(1, 2, torch.tensor([4, 0, 9]))
         with small_pieces(*pieces):
             run = ForwardPass(Layout.whole(33), dropout=key, policy=POLICIES[name])  # type: ignore[index]
-            loss, _ = NextToken(model)(ids, targets, run)
+            loss, _ = NextToken(model).loss(ids, targets, run)
             loss.backward()
         found.append((loss, gradients(model)))
     assert relative_error(found[1][0], found[0][0]) <= TOLERANCE
@@ -186,7 +186,7 @@ def test_autocast_around_the_model_changes_nothing(policy: PolicyName) -> None:
     for enabled in (False, True):
         model = lively_model()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss, _ = NextToken(model)(*batch(1, 40), ForwardPass(Layout.whole(40), policy=POLICIES[policy]))
+            loss, _ = NextToken(model).loss(*batch(1, 40), ForwardPass(Layout.whole(40), policy=POLICIES[policy]))
         loss.backward()
         found.append((loss, gradients(model)))
     assert torch.equal(found[0][0], found[1][0])
@@ -199,7 +199,7 @@ def test_bfloat16_products_stay_near_float32_and_leave_filter_and_parameters_flo
     ids, targets = batch(2, 64)
     wanted_loss, _, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
     run = ForwardPass(Layout.whole(64), policy=POLICIES[policy], compute_dtype=torch.bfloat16)
-    loss, _ = NextToken(model)(ids, targets, run)
+    loss, _ = NextToken(model).loss(ids, targets, run)
     loss.backward()
     assert 1e-7 < relative_error(loss, wanted_loss) < 1e-2
     assert_close(gradients(model), wanted, 0.1)
@@ -217,7 +217,7 @@ def test_without_grad_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     run = ForwardPass(Layout.whole(32), policy=POLICIES["fastest"])
     with torch.no_grad():
-        loss, _ = NextToken(lively_model())(*batch(1, 32), run)
+        loss, _ = NextToken(lively_model()).loss(*batch(1, 32), run)
     assert loss.grad_fn is None and kept == [False] * 4
-    NextToken(lively_model())(*batch(1, 32), run)
+    NextToken(lively_model()).loss(*batch(1, 32), run)
     assert kept[4:] == [True] * 4, "the check would see nothing"

@@ -32,7 +32,12 @@ def _dying_backward(self, *arguments, **keywords):  # type: ignore[no-untyped-de
     return _backward(self, *arguments, **keywords)
 
 
-if __name__ == "__main__":
+def plant() -> None:
+    """From now on a training of this process kills it when the step comes."""
     run.train_step = _noting_step
     deepspeed.DeepSpeedEngine.backward = _dying_backward
+
+
+if __name__ == "__main__":
+    plant()
     sys.exit(main())

@@ -7,9 +7,9 @@ import sys
 
 from hyena_ds.cli import main
 from hyena_ds.genome.tokenizer import N
-from hyena_ds.training import engine
+from hyena_ds.tasks import next_token
 from tests.poison import poisoned_by
 
 if __name__ == "__main__":
-    engine.NextToken = poisoned_by(N, os.environ.get("POISON") == "gradient")
+    next_token.NextToken = poisoned_by(N, os.environ.get("POISON") == "gradient")
     sys.exit(main())

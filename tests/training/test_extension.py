@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from hyena_ds.checkpoints.weights import load_model
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import ModelConfig, RunConfig
 from hyena_ds.data.loader import Slice, make_micro_batch
@@ -18,7 +19,7 @@ from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.next_token import NextToken
-from hyena_ds.weights.published import load_model, write_weights
+from hyena_ds.weights.published import write_weights
 from tests.training.runs import make_shards, rows, start_ranks, write_config
 
 OLD, NEW, WINDOWS = 256, 1024, 4
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = unit.repeat(1, 3)[:, : OLD + 1]
     for _ in range(20):
         optimizer.zero_grad()
-        NextToken(model)(ids[:, :-1], ids[:, 1:], ForwardPass(Layout.whole(OLD)))[0].div(ids.numel()).backward()
+        NextToken(model).loss(ids[:, :-1], ids[:, 1:], ForwardPass(Layout.whole(OLD)))[0].div(ids.numel()).backward()
         optimizer.step()
     path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
     write_weights(path, config, dict(model.named_parameters()))
@@ -72,7 +73,7 @@ def loss_in_this_process(model: HyenaDNA, config: Path, context_length: int) -> 
         batch = make_micro_batch(sources, context_length, [0], [sample], Slice(0, 0, context_length))
         with torch.no_grad():
             run = ForwardPass(Layout.whole(context_length))
-            loss, scored = NextToken(model)(batch.token_ids_Bl, batch.targets_Bl, run)
+            loss, scored = NextToken(model).loss(batch.token_ids_Bl, batch.targets, run)
         total, count = total + float(loss), count + int(scored)
     return total / count
 

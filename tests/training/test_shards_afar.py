@@ -12,7 +12,7 @@ from hyena_ds.data.shards import read_index
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.runtime.heartbeat import FAULT_CODE
-from hyena_ds.training.preflight import check_shards
+from hyena_ds.tasks.shards import check_shards
 from tests.data.remote.afar_server import serving
 from tests.distributed.pool import Pool
 from tests.training.runs import ends_of_ranks, make_shards, rows, write_config

@@ -19,7 +19,7 @@ def digest(config: DataConfig) -> str:
     for batch in stage_steps(config, 7, plan(L, 8, steps=25), Slice(0, 0, L), 0):
         for micro in batch.micro_batches:
             found.update(micro.token_ids_Bl.numpy().tobytes())
-            found.update(micro.targets_Bl.numpy().tobytes())
+            found.update(micro.targets.numpy().tobytes())
     return found.hexdigest()
 
 

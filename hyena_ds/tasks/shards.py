@@ -1,4 +1,4 @@
-"""What all ranks look at together before a run begins: the shards, and the long convolution's back end."""
+"""What all ranks look at together before a run begins: its shards."""
 
 from __future__ import annotations
 
@@ -15,20 +15,9 @@ from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex
 from hyena_ds.data.stream import Sources
 from hyena_ds.errors import UserError
-from hyena_ds.ops.convolution_backend import FFT, Choice, choose_convolution
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import shown
-
-
-def common_convolution(config: RunConfig, compute: Compute) -> Choice:
-    """The long convolution's back end, the same on every rank: cuDNN's only where none is without it. Collective."""
-    lengths = [stage.context_length for stage in config.schedule]
-    own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths))
-    for rank, without in enumerate(from_every_rank(own.why if own.convolution is FFT else None)):
-        if without is not None:
-            return Choice(FFT, f"rank {rank}: {without}" if rank else without)
-    return own
 
 
 def check_shards(config: RunConfig, compute: Compute) -> ShardList:

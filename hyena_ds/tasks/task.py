@@ -1,0 +1,124 @@
+"""What a run trains: all that training knows of its data and its loss.
+
+    Task --objective()--> Objective: one module, which the engine wraps
+         --steps(plan, slice, step)--> StepBatch ... --Objective--> (loss sum, sums) --> one optimizer step
+         --held_out, read--> MicroBatch ... --Objective--> sums --quality--> the row of a validation
+
+A Task is made once for each process of a run and handed to training by the command that starts it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.data.identity import ShardList
+from hyena_ds.data.loader import MicroBatch, Slice, StepBatch
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.parallel.devices import Compute
+
+
+class Objective(nn.Module):
+    """One module that owns every parameter its forward uses, trained or frozen (`requires_grad`).
+
+    All are saved under the names that they have here, resumed on any grid, and handed to `Task.exported`.
+    """
+
+    def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
+        """(loss sum, sums) of this rank's part of a micro batch: a scalar with a gradient, and a vector of float64.
+
+        The sums are the number of losses that were added, then those of `Task.sums`. Added up over all ranks each counts
+        once. A loss over a whole sequence belongs to one rank of its sequence group; the others add a zero that hangs on
+        the same graph, so that all ranks run the same collectives backwards.
+        """
+        raise NotImplementedError
+
+    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters to train, in AdamW's groups: no weight decay on implicit filters (their MLP and frequency).
+
+        A group may have a `rate_scale`, by which the learning rate of the schedule is multiplied. Source: the parameter
+        groups that the published recipe really used.
+        """
+        trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return [
+            {"params": [p for name, p in trained if ".implicit_filter." not in name], "weight_decay": weight_decay},
+            {"params": [p for name, p in trained if ".implicit_filter." in name], "weight_decay": 0.0},
+        ]
+
+
+class Conclusion(NamedTuple):
+    """What is left to say of a run that is complete."""
+
+    summary: dict[str, Any]
+    """Entries of summary.json beside those of the last validation."""
+    lines: list[str]
+    """For the log."""
+
+
+class Task(ABC):
+    """Data, objective and measures of one kind of training."""
+
+    sums: ClassVar[tuple[str, ...]] = ()
+    """Names of what the objective adds up beside losses and their number."""
+    unit: ClassVar[str]
+    """What a loss is measured in."""
+    counted: ClassVar[str]
+    """What a loss belongs to, in the plural."""
+    held_out_name: ClassVar[str]
+    """What is validated on, in the plural."""
+    headline: ClassVar[tuple[str, ...]]
+    """Columns of `quality` that the log names after a validation, `loss` first."""
+    best: ClassVar[tuple[str, bool]]
+    """The name in `quality` by which one validation is better than another, and whether the lower one is."""
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """A module with its first weights: a function of the config alone, so that every rank makes the same."""
+
+    @abstractmethod
+    def initialize(self, objective: Objective) -> None:
+        """Load what the config's `initialize_from` names. Raises UserError."""
+
+    @abstractmethod
+    def check_data(self, compute: Compute) -> ShardList:
+        """Every split and stage of the run has its data, the same on all ranks: what they are. Collective.
+
+        Raises UserError on all ranks.
+        """
+
+    @abstractmethod
+    def write_order(self, file: Path) -> None:
+        """Write down in what order the data will be read, for people."""
+
+    @abstractmethod
+    def steps(self, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
+        """The steps of a stage from `from_step` (of the run) on, as this rank reads them."""
+
+    @abstractmethod
+    def samples(self, step: int) -> Sequence[Any]:
+        """The samples of a step of the run, from 0, in their order; `str` of one says where it comes from."""
+
+    @abstractmethod
+    def held_out(self, context_length: int) -> Sequence[Any]:
+        """The samples that are validated on at a context length, always the same ones."""
+
+    @abstractmethod
+    def read(self, samples: Sequence[Any], numbers: list[int], context_length: int, part: Slice) -> MicroBatch:
+        """Read this rank's part of held-out samples; None among them stands for padding, of which nothing is scored."""
+
+    @abstractmethod
+    def quality(self, loss: float, sums: Sequence[float] = ()) -> dict[str, float]:
+        """The columns of a row of metrics.jsonl, `loss` first, of a mean loss and the means of `sums`."""
+
+    @abstractmethod
+    def conclude(self, context_length: int, quality: dict[str, float]) -> Conclusion:
+        """Set the last validation, of `context_length`, beside baselines. On rank 0 alone."""
+
+    @abstractmethod
+    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and header of weights.safetensors, of all the objective's parameters, whole, by name."""
