@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hyena_ds.config.loading import Invalid
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, Policy, PolicyName
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 

@@ -25,14 +25,9 @@ from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, check_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.schema import (
-    CheckpointConfig,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    SourceConfig,
-    StageConfig,
-)
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import CheckpointConfig, DataConfig, RunConfig, SourceConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute

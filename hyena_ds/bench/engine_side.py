@@ -10,7 +10,8 @@ from torch import Tensor
 from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.hyena_side import HyenaSide
 from hyena_ds.bench.measure import peak_memory_gib, timed
-from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig, StageConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.data.loader import MicroBatch, StepBatch
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.devices import Compute

@@ -139,7 +139,7 @@ def _residual() -> Any:
         return wrapped
 
     return _replaced(
-        (block, "operator_forward", after(block.operator_forward)), (block, "mlp_forward", after(block.mlp_forward))
+        (block, "operator_forward", after(operator.operator_forward)), (block, "mlp_forward", after(mlp.mlp_forward))
     )
 
 
@@ -197,7 +197,7 @@ def _filter_mlp() -> Any:
     return _replaced((block, "evaluate_filter", evaluate))
 
 
-_EVALUATE = block.evaluate_filter
+_EVALUATE = filter.evaluate_filter
 
 
 def _products(

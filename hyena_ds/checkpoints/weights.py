@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hyena_ds.checkpoints.directory import latest_checkpoint
 from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, read_manifest
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA

@@ -63,7 +63,8 @@ def load_node(root: yaml.Node | None, name: str, schema: type[T], overrides: lis
     if root is None:
         raise UserError(f"{name}:1: found an empty file, wanted the keys of a {schema.__name__}")
     override_all(root, overrides or [])
-    return _Loader().load(root, schema, "")
+    loaded: T = _Loader().load(root, schema, "")
+    return loaded
 
 
 def to_plain(value: Any) -> Any:

@@ -63,7 +63,7 @@ class Rates:
         for (below, slow), (above, fast) in itertools.pairwise(known):
             if points <= above:
                 share = math.log(points / below) / math.log(above / below)
-                return flops / (slow * (fast / slow) ** share)
+                return flops / (slow * math.pow(fast / slow, share))
         return flops / known[-1][1]
 
     def slowed(self, times: float) -> Rates:

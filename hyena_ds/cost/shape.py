@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, Policy, PolicyName
-from hyena_ds.config.schema import ModelConfig, RunConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
 

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
 PRODUCTS, TRANSFORMS, WAITING = "products of projections and MLP", "transforms", "waiting for exchanges"

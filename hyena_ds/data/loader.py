@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,7 +146,7 @@ def _deaf(worker: int) -> None:
     sys.excepthook = said
 
 
-class _StepDataset(Dataset):
+class _StepDataset(Dataset[Any]):
     """Map-style: item = step of the run. Opens the shards on first use, in the process that reads."""
 
     def __init__(self, config: DataConfig, seed: int, plan: StagePlan, part: Slice):

@@ -123,7 +123,8 @@ class Track:
         starts, lengths, before = self._runs
         run = np.searchsorted(starts, positions, side="right") - 1
         inside = np.minimum(positions - starts[run], lengths[run])
-        return before[run] + inside
+        total: NDArray[np.int64] = before[run] + inside
+        return total
 
     def scored(self, starts: Positions, ends: Positions) -> Positions:
         """Scored tokens in each of the ranges [start, end)."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.model.block import Block
 from hyena_ds.model.forward_pass import ForwardPass
@@ -40,13 +40,15 @@ class Backbone(nn.Module):
 
     def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
         """(B, l) -> (B, l, D). By default the whole sequence is here and nothing is dropped."""
-        return self.final_norm(self.residual(token_ids_Bl, run))
+        hidden_BlD: Tensor = self.final_norm(self.residual(token_ids_Bl, run))
+        return hidden_BlD
 
     def residual(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
         """The residual before the final norm, (B, l) -> (B, l, D) float32."""
         run = run or ForwardPass(Layout.whole(token_ids_Bl.shape[1]))
         embedded_BlD = self.embedding(token_ids_Bl)
-        residual_BlD = _EmbeddingDropout.apply(embedded_BlD, self.embedding_dropout, run)
+        dropout = self.embedding_dropout
+        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call]
         for block in self.blocks:
             residual_BlD = block(residual_BlD, run)
         return residual_BlD

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
@@ -49,7 +49,8 @@ class Block(nn.Module):
         rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
         policy = run.policy if torch.is_grad_enabled() else _NOTHING_KEPT
-        return _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)
+        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)  # type: ignore[no-untyped-call]
+        return out_BlD
 
     def _operator_weights(self) -> OperatorWeights:
         operator = self.operator

@@ -68,7 +68,8 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, offset: int, length: int) -> Tensor:
         """(D, length), float32, differentiable. Raises ValueError beyond `maximum_context`."""
-        return _Evaluate.apply(self.shape, offset, length, *self.weights())
+        k_Dl: Tensor = _Evaluate.apply(self.shape, offset, length, *self.weights())  # type: ignore[no-untyped-call]
+        return k_Dl
 
     def weights(self) -> FilterWeights:
         return FilterWeights(

@@ -37,7 +37,7 @@ def pool(hidden_BlD: Tensor, pooling: Pooling, layout: Layout, lengths_B: Tensor
     if pooling == "mean":
         there_Bl = positions_l < lengths_B.unsqueeze(1)
         part_BD = (hidden_BlD * there_Bl.unsqueeze(2)).sum(1) / lengths_B.unsqueeze(1)
-        return _OverSequence.apply(part_BD, layout)
+        return _over_sequence(part_BD, layout)
     if pooling == "maximum":
         chosen_BD = _highest(hidden_BlD.detach(), positions_l, lengths_B, layout)
     else:
@@ -45,7 +45,7 @@ def pool(hidden_BlD: Tensor, pooling: Pooling, layout: Layout, lengths_B: Tensor
         chosen_BD = chosen_B.unsqueeze(1).expand(B, hidden_BlD.shape[2])
     here_BD = (chosen_BD >= layout.offset) & (chosen_BD < layout.offset + l)
     index_B1D = torch.where(here_BD, chosen_BD - layout.offset, 0).unsqueeze(1)
-    return _OverSequence.apply(hidden_BlD.gather(1, index_B1D).squeeze(1) * here_BD, layout)
+    return _over_sequence(hidden_BlD.gather(1, index_B1D).squeeze(1) * here_BD, layout)
 
 
 def _highest(hidden_BlD: Tensor, positions_l: Tensor, lengths_B: Tensor, layout: Layout) -> Tensor:
@@ -61,6 +61,11 @@ def _highest(hidden_BlD: Tensor, positions_l: Tensor, lengths_B: Tensor, layout:
         dist.all_reduce(lowest_BD, dist.ReduceOp.MIN, group=group)
     # Where no value is the largest (NaN is none), the first rank's first token: its gradient is not finite anyway.
     return torch.where(lowest_BD == layout.context_length, 0, lowest_BD)
+
+
+def _over_sequence(part_BD: Tensor, layout: Layout) -> Tensor:
+    pooled_BD: Tensor = _OverSequence.apply(part_BD, layout)  # type: ignore[no-untyped-call]
+    return pooled_BD
 
 
 class _OverSequence(torch.autograd.Function):

@@ -141,7 +141,8 @@ def _find_cudnn() -> Callable[[Tensor, Tensor], Tensor]:
     if found < _OLDEST_CUDNN:
         raise _Unusable(f"cuDNN {_dotted(found)}, older than {_dotted(_OLDEST_CUDNN)}", "install a newer cuDNN")
     try:
-        return import_module("cudnn.ops").fft_causal_conv1d
+        convolve: Callable[[Tensor, Tensor], Tensor] = import_module("cudnn.ops").fft_causal_conv1d
+        return convolve
     except (ImportError, AttributeError) as error:
         raise _Unusable(f"no fft_causal_conv1d in nvidia-cudnn-frontend ({_first_line(error)})", _INSTALL) from error
 

@@ -35,7 +35,9 @@ def summed_cross_entropy(
     """
     # Inside the function autograd is always off, so whether there will be a backward is found out here.
     wanted = torch.is_grad_enabled()
-    return _SummedCrossEntropy.apply(r_BlD, norm_weight_D, norm_bias_D, embedding_VD, targets_Bl, wanted)
+    weights = (norm_weight_D, norm_bias_D, embedding_VD)
+    loss: Tensor = _SummedCrossEntropy.apply(r_BlD, *weights, targets_Bl, wanted)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -66,8 +66,10 @@ def _spectrum(x_L: Tensor) -> Tensor:
     padded_n = empty((*x_L.shape[:-1], n), x_L.device)
     padded_n[..., :L] = x_L
     padded_n[..., L:] = 0.0
-    return torch.fft.rfft(padded_n)
+    spectrum: Tensor = torch.fft.rfft(padded_n)
+    return spectrum
 
 
 def _signal(spectrum: Tensor, L: int) -> Tensor:
-    return torch.fft.irfft(spectrum, n=fft_length(L))[..., :L]
+    signal: Tensor = torch.fft.irfft(spectrum, n=fft_length(L))
+    return signal[..., :L]

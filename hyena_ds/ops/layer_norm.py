@@ -30,6 +30,7 @@ def layer_norm_backward(
     dx_BnD: Tensor, r_BnD: Tensor, normed: Normed, weight_D: Tensor, bias_D: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight and bias."""
-    return torch.ops.aten.native_layer_norm_backward(
+    dr_BnD, dweight_D, dbias_D = torch.ops.aten.native_layer_norm_backward(
         dx_BnD, r_BnD, r_BnD.shape[-1:], normed.mean, normed.rstd, weight_D, bias_D, [True, True, True]
     )
+    return dr_BnD, dweight_D, dbias_D

@@ -6,7 +6,7 @@ Without it the others would go on into the next collective and wait for ever.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -20,10 +20,10 @@ def agreed(work: Callable[[], T]) -> T:
 
     `work` must not itself run a collective.
     """
-    result: Any = None
+    results: list[T] = []
     problem: str | None = None
     try:
-        result = work()
+        results.append(work())
     except UserError as error:
         problem = str(error)
     except OSError as error:
@@ -31,7 +31,7 @@ def agreed(work: Callable[[], T]) -> T:
     first = next((text for text in from_every_rank(problem) if text is not None), None)
     if first is not None:
         raise UserError(first)
-    return result
+    return results[0]
 
 
 def from_every_rank(value: T) -> list[T]:
@@ -43,11 +43,6 @@ def from_every_rank(value: T) -> list[T]:
 
 def from_rank_zero(work: Callable[[], T]) -> T:
     """Run `work` on rank 0 only and give its result (picklable) to all; its error is raised by all. Collective."""
-    result = agreed(work if dist.get_rank() == 0 else _nothing)
-    box = [result]
+    box: list[T | None] = [agreed(work if dist.get_rank() == 0 else lambda: None)]
     dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _nothing() -> Any:
-    return None
+    return cast(T, box[0])

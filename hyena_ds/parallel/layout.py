@@ -143,7 +143,8 @@ def _whole_sequence(received_PBgl: Tensor) -> Tensor:
 
 
 def _token_slices(y_BgL: Tensor, size: int) -> Tensor:
-    return y_BgL.unflatten(2, (size, -1)).permute(2, 0, 1, 3)
+    B, g, L = y_BgL.shape
+    return y_BgL.view(B, g, size, L // size).permute(2, 0, 1, 3)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from hyena_ds.bench.engine_side import EngineSide, run_config
 from hyena_ds.bench.measure import best_seconds, machine
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.model.filter import FilterShape, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length, tokens_of_a_tile

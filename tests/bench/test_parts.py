@@ -7,7 +7,7 @@ import time
 import torch
 
 from hyena_ds.bench.parts import REST, seconds_by_part
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING
 from hyena_ds.model import block
 from hyena_ds.model.backbone import build_model

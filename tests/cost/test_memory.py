@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hyena_ds.bench.measure import live_memory_gib
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.cost.devices import GIB, Device, Links, Rates
 from hyena_ds.cost.memory import moments, peak_memory
 from hyena_ds.cost.shape import StepShape, checkpoint_bytes, parameters

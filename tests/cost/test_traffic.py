@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import hyena_ds.model.block as block_module
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.model.backbone import build_model

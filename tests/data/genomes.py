@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from data_prep.build import build
 from data_prep.config import PrepConfig, SplitsConfig
 from hyena_ds.config.arithmetic import StagePlan
-from hyena_ds.config.schema import DataConfig, SourceConfig, StageConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import DataConfig, SourceConfig
 from hyena_ds.data.track import Track
 
 TOKENS = {"A": 7, "C": 8, "G": 9, "T": 10, "N": 11}

@@ -17,8 +17,10 @@ import torch
 
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import dump_yaml
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.remote import CacheConfig
-from hyena_ds.config.schema import ModelConfig, RunConfig, StageConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, stage_steps
 from hyena_ds.data.provenance import EPOCHS_RECORDED, consumed, write_order

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyena_ds.config.schema import DataConfig, ModelConfig, OptimizerConfig, RunConfig, SourceConfig, StageConfig
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import DataConfig, OptimizerConfig, RunConfig, SourceConfig
 from hyena_ds.data.loader import MicroBatch, StepBatch
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.ops.cross_entropy import IGNORED

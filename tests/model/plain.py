@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 
 Parameters = dict[str, Tensor]
 

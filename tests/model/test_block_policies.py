@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, PolicyName
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass

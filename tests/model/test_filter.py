@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import WarmupConfig
-from hyena_ds.config.schema import ModelConfig
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.filter import ImplicitFilter
 from tests.model.golden import relative_error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyena_ds.bench.case import Case
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Cluster
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import step_time

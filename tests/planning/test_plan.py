@@ -13,8 +13,10 @@ import pytest
 from hyena_ds.cli import main
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import KEPT_UNITS
-from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.cost.devices import GIB, PUBLISHED, Cluster, Links, published_device
 from hyena_ds.cost.shape import shape_of_stage
 from hyena_ds.cost.step_time import PARTS, step_time

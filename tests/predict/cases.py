@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hyena_ds.config.schema import ModelConfig
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.predict.predictor import Predictor

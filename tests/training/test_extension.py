@@ -12,7 +12,8 @@ import torch
 
 from hyena_ds.checkpoints.weights import load_model
 from hyena_ds.config.loading import load_yaml
-from hyena_ds.config.schema import ModelConfig, RunConfig
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, make_micro_batch
 from hyena_ds.data.stream import Sources, validation_samples
 from hyena_ds.model.backbone import HyenaDNA, build_model

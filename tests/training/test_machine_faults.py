@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from hyena_ds.config.arithmetic import plan_stages
-from hyena_ds.config.schema import DataConfig, ModelConfig, RunConfig, SourceConfig, StageConfig
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.data.shards import ShardReader, read_index
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.devices import check_ranks_here, start_compute

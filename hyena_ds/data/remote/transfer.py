@@ -252,7 +252,8 @@ def _open_s3(address: str, timeout: float, begin: int = 0) -> Answer | None:
     def read(count: int) -> bytes:
         try:
             # Less at a time than over HTTP: what had arrived of a block is lost when it breaks.
-            return body.read(min(count, 1 << 16))
+            found: bytes = body.read(min(count, 1 << 16))
+            return found
         except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError) as error:
             raise Broken(str(error)) from None
 
