@@ -36,6 +36,7 @@ FLOORS = (
     "ops",
     "config",
     "plots",
+    "shipped",
     "files",
     "text",
     "errors",
