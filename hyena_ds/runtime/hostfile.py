@@ -38,9 +38,13 @@ from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts
 from hyena_ds.runtime.supervisor import WANTED_CODES
 from hyena_ds.shipped import launch_script
 
+DIRECTORY = "HYENA_DIRECTORY"
+"""The directory that ranks start in; DeepSpeed's own `cd` on a host knows no blanks."""
+
 _FORWARDED = (
     STOP_FILE,
     LAUNCH,
+    DIRECTORY,
     "HYENA_BIND_CORES",
     "DS_ACCELERATOR",
     "GLIBC_TUNABLES",
@@ -108,6 +112,7 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], envir
     own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     own |= {STOP_FILE: str(Path(stop_file).absolute()), LAUNCH: secrets.token_hex(8)}
     if ssh:
+        own[DIRECTORY] = str(Path.cwd())
         own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(silence)}".strip()
         check_hosts(names, {"directory": Path.cwd(), "Python": Path(sys.executable), "script": script}, own)
     program = ["bash", str(script), sys.executable, "-m", "hyena_ds", "train", config_path, *overrides]
