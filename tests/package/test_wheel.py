@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -158,22 +155,3 @@ def test_the_hostfile_way_reads_the_hostfile_and_says_what_is_wrong(stage: Stage
     done = stage.run("hostfile.sh", str(hosts), "configs/quickstart.yaml", "name=other", cwd=start)
     assert done.returncode == 2
     assert "this machine: found no pdsh and no ssh" in done.stderr
-
-
-def test_an_installation_without_its_scripts_says_so(tmp_path: Path) -> None:
-    """A copy of the package's code alone, as somebody might vendor it."""
-    shutil.copytree(
-        ROOT / "hyena_ds", tmp_path / "hyena_ds", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    shutil.copytree(ROOT / "data_prep", tmp_path / "data_prep")
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        f"import sys; sys.path[0:0] = ['{tmp_path}']; from hyena_ds.cli import main; sys.exit(main())",
-    ]
-    done = subprocess.run(
-        [*command, "launch"], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert "launch: found no such directory; the installation is not whole, install hyena-ds again" in done.stderr
