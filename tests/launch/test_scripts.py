@@ -172,3 +172,12 @@ def test_slurm_finds_the_other_scripts_wherever_its_copy_and_the_job_are(batch: 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["cpu", str(len(os.sched_getaffinity(0))), "1"]
+
+
+def test_a_rank_starts_in_the_directory_that_it_is_given(stage: Stage) -> None:
+    directory = stage.directory / "two words $HOME"
+    directory.mkdir()
+    stage.scripts = Path("launch")  # as somebody types it; the script sources another one beside it
+    done = stage.run("rank.sh", "bash", "-c", "pwd", HYENA_DIRECTORY=str(directory))
+    assert (done.returncode, done.stdout) == (0, f"{directory}\n"), done.stderr
+    assert stage.run("rank.sh", "bash", "-c", "pwd").stdout == f"{ROOT}\n"
