@@ -1,16 +1,24 @@
 # Everything happens in .venv; nothing is installed outside it. `make help` lists the targets.
-PYTHON ?= python3.11
+# The first that is 3.11 or newer and runs (a pyenv shim may not), unless one is named: make train PYTHON=python3.13
+PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
+ifeq ($(origin PYTHON), undefined)
+PYTHON = $(shell for python in $(PYTHONS); do \
+	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$python; break; fi; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Suites of many processes, or of many thousand inputs, which test-fast leaves out.
+SEVERAL := cluster distributed faults fuzz launch
 
-.PHONY: help train sweep test test-packages test-full fuzz soak soak-full lint bench clean
+.PHONY: help train sweep test test-fast test-packages test-full fuzz soak soak-full lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (minutes on two idle cores)"
 	@echo "make test    run every test, distributed ones included"
+	@echo "make test-fast   the tests of one process that take no more than seconds each: what to run while working (3 minutes)"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
@@ -20,6 +28,7 @@ help:
 	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "make: found no Python 3.11 or newer, tried $(PYTHONS); install one, or name one: make train PYTHON=/path/python" >&2; exit 2; }
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
@@ -42,6 +51,9 @@ sweep: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)
 
 test-packages:
 	@command -v apt-get >/dev/null 2>&1 || { echo "make: found no apt-get; install by hand: $$(xargs < tests/packages.txt)" >&2; exit 2; }

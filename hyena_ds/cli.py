@@ -73,12 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     from hyena_ds.planning.command import add_arguments as add_plan_arguments
     from hyena_ds.planning.command import add_measurement as add_plan_measurement
     from hyena_ds.report.command import add_arguments as add_report_arguments
+    from hyena_ds.shipped.command import add_commands as add_shipped_commands
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
     parser = _Parser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_shipped_commands(commands)
     add_commands(commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly"))
     bench = commands.add_parser("bench", help="time, memory and exchanged bytes of a step and its parts")
     add_plan_measurement(add_bench_commands(bench))

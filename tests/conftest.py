@@ -1,4 +1,4 @@
-"""The `ranks` fixture: pools of real processes that live for the whole session. And signals, as tests expect them."""
+"""Fixtures that live for the whole session: pools of real processes, an installed wheel. And signals, as tests expect them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from hyena_ds.runtime.interruption import SIGNALS
 from tests.distributed.pool import Pool
+from tests.package.installed import Installed
 
 
 def pytest_configure() -> None:
@@ -32,3 +33,9 @@ def ranks() -> Iterator[Callable[[int], Pool]]:
     yield pool
     for each in pools.values():
         each.close()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The package as an installed wheel, in an environment of its own."""
+    return Installed(tmp_path_factory.mktemp("installed"))

@@ -37,6 +37,7 @@ FLOORS = (
     "ops",
     "config",
     "plots",
+    "shipped",
     "files",
     "text",
     "errors",

@@ -27,9 +27,10 @@ from hyena_ds.doctor.launch import Heard, listen
 from hyena_ds.doctor.ranks_judge import together
 from hyena_ds.doctor.verdict import Level, Verdict, exit_code, table, to_json
 from hyena_ds.errors import UserError
-from hyena_ds.runtime.hostfile import RANK_SCRIPT, Host, environment_file, launch_command, read_hostfile
+from hyena_ds.runtime.hostfile import DIRECTORY, Host, environment_file, launch_command, read_hostfile
 from hyena_ds.runtime.local_ranks import local_launch, local_ranks
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
+from hyena_ds.shipped import launch_script
 
 _HOST_SECONDS, _TORCH_SECONDS, _DISK_SECONDS = 30.0, 120.0, 60.0
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -144,8 +145,9 @@ def _as_ranks(
 def _on_hosts(hosts: Sequence[Host], arguments: list[str], environment: dict[str, str], seconds: float) -> Heard:
     """As launch/hostfile.sh starts a run's."""
     own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment, LAUNCH: secrets.token_hex(8)}
+    own[DIRECTORY] = str(Path.cwd())
     own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(_SSH_SILENCE)}".strip()
-    program = ["bash", str(RANK_SCRIPT), sys.executable, "-m", "hyena_ds.doctor.ranks", *arguments]
+    program = ["bash", str(launch_script("rank.sh")), sys.executable, "-m", "hyena_ds.doctor.ranks", *arguments]
     with tempfile.TemporaryDirectory(prefix="hyena-ds-doctor-") as directory:
         hostfile, forwarded = Path(directory) / "hosts", Path(directory) / "forwarded"
         hostfile.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts))

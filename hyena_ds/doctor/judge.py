@@ -23,7 +23,7 @@ _GIB, _MIB = 2**30, 2**20
 
 def unreachable(hosts: Sequence[Probed]) -> list[Verdict]:
     """A verdict for each host that said nothing of itself."""
-    to_do = "try `ssh HOST true`; it needs no password, and the same repository and Python as here at the same paths"
+    to_do = "try `ssh HOST true`; it needs no password, and the same directory and Python as here at the same paths"
     return [
         Verdict("host", host.name, Level.WRONG, f"cannot be looked at: {host.problems['host']}", to_do)
         for host in hosts

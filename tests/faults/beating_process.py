@@ -2,7 +2,7 @@
 
 It marks progress until it is killed. TROUBLE `RANK:KIND` befalls one rank after its fifth mark: sleep, raise (an error),
 broken (an error out of a collective), leave, bug (in its heartbeat or monitor). KIND late: the rank never joins. KIND alone:
-a bug in the thread that watches the start.
+a bug in the thread that watches the start. KIND patient: no rank is silent for too long before ten minutes are over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ if mine == "alone":
     os.environ[RELAY] = str(os.getppid())
     watching._exists = bug
 patient = WatchdogConfig(
-    silence=2.0, start=2.0 if trouble == "late" else 30.0, step=2.0 if trouble == "sleep" else 60.0
+    silence=600.0 if trouble == "patient" else 2.0,
+    start=2.0 if trouble == "late" else 30.0,
+    step=2.0 if trouble == "sleep" else 60.0,
 )
 watchdog = Watchdog(patient, directory / "faults.jsonl")
 

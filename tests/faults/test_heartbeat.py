@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from hyena_ds.runtime.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, stuc
 from tests.paths import ROOT
 
 BOUND = 20.0
-"""Seconds to the end of all; the ranks' silence is 2 s."""
+"""Seconds to the end of all; the ranks' silence is 2 s, or with `patient` 600 s."""
 
 
 @dataclass
@@ -30,7 +31,6 @@ class Ending:
     codes: list[int]
     errors: list[str]
     faults: list[dict[str, Any]]
-    seconds: float
 
 
 def play(directory: Path, ranks: int, trouble: str = "", kill: tuple[int, signal.Signals] | None = None) -> Ending:
@@ -46,15 +46,13 @@ def play(directory: Path, ranks: int, trouble: str = "", kill: tuple[int, signal
                 time.sleep(0.05)
             time.sleep(1.2)  # the monitor tells who is there once a second
             os.kill(processes[kill[0]].pid, kill[1])
-        began = time.monotonic()
         errors = [process.communicate(timeout=BOUND)[1] for process in processes]
-        seconds = time.monotonic() - began
     finally:
         for process in processes:
             process.kill()
     file = directory / "faults.jsonl"
     faults = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return Ending([process.returncode for process in processes], errors, faults, seconds)
+    return Ending([process.returncode for process in processes], errors, faults)
 
 
 def said(ending: Ending) -> list[int]:
@@ -64,14 +62,14 @@ def said(ending: Ending) -> list[int]:
 
 @pytest.mark.parametrize(("victim", "teller"), [(2, 0), (0, 1)])
 def test_a_killed_rank_is_named_at_once_and_all_leave(victim: int, teller: int, tmp_path: Path) -> None:
-    ending = play(tmp_path, 3, kill=(victim, signal.SIGKILL))
+    """Its connection ends. The silence after which it would be missed is far longer than this test waits."""
+    ending = play(tmp_path, 3, trouble=":patient", kill=(victim, signal.SIGKILL))
     assert ending.codes == [-signal.SIGKILL if rank == victim else FAULT_CODE for rank in range(3)]
     assert said(ending) == [teller]
     (fault,) = ending.faults
     assert (fault["kind"], fault["rank"], fault["step"]) == ("died", victim, 2)
     assert fault["text"] in ending.errors[teller]
     assert f"rank {victim} on " in fault["text"] and "connection" in fault["text"]
-    assert ending.seconds < 2.0  # at once, not after the silence
 
 
 @pytest.mark.parametrize(("victim", "teller"), [(1, 0), (0, 1)])
@@ -141,7 +139,7 @@ def test_a_watchdog_that_has_a_bug_says_so(tmp_path: Path) -> None:
 def test_a_start_without_all_ranks_ends_by_itself(tmp_path: Path) -> None:
     ending = play(tmp_path, 1, trouble="0:late")
     assert ending.codes == [FAULT_CODE]
-    assert "has been starting for 2 s without reaching all other ranks" in ending.errors[0]
+    assert re.search(r"has been starting for \d+ s without reaching all other ranks", ending.errors[0])
     assert ending.faults[0]["kind"] == "stuck"
 
 

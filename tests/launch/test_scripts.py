@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import pytest
 from hyena_ds.errors import NotFiniteError, UserError
 from hyena_ds.runtime.heartbeat import FAULT_CODE
 from hyena_ds.runtime.interruption import DEADLINE_CODE
+from tests.launch.stage import Batch, Stage
 from tests.paths import ROOT
 from tests.programs import needed
-from tests.training.runs import write_config
 
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
 
@@ -30,28 +31,6 @@ def test_shellcheck_finds_nothing(name: str) -> None:
     command = [needed("shellcheck"), "--external-sources", f"launch/{name}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
-
-
-class Stage:
-    """A PATH with stand-ins on it, and what a script says there."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        self.programs = directory / "bin"
-        self.programs.mkdir()
-        for name in ("bash", "cat", "dirname", "env", "getconf", "grep", "mktemp", "nproc", "rm", "sed"):
-            (self.programs / name).symlink_to(str(shutil.which(name)))
-
-    def stand_in(self, name: str, body: str) -> Path:
-        path = self.programs / name
-        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
-        path.chmod(0o755)
-        return path
-
-    def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        own = {"PATH": str(self.programs), "PYTHONPATH": str(ROOT), **environment}
-        command = ["bash", f"launch/{script}", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -109,41 +88,6 @@ def test_torchrun_gets_the_machines_and_one_process_a_gpu(
     accelerator, _, options = wanted.partition(" ")
     said = f"{accelerator} -m hyena_ds.runtime.torchrun {options} -m hyena_ds train config.yaml name=x\n"
     assert done.stdout == said
-
-
-SRUN = 'echo "$@" >> "$STEPS"; exit "$CODE"'
-SCONTROL = """
-case "$1 $2" in
-"show hostnames") printf 'first\\nsecond\\n' ;;
-"show job") echo "JobId=7 PreemptTime=$PREEMPTED" ;;
-"requeue 7") echo requeued ;;
-esac
-"""
-
-
-class Batch:
-    """What `launch/slurm.sbatch` does in an allocation of two nodes, with stand-ins for Slurm's commands."""
-
-    def __init__(self, stage: Stage):
-        self.stage = stage
-        stage.stand_in("srun", SRUN)
-        stage.stand_in("scontrol", SCONTROL)
-        stage.stand_in("python", f'exec "{sys.executable}" "$@"')
-        (stage.programs / "sleep").symlink_to(str(shutil.which("sleep")))
-        self.steps = stage.directory / "steps"
-        config = write_config(
-            stage.directory / "config.yaml", stage.directory, supervisor={"restarts_without_progress": 0}
-        )
-        self.arguments = [str(config), "name=x"]
-
-    def run(self, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
-        ours = {"STEPS": str(self.steps), "CODE": str(code), "PREEMPTED": "None"}
-        ours["STOP_FILE"] = str(self.stage.directory / "stop")
-        return self.stage.run("slurm.sbatch", *self.arguments, **{**slurm, **ours, **environment})
-
-    def step(self) -> str:
-        return self.steps.read_text()
 
 
 @pytest.fixture
@@ -206,10 +150,34 @@ def test_a_warning_reaches_the_ranks_through_the_stop_file(batch: Batch) -> None
     assert done.stdout == "10\nrequeued\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["config.yaml"]])
-def test_slurm_says_what_is_missing(arguments: list[str], batch: Batch) -> None:
-    command = ["bash", str(ROOT / "launch" / "slurm.sbatch"), *arguments]
-    where = ROOT if not arguments else batch.stage.directory
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=30)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "usage: sbatch"), (["config.yaml"], "no-python has no hyena-ds; submit with its environment, or set PYTHON")],
+)
+def test_slurm_says_what_is_missing(arguments: list[str], said: str, batch: Batch) -> None:
+    done = batch.stage.run("slurm.sbatch", *arguments, PYTHON="no-python")
     assert done.returncode == 2
-    assert ("usage: sbatch" in done.stderr) != ("submit from the repository" in done.stderr)
+    assert said in done.stderr
+
+
+def test_slurm_finds_the_other_scripts_wherever_its_copy_and_the_job_are(batch: Batch) -> None:
+    """Slurm runs a copy; the ranks of a CPU source launch/cpu.sh."""
+    copy = batch.stage.directory / "slurm_script"
+    shutil.copy(ROOT / "launch" / "slurm.sbatch", copy)
+    batch.stage.stand_in("srun", 'while [ "$1" != bash ]; do shift; done; exec "$@"')
+    shows = f'[ "$3" != train ] || {{ echo "$DS_ACCELERATOR $OMP_NUM_THREADS $LOCAL_WORLD_SIZE"; exit; }}; exec "{sys.executable}" "$@"'
+    batch.stage.stand_in("python", shows)
+    done = batch.run(
+        script=copy, cwd=batch.stage.directory, SLURM_PROCID="0", SLURM_NTASKS="2", SLURM_LOCALID="0", SLURM_NODEID="0"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cpu", str(len(os.sched_getaffinity(0))), "1"]
+
+
+def test_a_rank_starts_in_the_directory_that_it_is_given(stage: Stage) -> None:
+    directory = stage.directory / "two words $HOME"
+    directory.mkdir()
+    stage.scripts = Path("launch")  # as somebody types it; the script sources another one beside it
+    done = stage.run("rank.sh", "bash", "-c", "pwd", HYENA_DIRECTORY=str(directory))
+    assert (done.returncode, done.stdout) == (0, f"{directory}\n"), done.stderr
+    assert stage.run("rank.sh", "bash", "-c", "pwd").stdout == f"{ROOT}\n"

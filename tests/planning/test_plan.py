@@ -22,7 +22,6 @@ from hyena_ds.cost.shape import shape_of_stage
 from hyena_ds.cost.step_time import PARTS, step_time
 from hyena_ds.planning.plan import WORTH, Search, cheapest_cure, forecast, predict
 from hyena_ds.planning.report import describe_plan
-from hyena_ds.text import show_duration
 from tests.paths import ROOT
 from tests.planning.machines import calibration
 
@@ -205,14 +204,6 @@ def test_a_published_device_reaches_less_than_its_data_sheet(name: str) -> None:
     links: Links = device.rates.links
     assert device.rates.gemm_bfloat16 < sheet.bfloat16 and device.rates.copy < sheet.bandwidth
     assert links.inside < sheet.link and links.between < sheet.network and sheet.source
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.5, "0.5 s"), (59, "59 s"), (61, "1m01s"), (3725, "1h02m"), (90000, "1d01h"), (86400 * 1200, "1,200d00h")],
-)
-def test_durations_are_shown_as_people_write_them(seconds: float, shown: str) -> None:
-    assert show_duration(seconds) == shown
 
 
 @pytest.mark.parametrize("setting", ["model.width=3", "model.layers=10000"])

@@ -59,9 +59,11 @@ def executed(command: list[str], directory: Path, task: int = 0) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Its root, where the script is written and submitted."""
-    (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "slurm.sbatch").write_text(SCRIPT)
+    """The directory where the script is written and submitted; launch scripts are in a place whose name shells would expand."""
+    script = tmp_path / "it's $(touch pwned) *" / "slurm.sbatch"
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    monkeypatch.setattr("hyena_ds.sweeps.slurm.launch_script", lambda name: script.with_name(name))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -120,14 +120,13 @@ def test_a_task_of_the_slurm_array_hands_its_own_run_to_the_launch_script(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_sweep(tmp_path, "axes: {seed: [1, 2, 3]}\n")
-    monkeypatch.chdir(tmp_path)
-    assert main(["sweep", file, "--slurm"]) == 2
-    assert "launch/slurm.sbatch: cannot be read" in capsys.readouterr().err
-    (tmp_path / "launch").mkdir()
-    script = (
+    script = tmp_path / "launch" / "slurm.sbatch"
+    script.parent.mkdir()
+    script.write_text(
         '#!/bin/bash\n#SBATCH --nodes=2\n#SBATCH --job-name=other\n#SBATCH --signal=B:USR1@300\nprintf "%s\\n" "$@"\n'
     )
-    (tmp_path / "launch" / "slurm.sbatch").write_text(script)
+    monkeypatch.setattr("hyena_ds.sweeps.slurm.launch_script", lambda name: script.with_name(name))
+    monkeypatch.chdir(tmp_path)
     assert main(["sweep", file, "zero_stage=2", "--slurm"]) == 0
     command = capsys.readouterr().out.split()
     assert command[0] == "sbatch"

@@ -19,19 +19,10 @@ from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.runtime.interruption import ECHO_SECONDS, SIGNALS, Interruption, Requests, request_in
-from hyena_ds.text import parse_duration
 from tests.paths import ROOT
 from tests.training.runs import write_config
 
 INT, TERM, USR1 = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("3h50m", 13800.0), ("90s", 90.0), ("1d2h", 93600.0), ("13800", 13800.0), ("2.5s", 2.5), (" 1m1s ", 61.0)],
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "-5", "3h50", "50m3h", "soon", "1.5h", "nan"])
