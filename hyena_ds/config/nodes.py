@@ -8,9 +8,11 @@ A config is small. A file that is not, or that aliases make large, is refused be
 from __future__ import annotations
 
 import os
+import re
 import stat
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,6 +26,7 @@ MOST_VALUES = 10_000
 MOST_OVERRIDES = 1000
 MOST_LEVELS = 50
 """Levels of values within values: PyYAML's time grows with the square of their number."""
+_HALVES = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 
 
 def read_text_file(path: str | Path, what: str, wanted: str) -> str:
@@ -85,6 +88,14 @@ class _Bounded(yaml.SafeLoader):
             line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise UserError(f"{self.name}:{line}: found more than {MOST_VALUES:,} keys and values, wanted fewer")
         return super().compose_node(parent, index)
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Joins the two halves in which JSON escapes a character beyond U+FFFF; PyYAML leaves them apart."""
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        node.value = _HALVES.sub(
+            lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), node.value
+        )
+        return node
 
     def fetch_more_tokens(self) -> None:
         if self.flow_level + len(self.indents) > MOST_LEVELS:

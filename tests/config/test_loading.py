@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,6 +89,11 @@ def test_booleans_are_words(text: str, value: bool) -> None:
 @pytest.mark.parametrize("text", ["no", "6e-4", "12", "'null'", "2024-01-01"])
 def test_text_stays_text_whatever_it_looks_like(text: str) -> None:
     assert parse(f"name: {text}\nwheels: []\n").name == text.strip("'")
+
+
+def test_a_character_that_json_escapes_in_two_halves_is_one_character() -> None:
+    assert parse(json.dumps({"wheels": [{"inches": 28}], "name": "a \U0001f9ec b"})).name == "a \U0001f9ec b"
+    assert "found the character 0xdc00" in problem('{"wheels": [{"inches": 28}], "name": "\\udc00\\ud800"}')
 
 
 def test_null_is_none_only_where_it_may_be() -> None:
