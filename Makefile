@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train sweep test test-packages test-full fuzz soak soak-full lint bench clean
+.PHONY: help train sweep test test-packages test-full fuzz soak soak-full lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,8 +16,9 @@ help:
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
 	@echo "make soak    kill, corrupt, resume and attack at random for at most 40 minutes; make soak-full: the full counts, three hours"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documentation into site/; open site/index.html"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
-	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
+	@echo "make clean   remove .venv, data/, site/ and caches (runs/ stays)"
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
@@ -72,9 +73,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 bench: $(VENV)/installed
 	@[ -n "$(REFERENCE)" ] || { echo "make: bench needs the published code; clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" >&2; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/run.sh "$(REFERENCE)"
 
 clean:
-	rm -rf $(VENV) data .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) data site .pytest_cache .mypy_cache .ruff_cache *.egg-info
