@@ -43,6 +43,11 @@ INCLUDED = {
     "CHANGELOG.md": "project/changelog.md",
 }
 """Files of the repository that are pages or pictures of the site too."""
+_RUN = """The file that `hyena-ds train`, `check`, `plan` and `supervise` take. Every key may be changed on the command line, as
+`optimizer.learning_rate=1e-3`; in a list, `stages.0.steps=100` changes the first element."""
+_PREP = """The file that `hyena-ds prep` takes. Every key may be changed on the command line, as `output=data/mine`."""
+_SWEEP = """The file that `hyena-ds sweep` takes. What is changed on the command line, as `seed=3`, is a setting of all its runs, not
+a key of this file."""
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(#[^)\s]*)?(?=\))")
 
 
@@ -63,9 +68,9 @@ def pages() -> dict[str, str]:
     from hyena_ds.sweeps.plan import SweepConfig
 
     return {
-        "look-up/run.md": config_page("A run's config", "`hyena-ds train`, `check`, `plan`, `supervise`", RunConfig),
-        "look-up/prep.md": config_page("A prep config", "`hyena-ds prep build`, `verify`, `download`", PrepConfig),
-        "look-up/sweep.md": config_page("A sweep", "`hyena-ds sweep`", SweepConfig),
+        "look-up/run.md": config_page("A run's config", RunConfig, _RUN),
+        "look-up/prep.md": config_page("A prep config", PrepConfig, _PREP),
+        "look-up/sweep.md": config_page("A sweep", SweepConfig, _SWEEP),
         "look-up/commands.md": commands_page(),
         "look-up/python.md": python_page(),
         "learn/notebook.md": notebook_page(ROOT / "docs" / "learn" / "first_run.ipynb"),
@@ -108,17 +113,14 @@ def field_docstrings(schema: type) -> dict[str, str]:
     return found
 
 
-def config_page(title: str, commands: str, schema: type) -> str:
+def config_page(title: str, schema: type, about: str) -> str:
     """Every key under a heading of its own, which has an address: run.html#model-width."""
-    keys = list(keys_of(schema))
     lines = [
         f"# {title}",
         "",
-        f"What {commands} read. Every key may be changed on the command line, as `{keys[0].path}=value`; in a list, "
-        "`stages.0.steps=100` changes the first element. A key that is unknown, missing or of another type is an error "
-        "that names file and line.",
+        f"{about} A key that is unknown, missing or mistyped is an error that names file and line.",
     ]
-    for key in keys:
+    for key in keys_of(schema):
         state = "**required**" if key.default is None else f"default `{key.default}`"
         level = "##" if "." not in key.path else "###"
         anchor = re.sub(r"[^a-z0-9_]+", "-", key.path.lower())
@@ -205,8 +207,8 @@ def commands_page() -> str:
         "else a run returns is in [How a run stops](../do/stop-and-restart.md).",
     ]
     for command in commands_of(top):
-        name, usage = _name(command), command.format_usage().removeprefix("usage: ").rstrip()
-        lines += ["", f"## {name}", "", _sentence(helps[name]), "", "```text", textwrap.dedent(usage), "```", ""]
+        name, usage = _name(command), re.sub(r"^.{7}", "", command.format_usage().rstrip(), flags=re.MULTILINE)
+        lines += ["", f"## {name}", "", _sentence(helps[name]), "", "```text", usage, "```", ""]
         lines += ["| argument | meaning |", "|---|---|"]
         for action in command._actions:
             if action.help is not argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
