@@ -75,7 +75,7 @@ lint: $(VENV)/installed
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html; for its search: $(BIN)/python -m mkdocs serve"
 
 bench: $(VENV)/installed
 	@[ -n "$(REFERENCE)" ] || { echo "make: bench needs the published code; clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" >&2; exit 2; }

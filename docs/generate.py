@@ -124,7 +124,7 @@ def config_page(title: str, schema: type, about: str) -> str:
         state = "**required**" if key.default is None else f"default `{key.default}`"
         level = "##" if "." not in key.path else "###"
         anchor = re.sub(r"[^a-z0-9_]+", "-", key.path.lower())
-        lines += ["", f"{level} `{key.path}` {{ #{anchor} }}", "", f"{key.kind}, {state}", "", key.meaning]
+        lines += ["", f"{level} `{key.path}` {{ #{anchor} }}", "", f"{key.kind}, {state}", "{ .kind }", "", key.meaning]
     return "\n".join(lines) + "\n"
 
 
