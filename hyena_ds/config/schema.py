@@ -50,6 +50,7 @@ class DataConfig:
     """What is read, and what of it is scored."""
 
     sources: tuple[SourceConfig, ...]
+    """Sets of shards, mixed by their weights."""
     reverse_complement: bool = False
     """Read half of the training windows from the other strand."""
     random_offset: bool = True
@@ -147,7 +148,7 @@ class CheckpointConfig:
     keep_last: int = 3
     """Newest checkpoints that are kept."""
     keep_every: int | None = None
-    """Checkpoints at multiples of this many steps are kept for ever; by default none."""
+    """Checkpoints at multiples of this many steps are kept forever; by default none."""
     background: bool = True
     """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
 
@@ -161,20 +162,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class WatchdogConfig:
-    """How long a rank may be silent or without progress before the run is ended. All in seconds."""
+    """How long a rank may be silent or without progress before the run is ended."""
 
     enabled: bool = True
     """Watch at all; false turns every limit below off."""
     silence: float = 30.0
-    """Without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
+    """Seconds without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
     start: float = 900.0
-    """From the start of a process to the first step; a checkpoint is read in it."""
+    """Seconds from the start of a process to the first step; a checkpoint is read in this time."""
     step: float = 120.0
-    """Without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
+    """Seconds without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
     validation: float = 1800.0
-    """Without progress in a validation."""
+    """Seconds without progress in a validation."""
     save: float = 1800.0
-    """Without progress while a checkpoint is written."""
+    """Seconds without progress while a checkpoint is written."""
 
     def __post_init__(self) -> None:
         for name in ("silence", "start", "step", "validation", "save"):
@@ -237,7 +238,7 @@ class RunConfig:
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of projections and MLP; filter, FFT, norms and loss are always float32."""
+    """Arithmetic of projections and MLP; filter, FFT, norms and loss are always float32."""
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
     lean or leanest, from the most memory and least time to the reverse."""
