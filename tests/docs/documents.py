@@ -5,6 +5,7 @@ file --> Block(language, text, line) ...   `code` ...   [text](target) ...
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -71,6 +72,12 @@ def links(file: Path) -> list[str]:
     """Targets of a document's links that are files."""
     found = (target.partition("#")[0] for target in _LINK.findall(prose(file)))
     return [target for target in found if target and ":" not in target]
+
+
+@functools.cache
+def places() -> frozenset[str]:
+    """Where the site has pages and pictures that are made when it is built."""
+    return frozenset(generator().pages()) | frozenset(generator().INCLUDED.values())
 
 
 def generator() -> ModuleType:

@@ -9,8 +9,19 @@ import pytest
 
 from hyena_ds.config.schema import RunConfig
 from tests.docs.commands import Wrong, check_line, check_path, lines_of
-from tests.docs.documents import DOCUMENTS, LANGUAGES, Block, all_blocks, blocks, code_in_prose, generator, links
+from tests.docs.documents import (
+    DOCUMENTS,
+    LANGUAGES,
+    Block,
+    all_blocks,
+    blocks,
+    code_in_prose,
+    generator,
+    links,
+    places,
+)
 from tests.paths import ROOT
+from tests.test_architecture import FLOORS
 
 _OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:hyena-ds|make|bash|sbatch|torchrun|deepspeed|python -m)\s.*")
 _BRACKETS = re.compile(r"[\[\]|]")
@@ -40,10 +51,9 @@ def test_paths_and_links_lead_somewhere(file: Path) -> None:
     for code in code_in_prose(file):
         if " " not in code:
             check_path(code)
-    pages = {place for place in generator().pages()} | set(generator().INCLUDED.values())
     for target in links(file):
         path = (file.parent / target).resolve()
-        assert path.exists() or path.relative_to(ROOT / "docs").as_posix() in pages, target
+        assert path.exists() or path.relative_to(ROOT / "docs").as_posix() in places(), target
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=identity)
@@ -78,6 +88,12 @@ def test_every_block_says_what_it_is(file: Path) -> None:
 def test_a_wrong_command_would_be_found(line: str) -> None:
     with pytest.raises(Wrong):
         check_line(line)
+
+
+def test_contributing_names_every_floor_of_the_house_from_the_top() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| floors")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in text.splitlines()[2:]]
+    assert tuple(re.findall(r"`(\w+)`", " ".join(rows))) == FLOORS
 
 
 def test_the_readme_is_one_page() -> None:

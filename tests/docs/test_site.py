@@ -37,7 +37,7 @@ PAGES = {"run": RunConfig, "prep": PrepConfig, "sweep": SweepConfig}
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator()  # or a skip
     place = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(place)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
