@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
 
-.PHONY: help train sweep test test-fast test-packages test-full fuzz soak soak-full lint bench clean
+.PHONY: help train sweep test test-fast test-packages test-full fuzz soak soak-full lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,8 +24,9 @@ help:
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
 	@echo "make soak    kill, corrupt, resume and attack at random for at most 40 minutes; make soak-full: the full counts, three hours"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documentation into site/; open site/index.html"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
-	@echo "make clean   remove .venv, data/ and caches (runs/ stays)"
+	@echo "make clean   remove .venv, data/, site/ and caches (runs/ stays)"
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "make: found no Python 3.11 or newer, tried $(PYTHONS); install one, or name one: make train PYTHON=/path/python" >&2; exit 2; }
@@ -84,9 +85,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html; for its search: $(BIN)/python -m mkdocs serve"
+
 bench: $(VENV)/installed
 	@[ -n "$(REFERENCE)" ] || { echo "make: bench needs the published code; clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" >&2; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash bench/run.sh "$(REFERENCE)"
 
 clean:
-	rm -rf $(VENV) data .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) data site .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -168,7 +168,7 @@ class PrepConfig:
     """One prep run: a FASTA, a rule that splits it, and a directory of shards."""
 
     fasta: str
-    """The genome: plain text, gzip or bgzip; told apart by its first bytes, not by its name."""
+    """The genome: plain text, gzip or bgzip, recognised by its first bytes, not by its name."""
     assembly: str
     """Name of the assembly, written into every chunk's metadata."""
     output: str

@@ -3,7 +3,7 @@
 #   IMAGE=registry.example/hyena-ds NODES=4 GPUS=8 bash launch/kubernetes.sh configs/large-1m.yaml [key.path=value ...] \
 #       | kubectl apply -f -
 # NAME    of all three objects (default hyena)
-# IMAGE   with the repository in /opt/hyena-ds, see launch/README.md (default hyena-ds:latest)
+# IMAGE   with the repository in /opt/hyena-ds, see docs/do/kubernetes.md (default hyena-ds:latest)
 # NODES   pods (default 1)
 # GPUS    of a pod; 0: ranks compute on the CPU (default 0)
 # RANKS   processes of a pod (default: GPUS, or 1)

@@ -7,7 +7,7 @@
 # MASTER_ADDR  address of machine 0; of one machine always 127.0.0.1
 # MASTER_PORT  port of the rendezvous there (default 29500)
 # PYTHON       the interpreter that has hyena-ds (default: python)
-# Ctrl-C, SIGTERM and SIGUSR1 to one of them stop the run on all. The exit code is the ranks' own, as launch/README.md lists.
+# Ctrl-C, SIGTERM and SIGUSR1 to one of them stop the run on all. The exit code is the ranks' own, as docs/do/stop-and-restart.md lists.
 set -euo pipefail
 python=${PYTHON:-python}
 if [ "${DS_ACCELERATOR:-}" != cpu ] && command -v nvidia-smi >/dev/null; then

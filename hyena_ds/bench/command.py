@@ -73,14 +73,26 @@ def _add_step(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--sequence-parallel", type=int, nargs="+", default=[1], help="ranks that share a sequence (default: 1)"
     )
-    step.add_argument("--policy", nargs="+", default=["balanced"], choices=list(POLICIES), help="(default: balanced)")
     step.add_argument(
-        "--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"], help="of projections and MLP"
+        "--policy",
+        nargs="+",
+        default=["balanced"],
+        choices=list(POLICIES),
+        help="activation policies (default: balanced)",
+    )
+    step.add_argument(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        choices=["float32", "bfloat16"],
+        help="of projections and MLP (default: float32)",
     )
     step.add_argument(
         "--reference", metavar="DIR", help="also run the published code: a clone of HazyResearch/hyena-dna"
     )
-    step.add_argument("--reference-precision", choices=["float32", "bfloat16"], help="(default: as --precision)")
+    step.add_argument(
+        "--reference-precision", choices=["float32", "bfloat16"], help="of the published code (default: as --precision)"
+    )
     step.add_argument("--transformer", action="store_true", help="also run a GPT of the same size")
     step.add_argument("--engine", action="store_true", help="also run the step through the DeepSpeed engine")
     step.add_argument(
@@ -109,13 +121,13 @@ def _add_shape(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--width", type=int, default=128, help="channels (default: 128)")
     command.add_argument("--batch", type=int, default=1, help="sequences of a micro step (default: 1)")
-    command.add_argument("--threads", type=int, default=1, help="of each process (default: 1)")
+    command.add_argument("--threads", type=int, default=1, help="threads of each process (default: 1)")
     command.add_argument(
         "--allocator",
         nargs="+",
         default=["tuned"],
         choices=["tuned", "default"],
-        help="of main memory: as `hyena-ds train` sets it, or as it comes (default: tuned)",
+        help="allocator of main memory: as `hyena-ds train` sets it, or as it comes (default: tuned)",
     )
 
 

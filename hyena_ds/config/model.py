@@ -33,12 +33,14 @@ class ModelConfig:
     """Constant added to the filter's decay: 0.0 in the published training code, 0.05 in the published inference code."""
     extended_from: int | None = None
     """Maximum context of the trained model that `initialize_from` names, when this one extends it to `maximum_context`.
-    Of a model that was extrapolated before: the context that it was extrapolated from."""
+    For a model that was extrapolated before, the context that it was extrapolated from."""
     extension: Extension | None = None
     """How the trained filter fills the larger `maximum_context`.
+
     extrapolate: below `extended_from` the filter stays as it is; beyond it time runs on, and the filter fades as fast as
     before (its slowest channel to 1 % at 1.5 times `extended_from`). Inputs of the old lengths give exactly what they gave.
     Choose it to keep what the model knows, or to feed it longer sequences; its reach in a layer hardly grows.
+
     rescale: the filter is stretched over `maximum_context`, as if the model had been made for it. It reaches all the way,
     but the distances it has learnt are stretched too. Choose it for long-range reach, and train on: at first it is worse."""
     embedding_dropout: float = 0.1

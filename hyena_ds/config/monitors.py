@@ -10,8 +10,11 @@ class WandbConfig:
     """Where Weights & Biases keeps a run's curves. Its own variables (WANDB_MODE, WANDB_API_KEY, ...) work as everywhere."""
 
     project: str
+    """Project that the run appears in."""
     group: str | None = None
+    """Group of the project, for instance a sweep; by default none."""
     team: str | None = None
+    """Team (entity) that owns the project; by default the user's own."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class CacheConfig:
     """A directory of the node itself; ~ and $VARIABLES are replaced. By default hyena-ds/shards in the user's cache
     directory ($XDG_CACHE_HOME, else ~/.cache)."""
     gib: float = 64.0
-    """Room for shards. The ones that were used least recently make place for new ones."""
+    """GiB of room for shards. The least recently used ones make room for new ones."""
     stall: float = 20.0
     """Seconds without a byte after which a connection is given up and made anew, at the byte that is missing."""
     patience: float = 90.0

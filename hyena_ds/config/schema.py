@@ -34,8 +34,8 @@ class SourceConfig:
     """One set of shards."""
 
     shards: str
-    """Directory that `hyena-ds prep` wrote, or where a copy of it is: http(s)://HOST/PATH, s3://BUCKET/PATH, or
-    pipe:COMMAND with {shard} in it; see config/remote.py."""
+    """Directory that `hyena-ds prep` wrote, or the address of a copy of it: `http(s)://HOST/PATH`,
+    `s3://BUCKET/PATH`, or `pipe:COMMAND` with `{shard}` in it. `${NAME}` in it is an environment variable."""
     weight: float = 1.0
     """Share of the samples that come from here, relative to the other sources."""
 
@@ -50,6 +50,7 @@ class DataConfig:
     """What is read, and what of it is scored."""
 
     sources: tuple[SourceConfig, ...]
+    """Sets of shards, mixed by their weights."""
     reverse_complement: bool = False
     """Read half of the training windows from the other strand."""
     random_offset: bool = True
@@ -63,10 +64,10 @@ class DataConfig:
     workers: int = 0
     """Processes per rank that read ahead; 0 reads in the training process."""
     verify: bool = True
-    """Check every shard's SHA-256 before the first step. What is fetched from afar is checked when it arrives, always;
-    then this is about what the cache holds from earlier runs."""
+    """Check every shard's SHA-256 before the first step. What is fetched from another machine is always checked when it
+    arrives; then this is about what the cache holds from earlier runs."""
     cache: CacheConfig = field(default_factory=CacheConfig)
-    """Where a node keeps the shards that it fetched from afar."""
+    """Where a node keeps the shards that it fetched from other machines."""
 
     def __post_init__(self) -> None:
         require_within(self, {"shuffle_shards": MOST, "workers": MOST_WORKERS})
@@ -93,9 +94,13 @@ class OptimizerConfig:
     warmup_fraction: float = 0.01
     """Share of the run's steps over which the learning rate rises linearly from `warmup_learning_rate`."""
     warmup_learning_rate: float = 1e-6
+    """Learning rate of the first step."""
     weight_decay: float = 0.1
+    """AdamW's weight decay: a step shrinks a weight by this times the learning rate. The implicit filter has none."""
     betas: tuple[float, ...] = (0.9, 0.999)
+    """Decay of AdamW's first and second moment in a step."""
     epsilon: float = 1e-8
+    """Added to the root of AdamW's second moment."""
     gradient_clipping: float = 1.0
     """Largest gradient norm; 0 does not clip."""
 
@@ -143,7 +148,7 @@ class CheckpointConfig:
     keep_last: int = 3
     """Newest checkpoints that are kept."""
     keep_every: int | None = None
-    """Checkpoints at multiples of this many steps are kept for ever; by default none."""
+    """Checkpoints at multiples of this many steps are kept forever; by default none."""
     background: bool = True
     """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
 
@@ -157,19 +162,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class WatchdogConfig:
-    """How long a rank may be silent or without progress before the run is ended. All in seconds."""
+    """How long a rank may be silent or without progress before the run is ended."""
 
     enabled: bool = True
+    """Watch at all; false turns every limit below off."""
     silence: float = 30.0
-    """Without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
+    """Seconds without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
     start: float = 900.0
-    """From the start of a process to the first step; a checkpoint is read in it."""
+    """Seconds from the start of a process to the first step; a checkpoint is read in this time."""
     step: float = 120.0
-    """Without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
+    """Seconds without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
     validation: float = 1800.0
-    """Without progress in a validation."""
+    """Seconds without progress in a validation."""
     save: float = 1800.0
-    """Without progress while a checkpoint is written."""
+    """Seconds without progress while a checkpoint is written."""
 
     def __post_init__(self) -> None:
         for name in ("silence", "start", "step", "validation", "save"):
@@ -219,7 +225,9 @@ class RunConfig:
     warmup: WarmupConfig | None = None
     """A ladder of doubling context lengths before the rows of `stages`."""
     output: str = "runs"
+    """Directory of runs."""
     seed: int = 2222
+    """Where the initial weights, the order of samples and dropout come from."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -230,10 +238,10 @@ class RunConfig:
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of projections and MLP; filter, FFT, norms and loss are always float32."""
+    """Arithmetic of projections and MLP; filter, FFT, norms and loss are always float32."""
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
-    lean or leanest; see config/policy.py."""
+    lean or leanest, from the most memory and least time to the reverse."""
     convolution: Literal["auto", "fft", "cudnn"] = "auto"
     """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
     agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""

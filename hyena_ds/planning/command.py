@@ -42,7 +42,9 @@ def add_measurement(commands: Commands) -> None:
     plan = commands.add_parser("plan", help="what `hyena-ds plan` predicts beside what is measured here")
     lengths = [1 << exponent for exponent in range(10, 21, 2)]
     plan.add_argument("--context-length", type=int, nargs="+", default=lengths, help="rows to measure (default: all)")
-    plan.add_argument("--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
+    plan.add_argument(
+        "--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="ranks of a row (default: 1 2 4)"
+    )
     plan.add_argument(
         "--calibration", metavar="FILE", required=True, help="of this machine; measured first where there is none"
     )

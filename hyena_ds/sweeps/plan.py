@@ -42,6 +42,7 @@ class SweepConfig:
     """Name of a run, with settings in braces, as context-{stages.0.context_length}. Left out, it is made of all settings
     that vary."""
     output: str = "runs"
+    """Directory of runs."""
     settings: dict[str, str] = field(default_factory=dict)
     """Settings of every run."""
     rows: tuple[dict[str, str], ...] = ()

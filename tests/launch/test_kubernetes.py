@@ -81,8 +81,10 @@ def versions() -> list[str]:
 
 
 def documented() -> dict[str, Any]:
-    """The manifests that launch/README.md tells to write."""
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "launch" / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    """The manifests that the guide asks to write."""
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "do" / "kubernetes.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     return _by_kind("\n---\n".join(block for block in blocks if "apiVersion" in block))
 
 
