@@ -43,6 +43,7 @@ def _fail(config: Path, fault: str, **environment: str) -> str:
     return sentence
 
 
+@pytest.mark.slow
 def test_out_of_memory_on_one_rank_ends_the_run_and_says_what_would_take_less(shards: Path, tmp_path: Path) -> None:
     stage = {**HOURS, "global_batch": 1024, "micro_batch_size": 512}
     config = write_config(tmp_path / "config.yaml", shards, stages=[stage])
@@ -51,6 +52,7 @@ def test_out_of_memory_on_one_rank_ends_the_run_and_says_what_would_take_less(sh
     assert "set activation_policy: lean (about" in sentence
 
 
+@pytest.mark.slow
 def test_a_reading_process_that_is_killed_ends_the_run(shards: Path, tmp_path: Path) -> None:
     data = {"sources": [{"shards": str(shards)}], "workers": 1}
     config = write_config(tmp_path / "config.yaml", shards, stages=[HOURS], data=data)
@@ -59,6 +61,7 @@ def test_a_reading_process_that_is_killed_ends_the_run(shards: Path, tmp_path: P
     assert "was killed (Killed); start again: the run continues from its last checkpoint" in sentence
 
 
+@pytest.mark.slow
 def test_a_shard_cut_short_in_the_middle_of_a_run_is_named(tmp_path: Path) -> None:
     own = make_shards(tmp_path)
     data = {"sources": [{"shards": str(own)}], "workers": 1}
@@ -78,6 +81,7 @@ def test_a_shard_that_cannot_be_opened_or_read_is_named(shards: Path, tmp_path: 
         reader.read_into(torch.zeros(8, dtype=torch.uint8).numpy(), 0)
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_holds_is_named(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards, stages=[HOURS])
     with socket.socket() as other:
@@ -108,6 +112,7 @@ def test_fewer_gpus_than_ranks_are_refused() -> None:
     check_ranks_here(4, 0)  # on the CPU, ranks are as many as they like
 
 
+@pytest.mark.slow
 def test_locks_that_killed_builds_of_extensions_left_behind_hold_up_nothing(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
