@@ -152,6 +152,7 @@ def copied(run: Path, to: Path, **changes: str) -> str:
     return str(to)
 
 
+@pytest.mark.slow
 def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +178,7 @@ def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
     assert f"{loss + 0.125:.4f} +- 0.1768" in table and f"{loss:.4f} +- 0.0000" in table
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
