@@ -42,6 +42,7 @@ def test_a_wrong_convolution_is_not_timed() -> None:
         check_convolution(forward, slightly_off, *inputs())
 
 
+@pytest.mark.slow
 def test_convolution_and_exchange_write_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Rates(gemm_float32=1e9, gemm_bfloat16=1e9, fft=1e9, copy=1e9, exchange=1e9)
     monkeypatch.setattr(Limits, "of", lambda self, case: (limits, 512))
@@ -56,6 +57,7 @@ def test_convolution_and_exchange_write_rows(tmp_path: Path, monkeypatch: pytest
     assert all(row["bytes_sent"] == row["bytes_minimum"] == 2 * 128 * 16 * 4 // 2 for row in rows)
 
 
+@pytest.mark.slow
 def test_checkpoint_writes_a_row_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.json"
     arguments = ["--width", "16", "--layers", "1", "--rounds", "1", "--directory", str(tmp_path), "--json", str(path)]
@@ -76,6 +78,7 @@ def test_an_exchange_needs_two_ranks(capsys: pytest.CaptureFixture[str]) -> None
     assert "--sequence-parallel: found 1, wanted 2 or more ranks" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_prep_and_loader_read_what_was_written(tmp_path: Path) -> None:
     assert main(["bench", "prep", "--megabases", "0.1", "--rounds", "1", "--json", str(tmp_path / "prep.json")]) == 0
     assert json.loads((tmp_path / "prep.json").read_text())["rows"][0]["megabases_per_second"] > 0

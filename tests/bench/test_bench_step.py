@@ -15,6 +15,8 @@ from hyena_ds.bench.processes import DidNotFit, Ranks, SideFailed, WrongValue
 from hyena_ds.bench.values import check_gradients, check_loss
 from hyena_ds.cli import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--width", "16", "--layers", "1", "--rounds", "1"]
 
 

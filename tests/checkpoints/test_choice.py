@@ -39,6 +39,7 @@ def spoil(run: Path, step: str, file: str, kind: str, written: Path) -> None:
     damage(run / "checkpoints" / step, written / other, file, kind, random.Random(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latest", [None, "", ONE + "\n", "step-00000007\n", "\x00rubbish"])
 def test_the_pointer_may_be_missing_stale_or_rubbish(
     latest: str | None, run: Path, ranks: Callable[[int], Pool]
@@ -51,6 +52,7 @@ def test_the_pointer_may_be_missing_stale_or_rubbish(
     assert find_weights(run).parent.name == TWO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "kind"),
     [("state-00001-of-00002.safetensors", "flip"), ("weights.safetensors", "truncate"), ("manifest.json", "delete")],
@@ -69,6 +71,7 @@ def test_a_damaged_one_is_named_by_every_rank_and_the_one_before_it_is_used(
     assert all(answer[0].startswith(f"refused: {run / 'checkpoints' / TWO / file}: ") for answer in named)
 
 
+@pytest.mark.slow
 def test_random_damage_is_named_by_every_rank_within_the_bound_and_the_one_before_is_used(
     written: Path, tmp_path: Path, ranks: Callable[[int], Pool]
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_flipped_byte_in_the_run_state_shows_without_reading_the_tensors(run: 
     assert not whole and "run_state.json: does not match its SHA-256" in lines[2]
 
 
+@pytest.mark.slow
 def test_where_none_is_whole_the_run_is_refused_and_not_started_afresh(
     run: Path, written: Path, ranks: Callable[[int], Pool]
 ) -> None:
@@ -115,6 +119,7 @@ def test_where_none_is_whole_the_run_is_refused_and_not_started_afresh(
         latest_checkpoint(run / "checkpoints")
 
 
+@pytest.mark.slow
 def test_without_checkpoints_a_run_is_fresh_and_a_path_that_is_none_is_refused(
     tmp_path: Path, ranks: Callable[[int], Pool]
 ) -> None:

@@ -43,6 +43,7 @@ def test_random_damage_is_named_and_at_once(written: Path, tmp_path: Path) -> No
         assert time.perf_counter() - began < 5.0
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_manifest_counts(written: Path, tmp_path: Path) -> None:
     copy = tmp_path / STEP
     shutil.copytree(written / STEP, copy)

@@ -23,6 +23,7 @@ PATHS = [((2, 0), (4, 3)), ((4, 3), (1, 2)), ((1, 2), (2, 1)), ((4, 1), (2, 0)),
 """(ranks, ZeRO stage) that saves and that loads: every stage on both sides, from fewer to more ranks and back."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), PATHS, ids=[f"{a}-to-{b}" for a, b in PATHS])
 def test_parameters_and_moments_are_the_same_on_any_ranks_and_zero_stage(
     source: tuple[int, int], target: tuple[int, int], ranks: Callable[[int], Pool], tmp_path: Path
@@ -52,6 +53,7 @@ def test_parameters_and_moments_are_the_same_on_any_ranks_and_zero_stage(
     assert record.grid == {"data parallel": source[0], "sequence parallel": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])
 def test_a_state_without_an_update_is_saved_with_moments_of_zero(
     zero_stage: int, ranks: Callable[[int], Pool], tmp_path: Path

@@ -17,6 +17,7 @@ from tests.distributed.pool import Pool
 from tests.training.runs import tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_the_background_writes_the_files_of_a_save_that_waits(
     zero_stage: int, ranks: Callable[[int], Pool], tmp_path: Path
@@ -39,6 +40,7 @@ def test_the_background_writes_the_files_of_a_save_that_waits(
     assert all(files[name] == waited[name] for name in own)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_completed_at_the_end_of_a_later_step_by_all_ranks_at_once(
     ranks: Callable[[int], Pool], tmp_path: Path
 ) -> None:
@@ -47,6 +49,7 @@ def test_a_checkpoint_is_completed_at_the_end_of_a_later_step_by_all_ranks_at_on
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(ranks: Callable[[int], Pool], tmp_path: Path) -> None:
     there = ranks(2).run(cases.save, directory=tmp_path, zero_stage=1, steps=[1, 2, 6])[0]
     assert there[1] == [".step-00000001.partial"]
@@ -57,6 +60,7 @@ def test_a_checkpoint_appears_whole_at_the_next_save_or_the_end(ranks: Callable[
     assert (tmp_path / "latest").read_text() == "step-00000006\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("background", "full", "limit"), [(True, 1, 5000), (False, 0, 5000), (True, 0, 600)])
 def test_a_rank_that_cannot_write_ends_all_with_one_sentence_and_leaves_what_was_there(
     background: bool, full: int, limit: int, ranks: Callable[[int], Pool], tmp_path: Path
@@ -94,6 +98,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True, timeout=30)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_all_ranks_with_one_sentence(ranks: Callable[[int], Pool], full_disk: Path) -> None:
     checkpoints = full_disk / "checkpoints"
     ranks(2).run(cases.save, directory=checkpoints, zero_stage=1, steps=[1])
@@ -275,6 +280,7 @@ def test_what_retention_cannot_remove_is_said_and_tried_again_and_ends_nothing(
     assert small(tmp_path, 5) == [] and names(tmp_path) == ["step-00000004", "step-00000005"]
 
 
+@pytest.mark.slow
 def test_ranks_write_on_beside_a_partial_directory_that_cannot_be_cleared(
     ranks: Callable[[int], Pool], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_transforms_leave_holes_on_a_cpu_and_everything_on_a_gpu() -> None:
     assert on_gpu.parts["slack"] == pytest.approx(0.5 * on_gpu.live)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", KEPT_UNITS)
 def test_predicted_live_tensors_are_those_of_a_real_step(policy: PolicyName) -> None:
     shape = StepShape(

@@ -168,6 +168,7 @@ def test_a_million_readings_of_a_small_genome_are_recorded_briefly_and_their_las
     assert consumed(config, steps - 1)[0].epoch > 500_000
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_names_is_executed_or_fetched(run: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config, _ = run
     places = [source.shards for source in config.data.sources]
@@ -210,6 +211,7 @@ def test_what_is_no_plain_file_is_not_waited_for(run: tuple[RunConfig, Path], tm
     assert shown.returncode == 2 and shown.stderr.startswith("hyena-ds: error: ") and name in shown.stderr
 
 
+@pytest.mark.slow
 def test_shards_that_are_given_are_compared_with_the_run_s_list(run: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config, directory = run
     places = [source.shards for source in config.data.sources]

@@ -136,6 +136,7 @@ def test_a_server_that_ignores_range_is_read_from_the_start(workshop, server):
     assert place(workshop).read_bytes() == BODY and server.asked == [None, "bytes=1000-", "bytes=3000-"]
 
 
+@pytest.mark.slow
 def test_a_server_that_ignores_range_and_always_breaks_is_given_up(workshop, server):
     server.ignores_range, server.drop_after = True, [1000] * 50
     outcome = run(workshop, server)

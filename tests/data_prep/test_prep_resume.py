@@ -43,6 +43,7 @@ def sequence() -> str:
     return random_bases(400_000, letters="ACGTacgtN")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_build_resumes_to_the_same_bytes_without_redoing_finished_shards(workshop, sequence, workers):
     small = {"chunk_length": 500, "chunks_per_shard": 2, "workers": workers}

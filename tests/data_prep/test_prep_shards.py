@@ -174,6 +174,7 @@ def test_nothing_is_written_beside_the_users_fasta(workshop):
     assert [p.name for p in home.iterdir()] == ["genome.fa"]
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(workshop):
     workshop.fasta({"a": random_bases(3000), "gap": "N" * 700, "b": random_bases(800, seed=1)})
     outputs = []

@@ -110,6 +110,7 @@ def test_a_flipped_base_of_the_fasta_is_named_too(built):
     assert "the FASTA is not the one" in outcome.sentence
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_shard_counts(built):
     """Headers, padding, metadata: a flip anywhere is found, whatever the byte was for."""
     path = built.output / "valid-000000.tar"

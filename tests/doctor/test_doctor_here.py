@@ -14,6 +14,7 @@ from tests.paths import ROOT
 from tests.training.runs import TIMEOUT, make_shards, write_config
 
 
+@pytest.mark.slow
 def test_one_damaged_shard_is_all_that_is_wrong_here(tmp_path: Path) -> None:
     shards = make_shards(tmp_path)
     config = write_config(tmp_path / "config.yaml", shards)

@@ -32,6 +32,7 @@ def extended(by: Extension, to: int = 1024, of: int = 256) -> ModelConfig:
     return replace(PLAIN, maximum_context=to, extended_from=of, extension=by)
 
 
+@pytest.mark.slow
 def test_an_extended_model_reads_two_million_bases_and_begins_as_it_always_did() -> None:
     """Causality: the first tokens' logits are the old model's, if the filter over them is."""
     config, longer = replace(PLAIN, width=4), extended("extrapolate", 1 << 21)
@@ -44,6 +45,7 @@ def test_an_extended_model_reads_two_million_bases_and_begins_as_it_always_did()
     assert relative_error(logits[:, :256], wanted) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["fastest", "leanest"])
 def test_a_training_pass_of_two_to_the_thirty_second_elements_has_shapes_that_fit(policy: PolicyName) -> None:
     """On tensors without storage: 2 sequences of 2^24 tokens of 128 channels. The kernels' own indexing is torch's."""

@@ -169,6 +169,7 @@ def test_what_is_no_file_ends_the_start_with_one_sentence(kind: str, tmp_path: P
         recover(file, 0)
 
 
+@pytest.mark.slow
 def test_a_history_damaged_at_random_loses_no_line_that_is_readable(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     for _ in range(200):

@@ -80,6 +80,7 @@ def test_a_mistake_is_told(tmp_path: Path) -> None:
         write_calibration(tmp_path / "file" / "c.json", calibration())
 
 
+@pytest.mark.slow
 def test_the_trainers_step_is_measured_in_processes_of_its_own() -> None:
     case = Case(256, 256, width=16, layers=1, sequence_parallel=2)
     measured = measure_step(case, 2)

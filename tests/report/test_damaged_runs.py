@@ -43,6 +43,8 @@ from hyena_ds.sweeps.results import Outcome, rows_of, table, write_csv
 from tests.report.test_report import Page, make_run
 from tests.sweeps.test_plan import write_sweep
 
+pytestmark = pytest.mark.slow
+
 SEED = 20_261_124
 CASES = 300
 STRANGE: tuple[Any, ...] = (

@@ -157,6 +157,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_so(processes: list) -> Non
     assert rank.communicate(timeout=10) and rank.returncode == 128 + TERM
 
 
+@pytest.mark.slow
 def test_tests_of_signals_pass_where_whoever_starts_them_ignores_signals() -> None:
     this = f"{Path(__file__).relative_to(ROOT)}::test_before_the_first_step_a_signal_ends_the_rank_at_once"
     command = [*ignoring(INT, signal.SIGHUP), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]

@@ -15,11 +15,14 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from hyena_ds.cli import main
 from hyena_ds.sweeps.runner import last_error
 from tests.paths import ROOT
 from tests.training.runs import TIMEOUT, make_shards, write_config
+
+pytestmark = pytest.mark.slow
 
 STEPS = 250
 LONG = 2 * TIMEOUT

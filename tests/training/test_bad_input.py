@@ -27,6 +27,7 @@ def refuse(config: Path, sentence: str, *overrides: str) -> None:
     assert tree(config.parent) == before
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_a_shard_is_named_by_two_ranks_once(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
     shard = shards / "train-000000.tar"
@@ -36,6 +37,7 @@ def test_a_flipped_byte_in_a_shard_is_named_by_two_ranks_once(shards: Path, tmp_
     refuse(config, "train-000000.tar: the bytes do not match the SHA-256")
 
 
+@pytest.mark.slow
 def test_a_shard_cut_short_missing_or_not_in_the_index_is_named(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
     shard = shards / "train-000000.tar"
@@ -49,11 +51,13 @@ def test_a_shard_cut_short_missing_or_not_in_the_index_is_named(shards: Path, tm
     refuse(config, "found a shard that index.json does not list")
 
 
+@pytest.mark.slow
 def test_shards_without_a_validation_split_are_refused(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, splits="{train: 1.0}", required="[train]")
     refuse(write_config(tmp_path / "config.yaml", shards), "found no 'valid' split (the shards hold: train)")
 
 
+@pytest.mark.slow
 def test_a_directory_that_holds_another_run_is_left_alone(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
     run = tmp_path / "runs" / "run"

@@ -95,6 +95,7 @@ def without_list(run: Path) -> None:
         write_manifest(checkpoint, manifest.run, manifest.step, manifest.files)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_go_on_from_a_copy_a_relative_path_and_an_address_with_another_signature(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_same_bytes_go_on_from_a_copy_a_relative_path_and_an_address_with_an
             assert go_on(run, place, f"data.cache.directory={run}/cache") == ""
 
 
+@pytest.mark.slow
 def test_other_bytes_under_the_same_path_are_refused_by_the_first_shard_before_anything_is_written(run: Path) -> None:
     reverse_genome(run / "shards")
     before = tree(run / "runs")
@@ -127,6 +129,7 @@ def test_other_bytes_under_the_same_path_are_refused_by_the_first_shard_before_a
     assert go_on(run).startswith("error: ") and "shard train-000000.tar" in go_on(run)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_copy_and_the_next_checkpoint_has_the_same_digest(run: Path) -> None:
     (run / "shards").rename(run / "elsewhere")
     done = train(run / "config.yaml", MORE, f"data.sources.0.shards={run}/elsewhere")
@@ -142,6 +145,7 @@ def digests(run: Path) -> list[str | None]:
     return [manifest.shards for manifest in manifests]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "says"),
     [
@@ -172,6 +176,7 @@ def test_an_edited_index_of_the_same_shards_is_refused_and_the_chunk_is_named(ru
     assert "error: " in said and says in said, said
 
 
+@pytest.mark.slow
 def test_a_shard_edited_in_place_with_its_times_set_back_is_found(run: Path) -> None:
     config = run / "config.yaml"
     shard = run / "shards" / "train-000001.tar"
@@ -185,6 +190,7 @@ def test_a_shard_edited_in_place_with_its_times_set_back_is_found(run: Path) -> 
     assert refused.returncode == 2 and "train-000001.tar: the bytes do not match the SHA-256" in refused.stderr
 
 
+@pytest.mark.slow
 def test_two_sources_may_not_change_places(run: Path, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     make_shards(tmp_path / "b", splits="{train: 0.7, valid: 0.3}")
@@ -198,6 +204,7 @@ def test_two_sources_may_not_change_places(run: Path, tmp_path: Path) -> None:
         directory.check_data(config, ShardList.of(indices[::-1]))
 
 
+@pytest.mark.slow
 def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until_then(trained: Path, run: Path) -> None:
     without_list(run)
     same = f"data.sources.0.shards={trained}/shards"
@@ -213,6 +220,7 @@ def test_a_run_from_before_records_its_data_and_says_so_and_its_path_stays_until
     assert go_on(run, MORE, f"data.sources.0.shards={run}/copy") == ""
 
 
+@pytest.mark.slow
 def test_a_lost_or_damaged_list_is_made_anew_of_the_same_data_and_other_data_are_refused(run: Path) -> None:
     file = run / "runs" / "run" / "shards.json"
     whole = file.read_text()
@@ -235,6 +243,7 @@ def test_a_lost_or_damaged_list_is_made_anew_of_the_same_data_and_other_data_are
     assert "which shard differs cannot be said" in go_on(run)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_compared_by_its_digest_and_the_list_beside_it_names_the_shard(
     run: Path,
 ) -> None:

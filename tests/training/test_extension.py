@@ -79,6 +79,7 @@ def loss_in_this_process(model: HyenaDNA, config: Path, context_length: int) -> 
     return total / count
 
 
+@pytest.mark.slow
 def test_an_extrapolated_model_evaluates_as_before_at_the_old_context_trains_at_the_new_and_resumes(
     shards: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_an_extrapolated_model_evaluates_as_before_at_the_old_context_trains_at_
     assert rows(run) == whole
 
 
+@pytest.mark.slow
 def test_a_rescaled_model_trains_at_the_new_context_across_ranks_and_is_another_function(
     shards: Path, trained: Path, tmp_path: Path
 ) -> None:

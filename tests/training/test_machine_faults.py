@@ -45,6 +45,7 @@ def _fail(config: Path, fault: str, **environment: str) -> str:
     return sentence
 
 
+@pytest.mark.slow
 def test_out_of_memory_on_one_rank_ends_the_run_and_says_what_would_take_less(shards: Path, tmp_path: Path) -> None:
     stage = {**HOURS, "global_batch": 1024, "micro_batch_size": 512}
     config = write_config(tmp_path / "config.yaml", shards, stages=[stage])
@@ -53,6 +54,7 @@ def test_out_of_memory_on_one_rank_ends_the_run_and_says_what_would_take_less(sh
     assert "set activation_policy: lean (about" in sentence
 
 
+@pytest.mark.slow
 def test_a_reading_process_that_is_killed_ends_the_run(shards: Path, tmp_path: Path) -> None:
     data = {"sources": [{"shards": str(shards)}], "workers": 1}
     config = write_config(tmp_path / "config.yaml", shards, stages=[HOURS], data=data)
@@ -61,6 +63,7 @@ def test_a_reading_process_that_is_killed_ends_the_run(shards: Path, tmp_path: P
     assert "was killed (Killed); start again: the run continues from its last checkpoint" in sentence
 
 
+@pytest.mark.slow
 def test_a_shard_cut_short_in_the_middle_of_a_run_is_named(tmp_path: Path) -> None:
     own = make_shards(tmp_path)
     data = {"sources": [{"shards": str(own)}], "workers": 1}
@@ -80,6 +83,7 @@ def test_a_shard_that_cannot_be_opened_or_read_is_named(shards: Path, tmp_path: 
         reader.read_into(torch.zeros(8, dtype=torch.uint8).numpy(), 0)
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_holds_is_named(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards, stages=[HOURS])
     with socket.socket() as other:
@@ -110,6 +114,7 @@ def test_fewer_gpus_than_ranks_are_refused() -> None:
     check_ranks_here(4, 0)  # on the CPU, ranks are as many as they like
 
 
+@pytest.mark.slow
 def test_locks_that_killed_builds_of_extensions_left_behind_hold_up_nothing(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,12 +200,13 @@ def test_other_errors_are_left_as_they_are() -> None:
             raise error
 
 
-AGES = {ROOT / "hyena_ds" / "data" / name for name in ("checksums.py", "shard_cache.py")}
+AGES = {ROOT / "hyena_ds" / "data" / name for name in ("checksums.py", "remote/shard_cache.py")}
 """Modules that compare the clock with the times of files, which have no other."""
 
 
 def test_durations_are_not_measured_with_a_clock_that_can_be_set() -> None:
     found = []
+    assert all(path.exists() for path in AGES)
     for path in {*(ROOT / "hyena_ds").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")} - AGES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []

@@ -48,6 +48,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in UNREPEATABLE} for row in rows if "validation_loss" not in row]
 
 
+@pytest.mark.slow
 def test_a_run_skips_stops_resumes_rolls_back_and_ends_where_one_that_skips_all_of_them_ends(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_run_skips_stops_resumes_rolls_back_and_ends_where_one_that_skips_all_
     assert (state.skipped, state.passed_over, state.roll_backs, record.updates) == ((3,), (6, 7), 1, 7)
 
 
+@pytest.mark.slow
 def test_a_run_whose_first_steps_are_bad_is_rolled_back_to_its_start(shards: Path, tmp_path: Path) -> None:
     stage = {"context_length": 32, "steps": 4, "global_batch": 6, "micro_batch_size": 1}
     config = write_config(

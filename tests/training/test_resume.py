@@ -19,6 +19,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_killed_in_mid_accumulation_of_the_second_stage_the_rest_is_equal_bit_for_bit(
     zero_stage: int, shards: Path, tmp_path: Path
@@ -49,6 +50,7 @@ def test_killed_in_mid_accumulation_of_the_second_stage_the_rest_is_equal_bit_fo
     assert "is complete" in again.stdout
 
 
+@pytest.mark.slow
 def test_damaged_on_the_way_it_goes_on_from_the_one_before_under_another_zero_stage_with_the_same_losses(
     shards: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
     result = train(config)
@@ -90,6 +91,7 @@ def test_a_run_leaves_config_metrics_events_log_checkpoints_and_a_summary(shards
     assert summary["validation_loss"] == pytest.approx(total / scored, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validating_every_step_leaves_the_training_losses_bit_for_bit(shards: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
     assert train(config, "name=often", "validation.every_steps=1", "validation.final_context=always").returncode == 0
@@ -98,6 +100,7 @@ def test_validating_every_step_leaves_the_training_losses_bit_for_bit(shards: Pa
     assert often == seldom
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_published_weights_with_a_fresh_optimizer(shards: Path, tmp_path: Path) -> None:
     model = {"width": 32, "layers": 2, "inner_width": 128, "maximum_context": 130}
     optimizer = {"learning_rate": 1e-12, "minimum_learning_rate": 0.0, "warmup_learning_rate": 0.0}

@@ -66,6 +66,7 @@ def kept_in(directory: Path) -> str:
     return "\n".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["address", "command"])
 def test_a_whole_run_and_everything_that_is_said_of_it_hold_no_secret(
     kind: str,

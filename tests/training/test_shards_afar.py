@@ -37,6 +37,7 @@ def data(place: str, cache: Path, **changes: object) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_from_a_server_that_breaks_connections_has_the_numbers_of_one_from_the_directory(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_run_from_a_server_that_breaks_connections_has_the_numbers_of_one_from
         assert all(whole.count(shard.file) == 1 for shard in read_index(shards).shards)
 
 
+@pytest.mark.slow
 def test_a_shard_that_does_not_come_ends_the_run_and_is_named(shards: Path, tmp_path: Path) -> None:
     with serving(shards) as server:
         for shard in read_index(shards).shards:
@@ -85,6 +87,7 @@ def check_with(compute: Compute, configs: list[str]) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_ranks_with_other_shards_are_refused_before_the_first_step(shards: Path, tmp_path: Path, ranks) -> None:
     directory = tmp_path / "other"
     directory.mkdir()

@@ -39,6 +39,7 @@ def losses(run: Path) -> list[tuple[int, float | None]]:
     return [(row["step"], row.get("loss", row.get("validation_loss"))) for row in rows(run)]
 
 
+@pytest.mark.slow
 def test_strangers_where_monitoring_writes_change_no_row_of_a_run(
     shards: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ def test_strangers_where_monitoring_writes_change_no_row_of_a_run(
     assert losses(run) == losses(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "kept"),
     [
@@ -95,6 +97,7 @@ def test_rows_that_find_no_room_end_all_ranks_at_a_step_with_a_checkpoint_if_the
     assert ("metrics.jsonl: no row of steps 5 to 6 (2 of 6 steps)" in again.stdout) == bool(lost)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_step_costs_nothing(shards: Path, undisturbed: Path, tmp_path: Path) -> None:
     fault = {"FAULT_STEP": "4", "FAULT_BYTES": "0", "FAULT_UNTIL": "5"}
     ends = ends_of_ranks("tests.training.unwritten_rank", ["train", str(config(tmp_path, shards))], 2, **fault)

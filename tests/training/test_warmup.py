@@ -76,6 +76,7 @@ def validations_of(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows(run) if "validation_loss" in row]
 
 
+@pytest.mark.slow
 def test_a_ladder_trains_as_the_same_stages_written_out_bit_for_bit(runs: Path) -> None:
     assert [row["context_length"] for row in steps_of(runs / "ladder")] == [16, 16, 32, 32, 64, 64, 64, 64]
     assert steps_of(runs / "ladder") == steps_of(runs / "written")
@@ -88,11 +89,13 @@ def test_a_ladder_trains_as_the_same_stages_written_out_bit_for_bit(runs: Path) 
         assert row in log
 
 
+@pytest.mark.slow
 def test_every_rung_trains_as_on_one_rank(runs: Path) -> None:
     for ours, alone in zip(steps_of(runs / "ladder"), steps_of(runs / "alone"), strict=True):
         assert ours == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_final_context_is_validated_when_the_config_says_and_never_twice(runs: Path) -> None:
     measured = {
         name: [(row["step"], row["context_length"]) for row in validations_of(runs / name)]
@@ -107,6 +110,7 @@ def test_the_final_context_is_validated_when_the_config_says_and_never_twice(run
     assert same == validations_of(runs / "written")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "context_length"), [(2, 16), (2, 64), (4, 32), (4, 64), (6, 64)])
 def test_the_checkpoint_of_a_boundary_scores_what_was_validated_there(
     step: int, context_length: int, runs: Path
@@ -148,6 +152,7 @@ def copied(run: Path, to: Path, **changes: str) -> str:
     return str(to)
 
 
+@pytest.mark.slow
 def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +178,7 @@ def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
     assert f"{loss + 0.125:.4f} +- 0.1768" in table and f"{loss:.4f} +- 0.0000" in table
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

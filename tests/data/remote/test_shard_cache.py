@@ -132,14 +132,14 @@ def test_the_same_bytes_again_and_again_are_no_progress(
     monkeypatch.setattr(fetching, "LONGEST_PAUSE", 0.2)
     first, second = index.shards[:2]
     server.always[first.file] = "break 0"
-    cache, said = ShardCache(settings(tmp_path, patience=1.0, stall=0.3)), list[str]()
+    cache, said = ShardCache(settings(tmp_path, patience=3.5, stall=3.0)), list[str]()
     cut = f"pipe:head -c 9 {shards}/{{shard}}; false"
     for place, shard in ((server.place, first), (cut, second)):
         reading = threading.Thread(
             target=lambda p=place, s=shard: said.append(sentence(lambda: content(cache, p, s))), daemon=True
         )
         reading.start()
-        reading.join(10)
+        reading.join(BOUND)
         assert not reading.is_alive()
     assert "the connection ended after 0 of" in said[0] and "the command ended with code 1" in said[1]
 

@@ -43,6 +43,7 @@ def from_afar(tmp_path: Path, *places: str, **changes: Any) -> DataConfig:
     return DataConfig(tuple(SourceConfig(place) for place in places), shuffle_shards=2, cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_server_that_breaks_connections_gives_the_stream_of_the_directory(
     server: AfarServer, wanted: str, shards: Path, tmp_path: Path, workers: int
@@ -82,6 +83,7 @@ def test_a_bucket_gives_the_stream_of_the_directory(
         digest(other)
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_node_fetch_every_shard_once_and_read_the_same(
     server: AfarServer, wanted: str, shards: Path, tmp_path: Path
 ) -> None:
