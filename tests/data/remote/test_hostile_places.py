@@ -151,9 +151,8 @@ def test_a_command_that_writes_for_ever_is_ended(index: ShardIndex, tmp_path: Pa
 
 
 def test_a_command_that_complains_at_length_leaves_its_last_complaint(index: ShardIndex, tmp_path: Path) -> None:
-    said = fetched(
-        tmp_path, "pipe:yes again {shard} | head -n 300000 >&2; echo the end >&2; exit 3", index, **SLOW_STARTS
-    )
+    place = "pipe:yes again {shard} | head -n 300000 >&2; echo the end >&2; exit 3"
+    said = fetched(tmp_path, place, index, **SLOW_STARTS)
     assert "the command ended with code 3: the end" in said
 
 
