@@ -88,8 +88,7 @@ def index(shards: Path) -> ShardIndex:
     return read_index(shards)
 
 
-SLOW_STARTS = {"stall": 5.0, "patience": 6.0}
-"""For what answers and then breaks: a busy machine may take seconds to start it, and a break is known at once."""
+SLOW_STARTS = {"stall": 5.0, "patience": 6.0}  # what breaks is known at once, but may take seconds to start
 
 
 def settings(tmp_path: Path, stall: float = 0.5, patience: float = 1.5) -> CacheConfig:
