@@ -3,6 +3,7 @@ finished as if nothing had been."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -146,6 +147,7 @@ def test_a_preempted_job_saves_requeues_itself_and_ends_as_if_nothing_had_been(
     assert not (tmp_path / "extensions").exists()  # nothing is compiled at a start
 
 
+@pytest.mark.skipif(os.environ.get("HYENA_FULL") != "1", reason="takes minutes: make test-full (HYENA_FULL=1) runs it")
 def test_every_start_is_warned_before_slurm_s_own_time_limit_and_the_job_ends_as_if_it_had_none(
     slurm: Slurm, shards: Path, tmp_path: Path
 ) -> None:

@@ -158,7 +158,9 @@ def test_a_packed_fasta_that_unpacks_without_end_is_looked_at_as_it_comes(
     assert sum(written) <= 3 << 22
 
 
-@pytest.mark.parametrize("block", [bytes(1 << 20), b"\n" * (1 << 20), b"a 0 10 train\n" * 80_000])
+@pytest.mark.parametrize(
+    "block", [bytes(1 << 20), b"\n" * (1 << 20), b"a 0 10 train\n" * 80_000], ids=["nothing", "lines", "intervals"]
+)
 def test_a_packed_bed_that_unpacks_without_end_takes_little_memory(workshop: Workshop, block: bytes) -> None:
     workshop.write("genome.fa", CLEAN)
     workshop.write("r.bed", bomb(b"a 0 10 train\n", block, 150))

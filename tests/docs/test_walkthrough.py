@@ -25,6 +25,8 @@ from tests.docs.commands import lines_of
 from tests.docs.documents import DOCS, DOCUMENTS, Block, all_blocks, blocks
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 300
 NOTEBOOK = DOCS / "learn" / "first_run.ipynb"
 OWN_GENOME = DOCS / "learn" / "your-own-genome.md"

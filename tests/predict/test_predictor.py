@@ -35,6 +35,7 @@ def batches() -> list[Tensor]:
     return [torch.randint(7, 12, size, generator=generator) for size in sizes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [Grid(1, 1), Grid(1, 2), Grid(2, 2), Grid(1, 4)], ids=str)
 def test_logits_are_those_of_the_plain_model_on_every_grid(ranks: Ranks, grid: Grid) -> None:
     parameters = dict(lively_model(CONFIG).double().named_parameters())
@@ -79,11 +80,13 @@ def test_a_sequence_that_the_model_cannot_take_is_refused(length: int) -> None:
         Predictor(lively_model(CONFIG)).logits(torch.full((1, length), 7))
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_divide_the_channels_are_refused(ranks: Ranks) -> None:
     said = ranks(4).run(cases.refused, grid=Grid(1, 4), config=replace(CONFIG, width=18))
     assert said == ["sequence_parallel: found 4 ranks, wanted a divisor of the model's width 18; take fewer"] * 4
 
 
+@pytest.mark.slow
 def test_a_model_comes_from_a_run_a_checkpoint_or_a_weights_file(ranks: Ranks, tmp_path: Path) -> None:
     ranks(1).run(checkpoint_cases.save, directory=tmp_path / "checkpoints", zero_stage=1, steps=[1, 2])
     newest = tmp_path / "checkpoints" / "step-00000002"

@@ -34,6 +34,7 @@ from tests.tasks.labelled import NOTHING, Labelled
 from tests.training.runs import ends_of_ranks, rows, write_config
 
 Ranks = Callable[[int], Pool]
+pytestmark = pytest.mark.slow
 GRIDS = [Grid(1, 1), Grid(2, 1), Grid(1, 2), Grid(2, 2), Grid(1, 4), Grid(4, 1)]
 STAGES = [0, 1, 2, 3]
 STEPS, RATE = 3, 0.05
