@@ -33,7 +33,7 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
-	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null; then \
 		echo "make: using the torch that $(PYTHON) already has"; \
 		$(PYTHON) -m venv --system-site-packages $(VENV) && $(PIP) -e ".[dev]"; \
 	else \

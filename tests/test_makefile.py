@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_bench_without_the_published_code_says_what_to_clone(tmp_path: Path) -> 
     result = _make("bench", f"VENV={venv}", "-o", str(venv / "installed"))
     assert result.returncode != 0
     assert "clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" in result.stderr
+
+
+def test_the_torch_of_a_virtual_environment_is_not_taken_for_the_machines(tmp_path: Path) -> None:
+    """An environment made of it would not see that torch, and install another one without the tested versions."""
+    assert sys.prefix != sys.base_prefix, "the tests run in a virtual environment, which has torch"
+    inside = tmp_path / "python"
+    inside.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nexit 1\n')
+    inside.chmod(0o755)
+    result = _make("train", f"VENV={tmp_path / 'venv'}", f"PYTHON={inside}")
+    assert result.returncode != 0
+    assert "make: installing into" in result.stdout and "already has" not in result.stdout
 
 
 def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class _Bounded(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._left -= 1
         if self._left < 0:
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call, unused-ignore]
             raise UserError(f"{self.name}:{line}: found more than {MOST_VALUES:,} keys and values, wanted fewer")
         return super().compose_node(parent, index)
 

@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         run = run or ForwardPass(Layout.whole(token_ids_Bl.shape[1]))
         embedded_BlD = self.embedding(token_ids_Bl)
         dropout = self.embedding_dropout
-        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call]
+        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call, unused-ignore]
         for block in self.blocks:
             residual_BlD = block(residual_BlD, run)
         return residual_BlD

@@ -49,7 +49,7 @@ class Block(nn.Module):
         rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
         policy = run.policy if torch.is_grad_enabled() else _NOTHING_KEPT
-        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)  # type: ignore[no-untyped-call]
+        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
     def _operator_weights(self) -> OperatorWeights:

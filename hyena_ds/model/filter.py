@@ -68,7 +68,7 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, offset: int, length: int) -> Tensor:
         """(D, length), float32, differentiable. Raises ValueError beyond `maximum_context`."""
-        k_Dl: Tensor = _Evaluate.apply(self.shape, offset, length, *self.weights())  # type: ignore[no-untyped-call]
+        k_Dl: Tensor = _Evaluate.apply(self.shape, offset, length, *self.weights())  # type: ignore[no-untyped-call, unused-ignore]
         return k_Dl
 
     def weights(self) -> FilterWeights:

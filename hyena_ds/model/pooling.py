@@ -64,7 +64,7 @@ def _highest(hidden_BlD: Tensor, positions_l: Tensor, lengths_B: Tensor, layout:
 
 
 def _over_sequence(part_BD: Tensor, layout: Layout) -> Tensor:
-    pooled_BD: Tensor = _OverSequence.apply(part_BD, layout)  # type: ignore[no-untyped-call]
+    pooled_BD: Tensor = _OverSequence.apply(part_BD, layout)  # type: ignore[no-untyped-call, unused-ignore]
     return pooled_BD
 
 

@@ -36,7 +36,7 @@ def summed_cross_entropy(
     # Inside the function autograd is always off, so whether there will be a backward is found out here.
     wanted = torch.is_grad_enabled()
     weights = (norm_weight_D, norm_bias_D, embedding_VD)
-    loss: Tensor = _SummedCrossEntropy.apply(r_BlD, *weights, targets_Bl, wanted)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SummedCrossEntropy.apply(r_BlD, *weights, targets_Bl, wanted)  # type: ignore[no-untyped-call, unused-ignore]
     return loss
 
 
