@@ -116,6 +116,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """Raises UserError unless it is there, undamaged, and of this checkpoint."""
     path = checkpoint / MANIFEST
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"{path}: found something that is no file, wanted a manifest; {_CURE}")
         with path.open("rb") as file:
             raw = file.read(_LARGEST)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import time
@@ -31,6 +32,18 @@ def test_damage_of_every_kind_to_every_file_is_named(file: str, kind: str, writt
     assert sorted(path.name for path in copy.iterdir()) == sorted(FILES)
     assert problem_of(copy, first=0) is None
     damage(copy, written / "step-00000001", file, kind, random.Random(f"{file} {kind}"))
+    problem = problem_of(copy, first=0)
+    assert problem is not None and problem.startswith(f"{copy / file}: "), problem
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_in_the_place_of_a_file_is_named_and_waited_for_by_nobody(
+    file: str, written: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / STEP
+    shutil.copytree(written / STEP, copy)
+    (copy / file).unlink()
+    os.mkfifo(copy / file)
     problem = problem_of(copy, first=0)
     assert problem is not None and problem.startswith(f"{copy / file}: "), problem
 
