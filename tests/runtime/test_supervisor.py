@@ -82,9 +82,9 @@ def test_what_a_failed_launch_left_is_ended_before_the_next_start(tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_is_passed_on_and_the_run_is_not_started_again(number: signal.Signals, tmp_path: Path) -> None:
-    script = "trap 'exit 70' TERM USR1 INT; while :; do sleep 0.1; done"
+    script = f"trap 'exit 70' TERM USR1 INT; touch {tmp_path}/listens; while :; do sleep 0.1; done"
     process = subprocess.Popen(command(tmp_path, script), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    _wait_for(tmp_path / "runs" / "run" / "starts")
+    _wait_for(tmp_path / "listens")
     process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode == 70
