@@ -33,7 +33,7 @@ _DEVICE_ELEMENTS = 1 << 27
 
 
 _CHUNK_ELEMENTS = 1 << 18
-"""Of the widest result of the filter's MLP for a chunk of tokens."""
+"""Elements of the widest result of the filter's MLP for a chunk of tokens, on a CPU."""
 _DEVICE_CHUNK_ELEMENTS = 1 << 26
 
 

@@ -61,22 +61,23 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, exchange: Exchange | None = None, device: str | torch.device = "cpu") -> Predictor:
-        """Of a weights file, a checkpoint or a run. Raises UserError where there are no weights."""
+        """A Predictor of a weights file, a checkpoint or a run. Raises UserError where there are no weights."""
         return cls(load_model(path).to(device), exchange)
 
     def layout(self, context_length: int) -> Layout:
         """The slice of a sequence of so many tokens that is here; its end may be padding.
 
-        Raises UserError beyond the model's maximum.
+        Raises UserError where the ranks' equal slices would reach beyond the model's maximum.
         """
         P, maximum = self._exchange.size, self.model.config.maximum_context
-        if not 0 < context_length <= maximum:
-            raise UserError(
-                f"found a sequence of {context_length:,} tokens, wanted 1 to {maximum:,}, the model's maximum_context; cut "
-                "it, or extend the model"
-            )
         # A slice holds the halo of its right neighbour.
         local = max(-(-context_length // P), 2 if P > 1 else 1)
+        if context_length < 1 or local * P > maximum:
+            on_ranks = f" in {P} equal slices" if P > 1 else ""
+            raise UserError(
+                f"found a sequence of {context_length:,} tokens, wanted 1 to {maximum // P * P:,}{on_ranks}, for the model's "
+                f"maximum_context of {maximum:,}; cut it, or extend the model"
+            )
         return Layout(local * P, self._exchange.index * local, local, self._exchange)
 
     @torch.no_grad()

@@ -23,12 +23,13 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.devices import Compute
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """One module that owns every parameter its forward uses, trained or frozen (`requires_grad`).
 
     All are saved under the names that they have here, resumed on any grid, and handed to `Task.exported`.
     """
 
+    @abstractmethod
     def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, sums) of this rank's part of a micro batch: a scalar with a gradient, and a vector of float64.
 
@@ -36,7 +37,6 @@ class Objective(nn.Module):
         once. A loss over a whole sequence belongs to one rank of its sequence group; the others add a zero that hangs on
         the same graph, so that all ranks run the same collectives backwards.
         """
-        raise NotImplementedError
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters to train, in AdamW's groups: no weight decay on implicit filters (their MLP and frequency).

@@ -40,7 +40,7 @@ class StepResult:
     votes: tuple[float, ...] = ()
     """The sums over all ranks of what each handed in."""
     means: tuple[float, ...] = ()
-    """Of what the task sums beside the losses."""
+    """Means of what the task sums beside the losses."""
 
     @property
     def skipped(self) -> bool:

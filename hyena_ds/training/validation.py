@@ -31,7 +31,7 @@ class Validated(NamedTuple):
     scored: int
     """How many there were."""
     means: tuple[float, ...]
-    """Of what the task sums beside the losses."""
+    """Means of what the task sums beside the losses."""
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
@@ -16,6 +17,16 @@ def logits(compute: Compute, grid: Grid, config: ModelConfig, batches: list[Tens
     """Whole logits of every batch, by one Predictor."""
     predictor = Predictor(lively_model(config), _layout(compute, grid, CONTEXT).exchange)
     return [predictor.whole(predictor.logits(ids_BL), ids_BL.shape[1]) for ids_BL in batches]
+
+
+def refused_length(compute: Compute, grid: Grid, config: ModelConfig, length: int) -> str:
+    """What is said of a sequence of `length` tokens."""
+    predictor = Predictor(lively_model(config), _layout(compute, grid, CONTEXT).exchange)
+    try:
+        predictor.logits(torch.full((1, length), 7))
+    except UserError as error:
+        return str(error)
+    return "nothing"
 
 
 def refused(compute: Compute, grid: Grid, config: ModelConfig) -> str:

@@ -81,6 +81,14 @@ def test_a_sequence_that_the_model_cannot_take_is_refused(length: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("length", "said"), [(28, "nothing"), (29, "wanted 1 to 28 in 4 equal slices")])
+def test_slices_that_would_reach_beyond_the_filter_are_refused(ranks: Ranks, length: int, said: str) -> None:
+    config = replace(CONFIG, maximum_context=30)
+    found = ranks(4).run(cases.refused_length, grid=Grid(1, 4), config=config, length=length)
+    assert all(said in sentence for sentence in found), found
+
+
+@pytest.mark.slow
 def test_ranks_that_do_not_divide_the_channels_are_refused(ranks: Ranks) -> None:
     said = ranks(4).run(cases.refused, grid=Grid(1, 4), config=replace(CONFIG, width=18))
     assert said == ["sequence_parallel: found 4 ranks, wanted a divisor of the model's width 18; take fewer"] * 4
