@@ -28,7 +28,7 @@ from hyena_ds.doctor.ranks_judge import together
 from hyena_ds.doctor.verdict import Level, Verdict, exit_code, table, to_json
 from hyena_ds.errors import UserError
 from hyena_ds.runtime.hostfile import DIRECTORY, Host, environment_file, launch_command, read_hostfile
-from hyena_ds.runtime.local_ranks import local_launch, local_ranks
+from hyena_ds.runtime.local_ranks import devices_here, local_launch, local_ranks
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
 from hyena_ds.shipped import launch_script
 
@@ -165,9 +165,7 @@ def _on_hosts(hosts: Sequence[Host], arguments: list[str], environment: dict[str
 def _local_slots(patient: Patient) -> int:
     if patient.config is not None:
         return local_ranks(patient.config)
-    from hyena_ds.parallel.devices import device_count
-
-    return device_count() or 2
+    return devices_here() or 2
 
 
 def _hosts(count: int) -> str:

@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import base64
+import glob
+import json
 import os
 import socket
 import sys
@@ -27,6 +30,9 @@ TUNABLES = {
 and the next tensor of that size pays for its pages again. Larger ones do go back: among small ones they would leave holes
 that nothing else fills. Those of a step are few: its large tensors have blocks of their own (ops/large.py)."""
 
+_DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
+"""What a driver of GPUs leaves on Linux: NVIDIA's on servers and on Tegra, AMD's, and Windows' for its guests."""
+
 
 def under_launcher() -> bool:
     """Whether this process is already a rank of the deepspeed launcher or torchrun."""
@@ -38,18 +44,29 @@ def local_ranks(config: RunConfig) -> int:
 
     Raises UserError when the machine has GPUs, but too few, or when no machine has as many processes.
     """
-    from hyena_ds.parallel.devices import check_ranks_here, device_count
-
+    devices = devices_here()
     if config.local_ranks is not None:
-        check_ranks_here(config.local_ranks, device_count())
+        if devices:
+            from hyena_ds.parallel.devices import check_ranks_here
+
+            check_ranks_here(config.local_ranks, devices)
         return config.local_ranks
-    ranks = device_count() or config.widest_sequence_parallel
+    ranks = devices or config.widest_sequence_parallel
     if ranks > MOST_LOCAL_RANKS:
         raise UserError(
             f"sequence_parallel: found {ranks:,}, wanted at most {MOST_LOCAL_RANKS:,} processes on one machine; lower it, or "
             "start on several machines"
         )
     return ranks
+
+
+def devices_here() -> int:
+    """Accelerators of this machine that torch can use. Without a driver the answer is 0, and takes no second of importing torch."""
+    if sys.platform == "linux" and not any(glob.glob(driver) for driver in _DRIVERS):
+        return 0
+    from hyena_ds.parallel.devices import device_count
+
+    return device_count()
 
 
 def cpu_settings(processes: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -101,19 +118,24 @@ def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds"
 
 
 def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[str], dict[str, str]]:
-    """The launcher's command for that, and its environment."""
-    from hyena_ds.parallel.devices import device_count
+    """DeepSpeed's launcher of one machine for that, and its environment.
 
+    `deepspeed` itself would come to the same command, after seconds of its own, and it passes over CUDA_VISIBLE_DEVICES.
+    """
     environment = dict(os.environ)
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     environment.setdefault("PYTHONWARNINGS", "ignore")
     settings = cpu_settings(ranks, environment)
-    if device_count() == 0:
+    places = [str(number) for number in range(ranks)]
+    if devices_here() == 0:
         environment.setdefault("DS_ACCELERATOR", "cpu")
     else:
         settings.pop("GLIBC_TUNABLES", None)  # tensors are on the GPU; the tunables would only hold host memory
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_accelerators", str(ranks)]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+        if visible := environment.get("CUDA_VISIBLE_DEVICES"):
+            places = visible.split(",")[:ranks]
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": places}).encode()).decode()
+    command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "-q", f"--world_info={world}"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={_free_port()}"]
     command += ["--module", module, *arguments]
     return command, environment | settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.runtime.local_ranks import cpu_settings, start_local_ranks, usable_cores
+from hyena_ds.runtime import local_ranks
+from hyena_ds.runtime.local_ranks import cpu_settings, local_launch, start_local_ranks, usable_cores
 from tests.paths import ROOT
 
 NAMES = ("OMP_NUM_THREADS", "GLIBC_TUNABLES")
@@ -28,7 +30,7 @@ def no_settings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_launched_ranks_have_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyena_ds.parallel.devices.device_count", lambda: 0)
+    monkeypatch.setattr(local_ranks, "devices_here", lambda: 0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HYENA_BIND_CORES", "1")
     settings = cpu_settings(2)
@@ -40,6 +42,33 @@ def test_launched_ranks_have_the_settings(tmp_path: Path, monkeypatch: pytest.Mo
     cores = usable_cores()
     if len(cores) == os.cpu_count() and len(cores) > 1:
         assert not set(ranks[0]["cores"]) & set(ranks[1]["cores"])
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted"), [(None, ["0", "1"]), ("", ["0", "1"]), ("5,GPU-8932f937,6", ["5", "GPU-8932f937"])]
+)
+def test_ranks_get_the_gpus_that_the_user_left_visible(
+    visible: str | None, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_ranks, "devices_here", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    command, _ = local_launch([], 2, "hyena_ds")
+    world = next(word.removeprefix("--world_info=") for word in command if word.startswith("--world_info="))
+    assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": wanted}
+
+
+def test_no_torch_is_imported_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_ranks, "_DRIVERS", ("/dev/no-such-driver*",))
+    monkeypatch.setattr("hyena_ds.parallel.devices.device_count", lambda: pytest.fail("torch was asked"))
+    assert local_ranks.devices_here() == 0
+
+
+def test_torch_counts_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_ranks, "_DRIVERS", ("/dev/null*",))
+    monkeypatch.setattr("hyena_ds.parallel.devices.device_count", lambda: 4)
+    assert local_ranks.devices_here() == 4
 
 
 @pytest.mark.parametrize("processes", [1, 64])

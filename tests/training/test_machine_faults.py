@@ -34,9 +34,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards"))
 
 
-def _fail(config: Path, fault: str, **environment: str) -> str:
-    """What is said when the fault comes to rank 1, by the rank that speaks for all. Both must end."""
-    environment |= {"FAULT": fault, "FAULT_STEP": "0", "FAULT_RANK": "1"}
+def _fail(config: Path, fault: str, step: int = 0, **environment: str) -> str:
+    """What is said when the fault comes to rank 1 before that step, by the rank that speaks for all. Both must end."""
+    environment |= {"FAULT": fault, "FAULT_STEP": str(step), "FAULT_RANK": "1"}
     ends = ends_of_ranks("tests.training.faulty_rank", ["train", str(config)], 2, **environment)
     assert [code for code, _ in ends] == [FAULT_CODE, FAULT_CODE], ends
     output = "".join(output for _, output in ends)
@@ -68,7 +68,8 @@ def test_a_shard_cut_short_in_the_middle_of_a_run_is_named(tmp_path: Path) -> No
     own = make_shards(tmp_path)
     data = {"sources": [{"shards": str(own)}], "workers": 1}
     config = write_config(tmp_path / "config.yaml", own, stages=[HOURS], data=data)
-    sentence = _fail(config, "shard", FAULT_SHARDS=str(own))
+    # Before the first step the other rank may not have looked at the files yet, and would refuse them as it starts.
+    sentence = _fail(config, "shard", step=3, FAULT_SHARDS=str(own))
     assert f" ended the run: {own}/train-00000" in sentence
     assert ".tar: the shard became unreadable (it ends at byte " in sentence
 
