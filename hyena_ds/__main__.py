@@ -1,8 +1,6 @@
 """`python -m hyena_ds` is the `hyena-ds` command."""
 
-import sys
-
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

@@ -13,6 +13,16 @@ from typing import NoReturn
 from hyena_ds.errors import LocalError, UserError
 
 
+def run_process() -> NoReturn:
+    """Run `main` as this process, and end it."""
+    from hyena_ds.runtime.local_ranks import end_rank, under_launcher
+
+    code = main()
+    if under_launcher():
+        end_rank(code)
+    sys.exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code. A user's mistake is one sentence on stderr and code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments

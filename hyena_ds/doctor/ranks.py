@@ -34,6 +34,7 @@ from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.collectives import start_all_to_all
 from hyena_ds.parallel.devices import Compute, start_compute
 from hyena_ds.runtime.heartbeat import FAULT_CODE, this_place
+from hyena_ds.runtime.local_ranks import end_rank
 from hyena_ds.training.engine import quiet
 
 MEETING_SECONDS = 60
@@ -179,4 +180,4 @@ def _finished(compute: Compute) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_rank(main(sys.argv[1:]))

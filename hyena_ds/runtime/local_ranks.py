@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import glob
 import json
@@ -14,6 +15,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.schema import RunConfig
@@ -37,6 +39,18 @@ _DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
 def under_launcher() -> bool:
     """Whether this process is already a rank of the deepspeed launcher or torchrun."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def end_rank(code: int) -> NoReturn:
+    """End this rank with that exit code, once its files are closed.
+
+    The interpreter's own end takes torch apart while threads of gloo and of the watchdog may still run; now and then that
+    aborts the process after a run that went well.
+    """
+    atexit._run_exitfuncs()  # as the processes of multiprocessing end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def local_ranks(config: RunConfig) -> int:

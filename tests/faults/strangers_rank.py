@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.runtime import watchdog
 from hyena_ds.runtime.heartbeat import Place
 from hyena_ds.runtime.monitor import Monitor
@@ -38,4 +37,4 @@ class OpenMonitor(Monitor):
 
 if __name__ == "__main__":
     watchdog.Monitor = OpenMonitor
-    sys.exit(main())
+    run_process()

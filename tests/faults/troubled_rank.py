@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.runtime import local_ranks
 
 
@@ -62,4 +61,4 @@ if __name__ == "__main__":
         local_ranks.start_local_ranks = functools.partial(
             local_ranks.start_local_ranks, module="tests.faults.troubled_rank"
         )
-    sys.exit(main())
+    run_process()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.tasks import next_token
 from tests.tasks.labelled import LabelledTask
 from tests.training import killed_rank
@@ -14,4 +13,4 @@ if __name__ == "__main__":
     if "KILL_STEP" in os.environ:
         killed_rank.plant()
     next_token.NextTokenTask = LabelledTask
-    sys.exit(main())
+    run_process()

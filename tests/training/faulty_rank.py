@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.training import run
 
 _train_step = run.train_step
@@ -46,4 +45,4 @@ def _failed_step(engine, batch, *rest):  # type: ignore[no-untyped-def]
 
 if __name__ == "__main__":
     run.train_step = _failed_step
-    sys.exit(main())
+    run_process()

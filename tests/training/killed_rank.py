@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 import deepspeed
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.training import run
 
 _train_step = run.train_step
@@ -40,4 +39,4 @@ def plant() -> None:
 
 if __name__ == "__main__":
     plant()
-    sys.exit(main())
+    run_process()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.genome.tokenizer import N
 from hyena_ds.tasks import next_token
 from tests.poison import poisoned_by
 
 if __name__ == "__main__":
     next_token.NextToken = poisoned_by(N, os.environ.get("POISON") == "gradient")
-    sys.exit(main())
+    run_process()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from pathlib import Path
 
-from hyena_ds.cli import main
+from hyena_ds.cli import run_process
 from hyena_ds.training import run
 
 _train_step = run.train_step
@@ -30,4 +29,4 @@ def _limited_step(engine, batch, *rest):  # type: ignore[no-untyped-def]
 
 if __name__ == "__main__":
     run.train_step = _limited_step
-    sys.exit(main())
+    run_process()
