@@ -23,7 +23,7 @@ from hyena_ds.bench.processes import Ranks, WrongValue
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
 from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
-from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, check_checkpoint
+from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
@@ -103,7 +103,7 @@ class Saver:
 
     def _sums(self) -> dict[str, str]:
         """Of the newest checkpoint, which must be whole, without what says how it was made."""
-        manifest = check_checkpoint(checkpoints_in(self.directory)[0])
+        manifest = read_checkpoint(checkpoints_in(self.directory)[0]).manifest
         return {name: file.sha256 for name, file in manifest.files.items() if name != RUN_STATE}
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyena_ds.checkpoints.directory import checkpoints_in, named_checkpoint, none_is_whole, problem_of
+from hyena_ds.checkpoints.directory import checkpoints_in, named_checkpoint, none_is_whole, read_or_problem
+from hyena_ds.checkpoints.manifest import Checkpoint
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 
 
-def choose_checkpoint(directory: Path, resume: str, compute: Compute) -> tuple[Path | None, list[str]]:
+def choose_checkpoint(directory: Path, resume: str, compute: Compute) -> tuple[Checkpoint | None, list[str]]:
     """(the checkpoint that `resume` asks for, a line for each damaged one that was passed over). Collective.
 
     None where there are no checkpoints. Raises UserError when there are some and none is whole, or when the one that
@@ -23,22 +24,23 @@ def choose_checkpoint(directory: Path, resume: str, compute: Compute) -> tuple[P
         if resume == "never":
             return None, []
         named = from_rank_zero(lambda: named_checkpoint(resume))
-        problem = _problem(named, compute)
-        if problem is not None:
-            raise UserError(problem)
-        return named, []
+        found = _read(named, compute)
+        if isinstance(found, str):
+            raise UserError(found)
+        return found, []
     problems: list[str] = []
-    for checkpoint in from_rank_zero(lambda: checkpoints_in(directory)):
-        problem = _problem(checkpoint, compute)
-        if problem is None:
-            return checkpoint, [f"damaged checkpoint passed over: {line}" for line in problems]
-        problems.append(problem)
+    for path in from_rank_zero(lambda: checkpoints_in(directory)):
+        found = _read(path, compute)
+        if not isinstance(found, str):
+            return found, [f"damaged checkpoint passed over: {line}" for line in problems]
+        problems.append(found)
     if problems:
         raise none_is_whole(directory, problems[0])
     return None, []
 
 
-def _problem(checkpoint: Path, compute: Compute) -> str | None:
-    """The lowest rank's, on every rank. Collective."""
-    own = problem_of(checkpoint, compute.rank, compute.ranks)
-    return next((problem for problem in from_every_rank(own) if problem is not None), None)
+def _read(path: Path, compute: Compute) -> Checkpoint | str:
+    """The checkpoint, or on every rank the lowest rank's problem with it. Collective."""
+    own = read_or_problem(path, compute.rank, compute.ranks)
+    problems = from_every_rank(own if isinstance(own, str) else None)
+    return next((problem for problem in problems if problem is not None), own)

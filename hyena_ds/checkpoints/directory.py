@@ -15,7 +15,7 @@ import shutil
 from itertools import count
 from pathlib import Path
 
-from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, check_checkpoint, write_file
+from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint, write_file
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 
 LATEST = "latest"
@@ -32,20 +32,26 @@ def step_of(checkpoint: Path) -> int:
 
 
 def problem_of(checkpoint: Path, first: int | None = None, every: int = 1) -> str | None:
-    """What is wrong with it, or None; see `check_checkpoint`."""
+    """What is wrong with it, or None; see `read_checkpoint`."""
+    found = read_or_problem(checkpoint, first, every)
+    return found if isinstance(found, str) else None
+
+
+def read_or_problem(checkpoint: Path, first: int | None = None, every: int = 1) -> Checkpoint | str:
+    """The checkpoint, or what is wrong with it; see `read_checkpoint`."""
     try:
-        check_checkpoint(checkpoint, first, every)
+        return read_checkpoint(checkpoint, first, every)
     except UserError as error:
         return str(error)
-    return None
 
 
-def newest_whole(directory: Path) -> Path | None:
+def newest_whole(directory: Path) -> Checkpoint | None:
     """The newest one without a problem by manifest, run state and sizes; None where there is none."""
-    return next((path for path in checkpoints_in(directory) if problem_of(path) is None), None)
+    found = map(read_or_problem, checkpoints_in(directory))
+    return next((checkpoint for checkpoint in found if isinstance(checkpoint, Checkpoint)), None)
 
 
-def latest_checkpoint(directory: Path) -> Path | None:
+def latest_checkpoint(directory: Path) -> Checkpoint | None:
     """The newest one without a problem by manifest, run state and sizes; None where there is none at all.
 
     Raises UserError when there are checkpoints and all are damaged.
@@ -83,11 +89,6 @@ def none_is_whole(directory: Path, newest: str) -> UserError:
     )
 
 
-def place_of(directory: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is, once it is complete."""
-    return directory / f"step-{step:08d}"
-
-
 def begin(directory: Path, step: int) -> Path:
     """Make an empty directory to write into, and clear what killed runs left half-written."""
     for leftover in directory.glob(".step-*.partial"):
@@ -103,7 +104,7 @@ def complete(partial: Path, step: int, keep_last: int, keep_every: int | None) -
     Returns what is to be said: what had to be moved aside, and what should have gone and is still there.
     """
     directory = partial.parent
-    final = place_of(directory, step)
+    final = directory / f"step-{step:08d}"
     news: list[str] = []
     _sync_directory(partial)
     if os.path.lexists(final):

@@ -89,6 +89,18 @@ class Manifest:
         return sum(file.bytes for file in self.files.values())
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A directory whose manifest, run state and file sizes were checked."""
+
+    path: Path
+    manifest: Manifest
+    record: Record
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 def write_file(path: Path, chunks: Iterable[Any]) -> Written:
     """Write bytes-like `chunks` to `path` and force them to the disk. Raises OSError that names the file."""
     digest, count = hashlib.sha256(), 0
@@ -147,8 +159,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
     return manifest
 
 
-def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1) -> Manifest:
-    """Raise UserError that names the file and what is wrong, unless manifest and run state hold and every file has its size.
+def read_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1) -> Checkpoint:
+    """Raises UserError that names the file and what is wrong, unless manifest and run state hold and every file has its size.
 
     With `first`, the bytes of every `every`-th file from there on are read and compared too, so that ranks share the work.
     """
@@ -170,12 +182,11 @@ def check_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1)
                 raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
         except OSError as error:
             raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
-    return manifest
+    return Checkpoint(checkpoint, manifest, _read_record(checkpoint / RUN_STATE, manifest))
 
 
-def read_record(checkpoint: Path) -> Record:
-    """Raises UserError unless run_state.json is readable and of the same run and step as the manifest."""
-    path, manifest = checkpoint / RUN_STATE, read_manifest(checkpoint)
+def _read_record(path: Path, manifest: Manifest) -> Record:
+    """Raises UserError unless it is readable and of the same run and step as the manifest."""
     try:
         raw = json.loads(path.read_bytes())
         step, stage, tokens, roll_backs = (raw.pop(name) for name in ("step", "stage", "tokens", "roll_backs"))

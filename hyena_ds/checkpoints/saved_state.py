@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hyena_ds.checkpoints.engine_state import MOMENTS, PARAMETER, Fragment
-from hyena_ds.checkpoints.manifest import read_manifest
+from hyena_ds.checkpoints.manifest import Checkpoint
 from hyena_ds.errors import UserError
 
 
@@ -41,12 +41,12 @@ class SavedState:
     Raises UserError unless the pieces cover every parameter, and both moments of every trained one, each element once.
     """
 
-    def __init__(self, checkpoint: Path, shapes: Mapping[str, Sequence[int]], frozen: Collection[str] = ()):
+    def __init__(self, checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], frozen: Collection[str] = ()):
         self._checkpoint, self._shapes = checkpoint, shapes
         self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
-        for name in read_manifest(checkpoint).files:
+        for name in checkpoint.manifest.files:
             if name.startswith("state-"):
-                self._open(checkpoint / name)
+                self._open(checkpoint.path / name)
         for kind in (PARAMETER, *MOMENTS):
             for name, shape in shapes.items():
                 if kind == PARAMETER or name not in frozen:

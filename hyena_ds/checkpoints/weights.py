@@ -21,7 +21,7 @@ def find_weights(path: str | Path) -> Path:
     path = Path(path)
     candidates = [path] if path.is_file() else [path / WEIGHTS]
     if path.is_dir() and (newest := latest_checkpoint(path / "checkpoints")):
-        candidates.append(newest / WEIGHTS)
+        candidates.append(newest.path / WEIGHTS)
     for candidate in candidates:
         if candidate.is_file():
             _check(candidate)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
-from hyena_ds.checkpoints.manifest import Record, read_manifest, read_record
+from hyena_ds.checkpoints.manifest import Checkpoint, read_checkpoint
 from hyena_ds.config.changes import Change, changes, forbidden
 from hyena_ds.config.loading import dump_yaml, to_plain
 from hyena_ds.config.names import check_new_name
@@ -67,22 +67,24 @@ class RunDirectory:
     def is_complete(self) -> bool:
         return self.summary.is_file()
 
-    def check(self, config: RunConfig) -> None:
-        """Raise UserError unless the directory is new, or holds this very run and the config lets it continue.
+    def check(self, config: RunConfig) -> Checkpoint | None:
+        """The checkpoint that `config` goes on from, None where there is none.
 
-        Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
+        Raises UserError unless the directory is new, or holds this very run and the config lets it continue. Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
         """
         check_new_name(config.name, self.config_file, "name")
+        checkpoint = None
         named = config.resume not in ("latest", "never")
         if named:
-            self.changes(config, named_checkpoint(config.resume))
+            checkpoint = read_checkpoint(named_checkpoint(config.resume))
+            self.changes(config, checkpoint)
         if not self.path.exists():
             self._check_place()
-            return
+            return checkpoint
         if not self.config_file.is_file():
             if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
-            return
+            return checkpoint
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
             raise UserError(
                 f"{self.checkpoints}: found a file, or a link that leads nowhere, wanted the directory of the checkpoints; "
@@ -91,16 +93,18 @@ class RunDirectory:
         if config.resume == "never":
             raise UserError(f"{self.path}: holds a run and resume is 'never'; choose another name or resume: latest")
         if not named:
-            self.changes(config, latest_checkpoint(self.checkpoints))
+            checkpoint = latest_checkpoint(self.checkpoints)
+            self.changes(config, checkpoint)
+        return checkpoint
 
-    def changes(self, config: RunConfig, checkpoint: Path | None) -> list[Change]:
+    def changes(self, config: RunConfig, checkpoint: Checkpoint | None) -> list[Change]:
         """What `config` changes of the run whose state `checkpoint` holds; without one, of a run that has not trained yet.
 
         Raises UserError with all changes that the state forbids.
         """
         if checkpoint is not None:
-            record = read_record(checkpoint)
-            before, rows, step = record.config, recorded_rows(record, checkpoint), record.state.step
+            record = checkpoint.record
+            before, rows, step = record.config, recorded_rows(checkpoint), record.state.step
         elif self.config_file.is_file():
             before, rows, step = self._recorded_config(), (), 0
         else:
@@ -140,20 +144,12 @@ class RunDirectory:
             )
         return found
 
-    def check_data(self, config: RunConfig, now: ShardList) -> None:
-        """Raise UserError unless `now` lists the data of the run that `config` goes on with. Reads no tensors."""
-        if config.resume == "never":
-            return
-        named = config.resume != "latest"
-        checkpoint = named_checkpoint(config.resume) if named else latest_checkpoint(self.checkpoints)
-        self.compare_data(checkpoint, now)
-
-    def compare_data(self, checkpoint: Path | None, now: ShardList) -> list[str]:
+    def compare_data(self, checkpoint: Checkpoint | None, now: ShardList) -> list[str]:
         """Raise UserError, naming the first shard that differs, unless `now` lists the data that `checkpoint` was trained on.
 
         Without a checkpoint, those of this run. Returns what the log should say.
         """
-        digest = None if checkpoint is None else read_manifest(checkpoint).shards
+        digest = None if checkpoint is None else checkpoint.manifest.shards
         file = self._list_of(checkpoint)
         problem = ""
         try:
@@ -182,14 +178,14 @@ class RunDirectory:
             "choose another name to start afresh"
         )
 
-    def _list_of(self, checkpoint: Path | None) -> Path:
+    def _list_of(self, checkpoint: Checkpoint | None) -> Path:
         """shards.json of the run that the checkpoint lies in."""
-        if checkpoint is None or checkpoint.absolute().parent == self.checkpoints.absolute():
+        if checkpoint is None or checkpoint.path.absolute().parent == self.checkpoints.absolute():
             return self.shards
-        return checkpoint.absolute().parent.parent / SHARDS
+        return checkpoint.path.absolute().parent.parent / SHARDS
 
-    def _knows_its_data(self, checkpoint: Path | None) -> bool:
-        if checkpoint is not None and read_manifest(checkpoint).shards is not None:
+    def _knows_its_data(self, checkpoint: Checkpoint | None) -> bool:
+        if checkpoint is not None and checkpoint.manifest.shards is not None:
             return True
         return self._list_of(checkpoint).is_file()
 
@@ -248,10 +244,10 @@ def _write(file: Path, text: str) -> None:
         write_whole(file, text)
 
 
-def recorded_rows(record: Record, checkpoint: Path) -> tuple[StageConfig, ...]:
+def recorded_rows(checkpoint: Checkpoint) -> tuple[StageConfig, ...]:
     """The stages of the run that made the checkpoint."""
     try:
-        return tuple(StageConfig(**row) for row in record.stages)
+        return tuple(StageConfig(**row) for row in checkpoint.record.stages)
     except (TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{checkpoint}: its stages are not readable ({error}); resume from another checkpoint"

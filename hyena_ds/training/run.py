@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from hyena_ds.checkpoints.directory import newest_whole, place_of
+from hyena_ds.checkpoints.directory import newest_whole
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
@@ -89,7 +89,7 @@ def train_on(
     watchdog: Watchdog,
 ) -> int:
     """Train in a process group that is up; returns the exit code. Collective."""
-    agreed(lambda: directory.check(config))
+    checkpoint = agreed(lambda: directory.check(config))
     if agreed(directory.is_complete):
         if compute.rank == 0:
             print("\n".join(complete_message(directory)))
@@ -98,7 +98,7 @@ def train_on(
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
     shards = task.check_data(compute)
-    agreed(lambda: directory.check_data(config, shards))
+    agreed(lambda: directory.compare_data(checkpoint, shards))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
@@ -237,9 +237,8 @@ class _Run:
         """
         step, kept = self.state.step, f"step {self.state.step} is saved"
         try:
-            if from_rank_zero(lambda: newest_whole(self.directory.checkpoints)) != place_of(
-                self.directory.checkpoints, step
-            ):
+            newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
+            if newest is None or newest.record.state.step != step:
                 self.watchdog.enter("save", step)
                 self.checkpoints.save(self.engine, self.state)
                 self.checkpoints.finish()

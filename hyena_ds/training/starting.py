@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 
 import deepspeed
 
 from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.directory import set_aside_after
 from hyena_ds.checkpoints.engine_state import load_moments
-from hyena_ds.checkpoints.manifest import Record, RunState, read_record
+from hyena_ds.checkpoints.manifest import Checkpoint, RunState
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
@@ -46,7 +45,7 @@ def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirecto
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
         return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))
-    engine, record = _resumed(config, task, compute, checkpoint)
+    engine, record = _resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = agreed(lambda: set_aside_after(directory.checkpoints, record.state.step) if compute.rank == 0 else [])
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
@@ -60,8 +59,7 @@ def roll_back(
     checkpoint, _ = choose_checkpoint(directory.checkpoints, "latest", compute)
     if checkpoint is None:
         return _fresh(config, task, compute), RunState(0, 0, 0)
-    engine, record = _resumed(config, task, compute, checkpoint)
-    return engine, record.state
+    return _resumed(config, task, compute, checkpoint), checkpoint.record.state
 
 
 def _fresh(config: RunConfig, task: Task, compute: Compute) -> deepspeed.DeepSpeedEngine:
@@ -71,15 +69,12 @@ def _fresh(config: RunConfig, task: Task, compute: Compute) -> deepspeed.DeepSpe
     return build_engine(config, objective.to(compute.device), compute.ranks)
 
 
-def _resumed(
-    config: RunConfig, task: Task, compute: Compute, checkpoint: Path
-) -> tuple[deepspeed.DeepSpeedEngine, Record]:
+def _resumed(config: RunConfig, task: Task, compute: Compute, checkpoint: Checkpoint) -> deepspeed.DeepSpeedEngine:
     objective = task.objective()
-    record = agreed(lambda: read_record(checkpoint))
     shapes = {name: parameter.shape for name, parameter in objective.named_parameters()}
     frozen = {name for name, parameter in objective.named_parameters() if not parameter.requires_grad}
     saved = agreed(lambda: SavedState(checkpoint, shapes, frozen))
     objective.load_state_dict(agreed(saved.parameters))
     engine = build_engine(config, objective.to(compute.device), compute.ranks)
-    load_moments(engine, saved.tensor, record.updates)
-    return engine, record
+    load_moments(engine, saved.tensor, checkpoint.record.updates)
+    return engine

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.engine_state import MOMENTS, PARAMETER, fragments, load_moments, updates_done
-from hyena_ds.checkpoints.manifest import RunState, read_record
+from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.schema import CheckpointConfig, RunConfig
@@ -80,9 +80,10 @@ def save_and_load(
     model = lively_model(config.model) if load is None else build_model(config.model, 1)
     updates = 0
     if load is not None:
-        saved = SavedState(load, {name: parameter.shape for name, parameter in model.named_parameters()})
+        checkpoint = read_checkpoint(load)
+        saved = SavedState(checkpoint, {name: parameter.shape for name, parameter in model.named_parameters()})
         model.load_state_dict(saved.parameters())
-        updates = read_record(load).updates
+        updates = checkpoint.record.updates
     with _engine(compute, config, model, None) as engine:
         if load is not None:
             load_moments(engine, saved.tensor, updates)
@@ -139,7 +140,7 @@ def choose(compute: Compute, directory: Path, resume: str) -> tuple[str, list[st
         checkpoint, damaged = choose_checkpoint(directory, resume, compute)
     except UserError as error:
         return f"refused: {error}", []
-    return (checkpoint.name if checkpoint else "none"), damaged
+    return (checkpoint.path.name if checkpoint else "none"), damaged
 
 
 def assembled(pieces: list[dict[str, tuple[int, Tensor]]]) -> dict[str, Tensor]:

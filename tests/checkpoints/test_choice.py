@@ -16,7 +16,7 @@ import pytest
 
 from hyena_ds.checkpoints.directory import latest_checkpoint, named_checkpoint
 from hyena_ds.checkpoints.listing import list_checkpoints
-from hyena_ds.checkpoints.manifest import read_record
+from hyena_ds.checkpoints.manifest import read_checkpoint, read_manifest, write_file, write_manifest
 from hyena_ds.checkpoints.weights import find_weights
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from tests.checkpoints import cases
@@ -48,7 +48,8 @@ def test_the_pointer_may_be_missing_stale_or_rubbish(
     if latest is not None:
         (run / "checkpoints" / "latest").write_text(latest)
     assert ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest") == [(TWO, [])] * 2
-    assert latest_checkpoint(run / "checkpoints") == run / "checkpoints" / TWO
+    newest = latest_checkpoint(run / "checkpoints")
+    assert newest is not None and newest.path == run / "checkpoints" / TWO
     assert find_weights(run).parent.name == TWO
 
 
@@ -100,7 +101,8 @@ def test_weights_to_start_from_are_those_that_the_manifest_names(run: Path, writ
 
 def test_a_flipped_byte_in_the_run_state_shows_without_reading_the_tensors(run: Path, written: Path) -> None:
     spoil(run, TWO, "run_state.json", "flip", written)
-    assert latest_checkpoint(run / "checkpoints") == run / "checkpoints" / ONE
+    newest = latest_checkpoint(run / "checkpoints")
+    assert newest is not None and newest.path == run / "checkpoints" / ONE
     lines, whole = list_checkpoints(run, verify=False)
     assert not whole and "run_state.json: does not match its SHA-256" in lines[2]
 
@@ -204,8 +206,10 @@ def test_a_run_state_of_wrong_types_is_one_sentence(change: Any, run: Path) -> N
     checkpoint = run / "checkpoints" / TWO
     state = json.loads((checkpoint / "run_state.json").read_text())
     text = "[" * 100_000 if change is None else json.dumps({**state, **change} if isinstance(change, dict) else change)
-    (checkpoint / "run_state.json").write_text(text)
+    manifest = read_manifest(checkpoint)
+    files = {**manifest.files, "run_state.json": write_file(checkpoint / "run_state.json", [text.encode()])}
+    write_manifest(checkpoint, manifest.run, manifest.step, files)
     with pytest.raises(
         UserError, match=r"run_state\.json: not a readable run state \(.+\): the file is damaged; remove"
     ):
-        read_record(checkpoint)
+        read_checkpoint(checkpoint)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import hyena_ds
-from hyena_ds.checkpoints.manifest import Written, check_checkpoint, read_record, write_file
+from hyena_ds.checkpoints.manifest import Checkpoint, Manifest, Record, RunState, Written, read_checkpoint, write_file
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.data.shards import sha256_of
@@ -32,7 +32,7 @@ def test_parameters_and_moments_are_the_same_on_any_ranks_and_zero_stage(
         cases.save_and_load, zero_stage=source[1], directory=tmp_path, load=None, save_as=tmp_path
     )
     checkpoint = tmp_path / "step-00000002"
-    check_checkpoint(checkpoint, first=0)
+    record = read_checkpoint(checkpoint, first=0).record
     again = tmp_path / "again"
     loaded = ranks(target[0]).run(
         cases.save_and_load, zero_stage=target[1], directory=tmp_path, load=checkpoint, save_as=again
@@ -48,7 +48,6 @@ def test_parameters_and_moments_are_the_same_on_any_ranks_and_zero_stage(
     assert all(torch.equal(first[key], second[key]) for key in first)
     model = hyena_ds.load_model(checkpoint / "weights.safetensors")
     assert all(torch.equal(p.flatten(), before[f"parameter/{name}"]) for name, p in model.named_parameters())
-    record = read_record(checkpoint)
     assert (record.ranks, record.zero_stage, record.updates) == (*source, 2)
     assert record.grid == {"data parallel": source[0], "sequence parallel": 1}
 
@@ -60,12 +59,13 @@ def test_a_state_without_an_update_is_saved_with_moments_of_zero(
 ) -> None:
     ranks(2).run(cases.save, directory=tmp_path, zero_stage=zero_stage, steps=[0])
     model = lively_model(cases.tiny(2, zero_stage).model)
-    saved = SavedState(tmp_path / "step-00000000", {name: p.shape for name, p in model.named_parameters()})
+    checkpoint = read_checkpoint(tmp_path / "step-00000000")
+    saved = SavedState(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     assert all(torch.equal(saved.tensor("parameter", name), p) for name, p in model.named_parameters())
     assert not any(
         saved.tensor(kind, name).any() for kind in ("exp_avg", "exp_avg_sq") for name, _ in model.named_parameters()
     )
-    assert read_record(tmp_path / "step-00000000").updates == 0
+    assert checkpoint.record.updates == 0
 
 
 def test_the_safetensors_library_reads_our_files_and_their_sums_are_right(tmp_path: Path) -> None:
@@ -93,10 +93,9 @@ def test_the_safetensors_library_reads_our_files_and_their_sums_are_right(tmp_pa
 def test_pieces_that_do_not_cover_the_model_once_are_refused(
     pieces: dict[str, int], words: str, tmp_path: Path
 ) -> None:
-    from hyena_ds.checkpoints.manifest import write_manifest
-
     tensors = {key: torch.zeros(size) for key, size in pieces.items()}
     name = "state-00000-of-00001.safetensors"
-    write_manifest(tmp_path, "run", 1, {name: write_file(tmp_path / name, safetensors_chunks(tensors, {}))})
+    files = {name: write_file(tmp_path / name, safetensors_chunks(tensors, {}))}
+    record = Record("run", RunState(1, 0, 0), 1, 1, {}, 0, [], {})
     with pytest.raises(UserError, match=words):
-        SavedState(tmp_path, {"w": (2, 3)})
+        SavedState(Checkpoint(tmp_path, Manifest("run", 1, files), record), {"w": (2, 3)})

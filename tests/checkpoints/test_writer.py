@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyena_ds.checkpoints.directory import begin, complete, named_checkpoint, newest_whole, problem_of, set_aside_after
-from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, write_file, write_manifest
+from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
 from tests.checkpoints import cases
 from tests.distributed.pool import Pool
 from tests.training.runs import tree
@@ -119,7 +119,9 @@ def test_a_disk_that_fills_up_ends_all_ranks_with_one_sentence(ranks: Callable[[
 def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None = None) -> list[str]:
     """A checkpoint with all but tensors; what is said of it."""
     partial = begin(directory, step)
-    files = {name: write_file(partial / name, [f"{name} of {step}".encode()]) for name in (RUN_STATE, WEIGHTS)}
+    record = Record("run", RunState(step, 0, 0), step, 1, {}, 0, [], {})
+    texts = {RUN_STATE: record.text(), WEIGHTS: f"weights of {step}"}
+    files = {name: write_file(partial / name, [text.encode()]) for name, text in texts.items()}
     write_manifest(partial, "run", step, files)
     return complete(partial, step, keep_last, keep_every)
 
@@ -238,7 +240,8 @@ def test_a_checkpoint_that_was_moved_away_and_linked_is_read_and_retention_leave
     (run / "step-00000001").rename(archive / "step-00000001")
     (run / "step-00000001").symlink_to(archive / "step-00000001")
     before = tree(archive)
-    assert newest_whole(run) == run / "step-00000001" == named_checkpoint(str(run / "step-00000001"))
+    newest = newest_whole(run)
+    assert newest is not None and newest.path == run / "step-00000001" == named_checkpoint(str(run / "step-00000001"))
     assert small(run, 2) == []
     for step in (3, 4):
         assert small(run, step) == [

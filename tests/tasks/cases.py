@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hyena_ds.checkpoints.engine_state import load_moments, updates_done
-from hyena_ds.checkpoints.manifest import RunState, read_record
+from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.schema import CheckpointConfig, RunConfig
@@ -86,12 +86,13 @@ def saved(compute: Compute, directory: Path, zero_stage: int, load: Path | None)
     if load is not None:
         for parameter in objective.parameters():
             parameter.data.zero_()
-        state = SavedState(load, shapes, frozen)
+        checkpoint = read_checkpoint(load)
+        state = SavedState(checkpoint, shapes, frozen)
         objective.load_state_dict(state.parameters())
     writer = CheckpointWriter(directory, config, compute, "0" * 16, exported=_exported)
     with _engine(compute, config, objective, None) as engine:
         if load is not None:
-            load_moments(engine, state.tensor, read_record(load).updates)
+            load_moments(engine, state.tensor, checkpoint.record.updates)
         else:
             for step in range(2):
                 run = _run(compute, grid, CONTEXT, config)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from hyena_ds.checkpoints.manifest import RunState, read_record
+from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import NonFiniteConfig, RunConfig
 from hyena_ds.data.provenance import consumed
@@ -88,7 +88,7 @@ def test_a_run_skips_stops_resumes_rolls_back_and_ends_where_one_that_skips_all_
     final = "checkpoints/step-00000010"
     ours, theirs = (load_file(tmp_path / "runs" / name / final / "weights.safetensors") for name in ("run", "whole"))
     assert all((ours[key] == theirs[key]).all() for key in theirs)
-    record = read_record(tmp_path / "runs" / "run" / final)
+    record = read_checkpoint(tmp_path / "runs" / "run" / final).record
     state = record.state
     assert (state.skipped, state.passed_over, state.roll_backs, record.updates) == ((3,), (6, 7), 1, 7)
 
