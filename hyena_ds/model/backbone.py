@@ -38,15 +38,18 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
-    def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
-        """(B, l) -> (B, l, D). By default the whole sequence is here and nothing is dropped."""
-        hidden_BlD: Tensor = self.final_norm(self.residual(token_ids_Bl, run))
+    def forward(self, inputs: Tensor, run: ForwardPass | None = None) -> Tensor:
+        """Token ids (B, l), or what they would be embedded as, (B, l, D) -> (B, l, D).
+
+        By default the whole sequence is here and nothing is dropped.
+        """
+        hidden_BlD: Tensor = self.final_norm(self.residual(inputs, run))
         return hidden_BlD
 
-    def residual(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
-        """The residual before the final norm, (B, l) -> (B, l, D) float32."""
-        run = run or ForwardPass(Layout.whole(token_ids_Bl.shape[1]))
-        embedded_BlD = self.embedding(token_ids_Bl)
+    def residual(self, inputs: Tensor, run: ForwardPass | None = None) -> Tensor:
+        """The residual before the final norm, (B, l) or (B, l, D) -> (B, l, D) float32."""
+        run = run or ForwardPass(Layout.whole(inputs.shape[1]))
+        embedded_BlD = inputs if inputs.is_floating_point() else self.embedding(inputs)
         dropout = self.embedding_dropout
         residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call, unused-ignore]
         for block in self.blocks:

@@ -24,10 +24,10 @@ def plain_logits(parameters: Parameters, config: ModelConfig, token_ids_BL: Tens
     return F.linear(hidden_BLD, parameters["backbone.embedding.weight"])
 
 
-def plain_hidden(parameters: Parameters, config: ModelConfig, token_ids_BL: Tensor) -> Tensor:
-    """(B, L) -> (B, L, D) after the final norm."""
+def plain_hidden(parameters: Parameters, config: ModelConfig, inputs: Tensor) -> Tensor:
+    """Token ids (B, L) or embeddings (B, L, D) -> (B, L, D) after the final norm."""
     p = {name.removeprefix("backbone."): tensor for name, tensor in parameters.items()}
-    x = F.embedding(token_ids_BL, p["embedding.weight"])
+    x = inputs if inputs.is_floating_point() else F.embedding(inputs, p["embedding.weight"])
     for number in range(config.layers):
         x = x + _operator(_Block(p, number), config, _norm(p, f"blocks.{number}.operator_norm", x))
         block = _Block(p, number)

@@ -1,7 +1,7 @@
 """A labelled Task: sequences of several lengths, each with one of three classes, through a pooled state and a head.
 
 Whatever a Task may be that the next token is not: a loss of whole sequences, padding, a head, frozen parameters, a metric
-beside the loss, another learning rate for the head.
+beside the loss, another learning rate for the head, and a soft prompt, trained and added to the embeddings of the first tokens.
 
 B batch, l local length, D width.
 """
@@ -33,6 +33,8 @@ from hyena_ds.weights.published import published_tensors
 CLASSES = 3
 FROZEN = "backbone.blocks.0.mlp.up."
 """What a run of the task leaves as it is."""
+PROMPT = 3
+"""Tokens that the prompt is added to."""
 NOTHING = -100
 """Label of what is padding."""
 
@@ -45,6 +47,7 @@ class Labelled(Objective):
         super().__init__()
         self.pooling = pooling
         self.backbone = model.backbone
+        self.prompt = nn.Parameter(torch.linspace(-1, 1, PROMPT * model.config.width).view(PROMPT, -1).cos() / 10)
         self.head = nn.Linear(model.config.width, CLASSES)
         weight = torch.linspace(-0.5, 0.5, self.head.weight.numel()).view_as(self.head.weight)
         self.head.weight.data.copy_(weight.sin())
@@ -53,13 +56,19 @@ class Labelled(Objective):
             parameter.requires_grad_(not name.startswith(frozen or ("nothing",)))
 
     def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
-        hidden_BlD = self.backbone(batch.token_ids_Bl, run)
+        hidden_BlD = self.backbone(self.prompted(batch.token_ids_Bl, run.layout.offset), run)
         logits = self.head(pool(hidden_BlD, self.pooling, run.layout, batch.lengths_B))
         mine = float(run.layout.exchange.index == 0)
         loss = F.cross_entropy(logits, batch.targets, ignore_index=NOTHING, reduction="sum")
         there = batch.targets != NOTHING
         right = (logits.argmax(1) == batch.targets) & there
         return loss * mine, torch.stack((there.sum(), right.sum())).double() * mine
+
+    def prompted(self, token_ids_Bl: Tensor, offset: int) -> Tensor:
+        """Embeddings (B, l, D) of a slice that begins at token `offset`. Every rank's hang on the prompt, with or without a part."""
+        position_l = torch.arange(offset, offset + token_ids_Bl.shape[1], device=token_ids_Bl.device)
+        prompt_lD = self.prompt[position_l.clamp(max=PROMPT - 1)] * (position_l < PROMPT)[:, None]
+        return self.backbone.embedding(token_ids_Bl) + prompt_lD
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         head = {"params": list(self.head.parameters()), "weight_decay": 0.0, "rate_scale": 2.0}

@@ -30,7 +30,7 @@ from tests.distributed.work import (
 )
 from tests.model.plain import plain_hidden
 from tests.tasks import cases
-from tests.tasks.labelled import NOTHING, Labelled
+from tests.tasks.labelled import NOTHING, PROMPT, Labelled
 from tests.training.runs import ends_of_ranks, rows, write_config
 
 Ranks = Callable[[int], Pool]
@@ -67,7 +67,9 @@ def reference(config: Any, pooling: Pooling, frozen: tuple[str, ...]) -> Trained
         losses, right = [], 0
         for micro in batch.micro_batches:
             assert micro.lengths_B is not None
-            state = plain_pool(plain_hidden(parameters, config.model, micro.token_ids_Bl), pooling, micro.lengths_B)
+            embedded_BLD = F.embedding(micro.token_ids_Bl, parameters["backbone.embedding.weight"])
+            embedded_BLD = torch.cat((embedded_BLD[:, :PROMPT] + parameters["prompt"], embedded_BLD[:, PROMPT:]), 1)
+            state = plain_pool(plain_hidden(parameters, config.model, embedded_BLD), pooling, micro.lengths_B)
             logits = F.linear(state, parameters["head.weight"], parameters["head.bias"])
             losses.append(F.cross_entropy(logits, micro.targets, ignore_index=NOTHING, reduction="sum"))
             right += int(((logits.argmax(1) == micro.targets) & (micro.targets != NOTHING)).sum())
@@ -180,5 +182,7 @@ def test_a_head_and_frozen_parameters_come_back_bit_for_bit_at_another_world_and
     found = [cases.whole_state(checkpoint) for checkpoint in (first, second)]
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
-    assert "exp_avg/head.weight" in found[0] and "exp_avg/backbone.embedding.weight" not in found[0]
+    assert {"exp_avg/head.weight", "exp_avg/prompt"} <= found[
+        0
+    ].keys() and "exp_avg/backbone.embedding.weight" not in found[0]
     assert saved[0] == [2, 2]
