@@ -7,14 +7,12 @@ What stands before the first slash is a group of charts. Takes no torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 Scalar = tuple[str, float]
 
 _STEP = {
-    "loss": "train/loss",
-    "perplexity": "train/perplexity",
-    "bits_per_base": "train/bits_per_base",
     "learning_rate": "train/learning_rate",
     "gradient_norm": "train/gradient_norm",
     "loss_spike": "train/loss_spike",
@@ -27,25 +25,25 @@ _STEP = {
     "stage": "schedule/stage",
     "context_length": "schedule/context_length",
 }
-_QUALITY = ("loss", "perplexity", "bits_per_base")
+_VALIDATION = "validation_"
+"""What the columns of a validation's quality begin with."""
 
 
-def of_step(row: dict[str, Any]) -> list[Scalar]:
-    """Of a training step, its quality by stage too."""
+def of_step(row: dict[str, Any], quality: Iterable[str]) -> list[Scalar]:
+    """The scalars of a training step; those of the columns `quality` by stage too."""
     stage = f"by_stage/{row['stage']}_context_{row['context_length']}"
-    named = {name: row.get(column) for column, name in _STEP.items()}
-    named |= {f"{stage}/{column}": row.get(column) for column in _QUALITY}
-    return _there(named)
+    named = {f"{group}/{column}": row.get(column) for group in ("train", stage) for column in quality}
+    return _there(named | {name: row.get(column) for column, name in _STEP.items()})
 
 
 def of_validation(row: dict[str, Any], at_final: bool) -> list[Scalar]:
-    """Of a validation: of the stage under way or `at_final`, and by context length whichever it was."""
+    """The scalars of a validation: of the stage under way or `at_final`, and by context length whichever it was."""
     group = "validation_final_context" if at_final else "validation"
     by_context = f"validation_by_context/{row['context_length']}"
-    named = {
-        f"{place}/{column}": row.get(f"validation_{column}") for place in (group, by_context) for column in _QUALITY
+    quality = {
+        column.removeprefix(_VALIDATION): value for column, value in row.items() if column.startswith(_VALIDATION)
     }
-    return _there(named)
+    return _there({f"{place}/{column}": value for place in (group, by_context) for column, value in quality.items()})
 
 
 def _there(named: dict[str, Any]) -> list[Scalar]:

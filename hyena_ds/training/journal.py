@@ -57,9 +57,10 @@ class Journal:
         recorder = self._recorder
         if recorder is None:
             return
+        quality = self._task.quality(result.loss, result.means)
         row = {
             **_where(plan, state),
-            **self._task.quality(result.loss, result.means),
+            **quality,
             "learning_rate": rate,
             "gradient_norm": result.gradient_norm,
             "tokens": state.tokens,
@@ -74,7 +75,7 @@ class Journal:
             spike = recorder.losses.spike(result.loss)
             row |= {} if spike is None else {"loss_spike": spike}
             recorder.losses.add(result.loss)
-        recorder.row(row, of_step(finite(row)))
+        recorder.row(row, of_step(finite(row), quality))
         recorder.advance(self._reached(plan, state, result.loss))
 
     def passed_over(self, plan: StagePlan, state: RunState) -> None:
@@ -82,7 +83,7 @@ class Journal:
         if self._recorder is None:
             return
         row = {**_where(plan, state), "loss": None, "skipped": True, "passed_over": True, "tokens": state.tokens}
-        self._recorder.row(row, of_step(row))
+        self._recorder.row(row, of_step(row, ()))
         self._recorder.advance(self._reached(plan, state, math.nan))
 
     def validation(self, row: dict[str, Any], scored: int, at_final: bool) -> None:

@@ -104,7 +104,9 @@ def test_every_number_of_a_run_has_its_line_in_the_metrics_page(finished: Path) 
         documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE))))
         assert found <= documented
         assert documented - found <= {"loss_spike", "skipped", "passed_over"}
-    curves = {name for row in rows if "loss" in row for name, _ in of_step({**row, "loss_spike": 0.0, "skipped": True})}
+    quality = ("loss", "perplexity", "bits_per_base")
+    scalars = [of_step({**row, "loss_spike": 0.0, "skipped": True}, quality) for row in rows if "loss" in row]
+    curves = {name for row in scalars for name, _ in row}
     curves |= {name for row in rows if "validation_loss" in row for name, _ in of_validation(row, at_final=True)}
     for curve in curves:
         assert f"`{curve}`" in page or any(f"`{group}" in page for group in _groups(curve)), curve

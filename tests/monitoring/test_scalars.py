@@ -20,7 +20,7 @@ from hyena_ds.training.clock import StepClock
 def test_a_step_is_named_by_group_and_its_quality_by_stage_too_and_what_is_null_is_left_out() -> None:
     row = {"step": 7, "stage": 2, "context_length": 512, "loss": 1.5, "perplexity": 4.5, "bits_per_base": 2.2}
     row |= {"learning_rate": 1e-3, "tokens_per_second": 10.0, "exchange_share": None, "skipped": True}
-    assert dict(of_step(row)) == {
+    assert dict(of_step(row, ("loss", "perplexity", "bits_per_base"))) == {
         "train/loss": 1.5,
         "train/perplexity": 4.5,
         "train/bits_per_base": 2.2,

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from hyena_ds.model.pooling import POOLINGS, Pooling
@@ -150,6 +151,8 @@ def test_a_labelled_run_learns_is_killed_and_resumes_on_another_grid_with_its_he
     assert "validation loss" in whole[0][1] and "nats a sequence, accuracy" in whole[0][1]
     summary = json.loads((name / "summary.json").read_text())
     assert summary["chance"] == pytest.approx(1 / 3) and summary["validation_accuracy"] > 0.7, summary
+    curves = EventAccumulator(str(name / "tensorboard")).Reload().Tags()["scalars"]
+    assert {"train/accuracy", "by_stage/0_context_32/accuracy", "validation/accuracy"} <= set(curves)
     trained = [row for row in rows(name) if "validation_loss" not in row]
     assert all(0 <= row["accuracy"] <= 1 and row["gradient_norm"] > 0 for row in trained)
 
