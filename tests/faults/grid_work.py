@@ -15,6 +15,7 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption
 from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.tasks.next_token import NextTokenTask
 from hyena_ds.training import run
 
 
@@ -40,7 +41,8 @@ def train_part(compute: Compute, config: Path, overrides: list[str], stop_before
 
     run.train_step = noting_step
     try:
-        run.train_on(compute, loaded, directory, Interruption(), Watchdog(loaded.watchdog, directory.faults))
+        watchdog = Watchdog(loaded.watchdog, directory.faults)
+        run.train_on(compute, loaded, NextTokenTask(loaded), directory, Interruption(), watchdog)
     except _Enough:
         pass
     finally:
