@@ -85,4 +85,5 @@ def _tables(counts: NDArray[np.float64], order: int) -> list[NDArray[np.float64]
 
 
 def bits(nats: float) -> float:
+    """Nats to bits."""
     return nats / math.log(2)

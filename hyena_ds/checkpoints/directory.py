@@ -28,6 +28,7 @@ def checkpoints_in(directory: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -83,6 +84,7 @@ def named_checkpoint(resume: str) -> Path:
 
 
 def none_is_whole(directory: Path, newest: str) -> UserError:
+    """The error of a run whose checkpoints are all damaged; `newest` is what is wrong with the newest one."""
     return UserError(
         f"{directory}: none of the checkpoints is whole ({newest}); put an undamaged copy back, or remove the "
         "run's directory to start afresh"

@@ -62,6 +62,7 @@ class Record:
     config: dict[str, Any]
 
     def text(self) -> str:
+        """The text of run_state.json."""
         plain = asdict(self)
         return json.dumps({"format": FORMAT, **plain.pop("state"), **plain}, indent=1) + "\n"
 
@@ -86,6 +87,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
+        """Size of the checkpoint in bytes, without the manifest."""
         return sum(file.bytes for file in self.files.values())
 
 

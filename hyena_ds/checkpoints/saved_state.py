@@ -22,6 +22,7 @@ from hyena_ds.errors import UserError
 
 
 def state_file(rank: int, ranks: int) -> str:
+    """Name of the file that rank `rank` of `ranks` writes."""
     return f"state-{rank:05d}-of-{ranks:05d}.safetensors"
 
 
@@ -58,6 +59,7 @@ class SavedState:
         return torch.cat(pieces).view(tuple(self._shapes[name]))
 
     def parameters(self) -> dict[str, Tensor]:
+        """Every parameter in its shape, by name."""
         return {name: self.tensor(PARAMETER, name) for name in self._shapes}
 
     def _open(self, path: Path) -> None:

@@ -42,6 +42,7 @@ class MicroBatch:
     """int64: tokens of each whole sequence that are no padding; None where none is padding."""
 
     def to(self, device: torch.device) -> MicroBatch:
+        """The same batch on `device`."""
         return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, rows: slice) -> MicroBatch:

@@ -45,6 +45,7 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_width)
 
     def forward(self, residual_BlD: Tensor, run: ForwardPass) -> Tensor:
+        """The residual (B, l, D) after the operator and the MLP, float32."""
         weights = (*self._operator_weights(), *self.operator.implicit_filter.weights(), *self._mlp_weights())
         rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
         # Inside the function autograd is always off, so whether there will be a backward is found out here.

@@ -72,6 +72,7 @@ class ImplicitFilter(nn.Module):
         return k_Dl
 
     def weights(self) -> FilterWeights:
+        """The parameters that the filter is evaluated from."""
         return FilterWeights(
             self.input.weight,
             self.input.bias,

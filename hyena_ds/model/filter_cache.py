@@ -64,10 +64,12 @@ class HeldFilters(FilterCache):
 
     @property
     def keeps(self) -> bool:
+        """True: filters that are held stay."""
         return True
 
     @property
     def last(self) -> bool:
+        """Raises RuntimeError: filters that are held have no gradients."""
         raise RuntimeError("a backward pass met filters that are held; open a FilterCache for every optimizer step")
 
 

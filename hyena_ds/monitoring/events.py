@@ -53,6 +53,7 @@ class Events:
         self._file, self._step = file, 0
 
     def close(self) -> None:
+        """Close the file that is open, if one is."""
         if self._file is not None:
             self._file.close()
             self._file = None

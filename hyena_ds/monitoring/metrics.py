@@ -52,6 +52,7 @@ class Metrics:
         return None
 
     def close(self) -> None:
+        """Write what waits, if it can be written, and close the file."""
         self.problem()
         self._growing.close()
 

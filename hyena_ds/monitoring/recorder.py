@@ -39,6 +39,7 @@ class Recorder:
         self.losses = LossHistory(rows)
 
     def close(self) -> None:
+        """Close everything, and say how many writes were lost where."""
         self.end_progress()
         self._events.close()
         self._metrics.close()

@@ -35,10 +35,12 @@ class Exchange:
 
     @property
     def size(self) -> int:
+        """Ranks of the sequence group."""
         return 1 if self.group is None else dist.get_world_size(self.group)
 
     @property
     def index(self) -> int:
+        """This rank's place in the sequence group, from 0."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
     def own_channels(self, width: int) -> slice:

@@ -24,6 +24,7 @@ class Topology:
 
     @property
     def ranks(self) -> int:
+        """All ranks of the grid."""
         return self.data_parallel * self.sequence_parallel
 
     def row(self, rank: int) -> int:

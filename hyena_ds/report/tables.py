@@ -76,6 +76,7 @@ def what_ran(records: Records) -> str:
 
 
 def checkpoints(records: Records) -> str:
+    """The run's checkpoints, as `hyena-ds checkpoints` lists them."""
     if not records.checkpoints:
         return _none("none yet")
     return f"<pre>{escape(chr(10).join(records.checkpoints))}</pre>"
@@ -104,6 +105,7 @@ def environment(records: Records) -> str:
 
 
 def log(records: Records) -> str:
+    """The last lines of the log, folded."""
     return f"<details><summary>log.txt</summary><pre>{escape(chr(10).join(records.log))}</pre></details>"
 
 

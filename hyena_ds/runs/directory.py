@@ -65,6 +65,7 @@ class RunDirectory:
         self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
+        """Whether the run has trained to its end: summary.json is written last."""
         return self.summary.is_file()
 
     def check(self, config: RunConfig) -> Checkpoint | None:
@@ -235,6 +236,7 @@ class RunDirectory:
         _write(self.config_file, dump_yaml(kept(to_plain(config))))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json. Raises OSError."""
         write_whole(self.summary, json.dumps(to_plain(summary), indent=1) + "\n")
 
 

@@ -52,6 +52,7 @@ class Records:
 
     @property
     def step(self) -> int:
+        """The last step that there is a row of."""
         return int(self.steps[-1]["step"]) if self.steps else 0
 
 

@@ -74,27 +74,34 @@ class NextTokenTask(Task):
         return Sources(self._config.data, "valid")
 
     def objective(self) -> NextToken:
+        """A language model with the first weights of the config's seed."""
         return NextToken(build_model(self._config.model, self._config.seed))
 
     def initialize(self, objective: Objective) -> None:
+        """Load published weights, a checkpoint's or a run's. Raises UserError where they do not fit the model."""
         path = find_weights(self._config.initialize_from or "")
         found, parameters = read_weights(path, self._config.model.filter_shift)
         check_same_shape(path, found, self._config.model)
         objective.load_state_dict(parameters)
 
     def check_data(self, compute: Compute) -> ShardList:
+        """The list of the shards, which all ranks have found alike. Collective; raises UserError on all ranks."""
         return check_shards(self._config, compute)
 
     def write_order(self, file: Path) -> None:
+        """Write stream.jsonl: which shards each epoch of a source takes."""
         write_order(file, self._config)
 
     def steps(self, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
+        """Windows of the sources, in the order that the seed gives."""
         return stage_steps(self._config.data, self._config.seed, plan, part, from_step)
 
     def samples(self, step: int) -> list[Consumed]:
+        """Which bases a step takes, with their coordinates."""
         return consumed(self._config, step)
 
     def held_out(self, context_length: int) -> list[Sample]:
+        """Windows of the validation split, as many as the config says."""
         if context_length not in self._held_out:
             count = self._config.validation.windows
             self._held_out[context_length] = validation_samples(self._valid, context_length, count)
@@ -103,12 +110,15 @@ class NextTokenTask(Task):
     def read(
         self, samples: Sequence[Sample | None], numbers: list[int], context_length: int, part: Slice
     ) -> MicroBatch:
+        """Token ids and targets of this rank's slice."""
         return make_micro_batch(self._valid, context_length, numbers, [*samples], part)
 
     def quality(self, loss: float, sums: Sequence[float] = ()) -> dict[str, float]:
+        """Loss in nats, perplexity, and bits a base."""
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_base": bits(loss)}
 
     def conclude(self, context_length: int, quality: dict[str, float]) -> Conclusion:
+        """Set the loss beside Markov models that count the training split."""
         training = Sources(self._config.data, "train")
         samples = self.held_out(context_length)
         losses = markov_losses(training, self._valid, samples, context_length, BASELINE_ORDERS)
@@ -128,4 +138,5 @@ class NextTokenTask(Task):
         return Conclusion({"markov_losses": {str(order): value for order, value in losses.items()}}, lines)
 
     def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The weights under the published names, and the model's shape for their header."""
         return published_tensors(self._config.model, parameters)

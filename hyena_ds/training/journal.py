@@ -35,6 +35,7 @@ class Journal:
             self._recorder = self._open(state)
 
     def close(self) -> None:
+        """Close the files."""
         if self._recorder is not None:
             self._recorder.close()
 
@@ -107,6 +108,7 @@ class Journal:
         return None if self._recorder is None else self._recorder.problem()
 
     def end_progress(self) -> None:
+        """Take the progress bar away."""
         if self._recorder is not None:
             self._recorder.end_progress()
 
