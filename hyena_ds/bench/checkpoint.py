@@ -12,15 +12,17 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hyena_ds.bench.limits import say
-from hyena_ds.bench.measure import machine, peak_memory_gib, timed
+from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
+from hyena_ds.bench.turns import interleaved
 from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, check_checkpoint
@@ -51,13 +53,11 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         try:
             arguments = {"width": width, "layers": layers, "directory": str(scratch)}
             with Ranks("hyena_ds.bench.checkpoint:Saver", _RANKS, True, 1, "tuned", **arguments) as ranks:
-                ranks.ready()
                 rows.append(_row(ranks, options.rounds, width, layers))
-                described = ranks.ask("machine")[0]
+                described = ranks.machine()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    print_table(_COLUMNS, rows)
-    print(f"  {describe_machine(described)}")
+    print_table(_COLUMNS, rows, describe_machine(described))
     return rows, described
 
 
@@ -91,12 +91,9 @@ class Saver:
         return {
             "stall_seconds": save.wall_seconds,
             "whole_seconds": save.wall_seconds + rest.wall_seconds,
-            "peak_memory_gib": peak_memory_gib(),
+            "peak_memory_gib": rest.peak_memory_gib,
             "files": self._sums(),
         }
-
-    def machine(self) -> dict[str, Any]:
-        return machine()
 
     def size(self) -> int:
         return self.parameters
@@ -108,12 +105,7 @@ class Saver:
 
 
 def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
-    turns: dict[bool, list[list[dict[str, Any]]]] = {False: [], True: []}
-    for number_of_turn in range(rounds + 1):
-        for background in turns:
-            turn = ranks.ask("turn", background=background)
-            if number_of_turn:
-                turns[background].append(turn)
+    turns = interleaved({both: partial(ranks.ask, "turn", background=both) for both in (False, True)}, rounds)
     sums = [answer["files"] for both in turns.values() for turn in both for answer in turn]
     if any(each != sums[0] for each in sums):
         raise WrongValue(

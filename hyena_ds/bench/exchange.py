@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from torch import Tensor
 from hyena_ds.bench.case import SEED, Case, cases_of_a_part
 from hyena_ds.bench.convolution import convolve64
 from hyena_ds.bench.limits import Limits, say
-from hyena_ds.bench.measure import peak_memory_gib, timed
+from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
+from hyena_ds.bench.turns import interleaved
 from hyena_ds.errors import UserError
 from hyena_ds.ops.fft_convolution import causal_convolution, channels_at_once
 from hyena_ds.parallel.collectives import Traffic
@@ -44,9 +46,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     limits, rows = Limits(), []
     for case in cases_of_a_part(options):
         rows += _turns(case, options.rounds, limits)
-    print_table(_COLUMNS, rows)
-    for line in limits.lines():
-        print(f"  {line}")
+    print_table(_COLUMNS, rows, *limits.lines())
     return rows, limits.machine
 
 
@@ -94,12 +94,7 @@ class ExchangeRank:
         """Once through. Collective."""
         sent = self.traffic.bytes_sent
         once = timed(self.compute, lambda: self._through(work, at_once))
-        return {
-            "wall_seconds": once.wall_seconds,
-            "cpu_seconds": once.cpu_seconds,
-            "bytes_sent": self.traffic.bytes_sent - sent,
-            "peak_memory_gib": peak_memory_gib(),
-        }
+        return {**once.answer(), "bytes_sent": self.traffic.bytes_sent - sent}
 
     def _through(self, work: str, at_once: str) -> None:
         d = self.k_dL.shape[0]
@@ -123,33 +118,26 @@ class ExchangeRank:
 
 
 def _turns(case: Case, rounds: int, limits: Limits) -> list[Row]:
-    rates, _ = limits.of(case)
-    kinds = [(work, at_once) for work in WORK for at_once in AT_ONCE]
-    turns: dict[tuple[str, str], list[list[dict[str, float]]]] = {kind: [] for kind in kinds}
-    P = case.sequence_parallel
+    rates, P = limits.of(case), case.sequence_parallel
     say(f"starting {P} ranks at {case.context_length:,} tokens")
     with Ranks("hyena_ds.bench.exchange:ExchangeRank", P, True, case.threads, case.allocator, case=case) as ranks:
-        ranks.ready()
         ranks.ask("check")
-        for number_of_turn in range(rounds + 1):
-            for work, at_once in kinds:
-                turn = ranks.ask("turn", work=work, at_once=at_once)
-                if number_of_turn:
-                    turns[work, at_once].append(turn)
+        asks = {
+            (work, at_once): partial(ranks.ask, "turn", work=work, at_once=at_once)
+            for work in WORK
+            for at_once in AT_ONCE
+        }
+        turns = interleaved(asks, rounds)
     rows = []
-    for work, at_once in kinds:
-        answers = turns[work, at_once]
-        wall = spread(max(answer["wall_seconds"] for answer in turn) for turn in answers)
-        sent = max(answer["bytes_sent"] for answer in answers[-1])
+    for (work, at_once), answers in turns.items():
         row: Row = {"side": f"{work}, {at_once}", "work": work, "at_once": at_once, "status": "measured"}
         row |= {"allocator": case.allocator, "context_length": case.context_length, "width": case.width}
-        row |= {"batch": case.batch, "sequence_parallel": P, "threads": case.threads, "wall_seconds": wall}
-        row["cpu_seconds"] = spread(sum(answer["cpu_seconds"] for answer in turn) for turn in answers)
-        row["bytes_sent"] = sent
+        row |= {"batch": case.batch, "sequence_parallel": P, "threads": case.threads, **spread_of_turns(answers)}
+        row["bytes_sent"] = max(answer["bytes_sent"] for answer in answers[-1])
         row["bytes_minimum"] = 2 * 4 * case.batch * case.width * case.local_length * (P - 1) // P
-        row["gigabytes_per_second"] = sent / wall["median"] / 1e9
-        row["share_of_exchange_limit"] = sent / wall["median"] / rates.exchange if rates.exchange else None
-        row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in answers[-1])
+        rate = row["bytes_sent"] / row["wall_seconds"]["median"]
+        row["gigabytes_per_second"] = rate / 1e9
+        row["share_of_exchange_limit"] = rate / rates.exchange if rates.exchange else None
         rows.append(row)
     return rows
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyena_ds.bench.case import SEED, STANDALONE, Case
-from hyena_ds.bench.side import StepSide
+from hyena_ds.bench.side import WholeSide
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
@@ -30,7 +29,7 @@ _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
 
 
-class PublishedSide(StepSide):
+class PublishedSide(WholeSide):
     """One process with the whole sequence."""
 
     def __init__(self, compute: Compute, case: Case, reference: str):
@@ -39,19 +38,8 @@ class PublishedSide(StepSide):
         super().__init__(compute, case, model)
         self.embedding = dict(model.named_parameters())[_EMBEDDING]
 
-    def passes(self, length: int, accumulation: int) -> float:
-        return self._passes(length, accumulation, self.case.precision == "bfloat16")
-
-    def _passes(self, length: int, accumulation: int, mixed: bool) -> float:
-        total = torch.zeros((), device=self.compute.device)
-        for number in range(accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
-            with torch.autocast(self.compute.device.type, torch.bfloat16) if mixed else nullcontext():
-                logits_BLV = F.linear(self.model(ids_BL), self.embedding)
-            loss = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten()) / accumulation
-            loss.backward()
-            total += loss.detach()
-        return float(total)
+    def logits(self, ids_BL: Tensor) -> Tensor:
+        return F.linear(self.model(ids_BL), self.embedding)
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         loss = self._passes(self.case.checked_length, 1, False)

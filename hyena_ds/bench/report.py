@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,26 @@ def spread(seconds: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def spread_of_turns(turns: Sequence[Sequence[dict[str, Any]]]) -> Row:
+    """Of turns, each the answers of all ranks: seconds of the slowest, CPU seconds of all, memory of the largest."""
+    return {
+        "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
+        "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
+        "peak_memory_gib": max(answer["peak_memory_gib"] for turn in turns for answer in turn),
+    }
+
+
 def shown_spread(row: Row, key: str) -> str:
     """median (smallest to largest)."""
     value = row[key]
     return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
 
 
-def print_table(columns: list[Column], rows: list[Row]) -> None:
-    """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers."""
+def print_table(columns: list[Column], rows: list[Row], *below: str) -> None:
+    """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers.
+
+    Lines `below` follow the table.
+    """
     cells = [[title for title, _ in columns]]
     for row in rows:
         shown = columns if row["status"] == "measured" else columns[:1]
@@ -42,7 +54,7 @@ def print_table(columns: list[Column], rows: list[Row]) -> None:
         if row["status"] != "measured":
             cells[-1].append(row["status"])
     print()
-    for line in aligned(cells, left=(0,)):
+    for line in (*aligned(cells, left=(0,)), *below):
         print(f"  {line}")
 
 

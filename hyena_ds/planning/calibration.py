@@ -1,6 +1,6 @@
 """This machine as a device of a plan: its ceilings, and four constants fitted to a few short steps.
 
-    ceilings of 1, M ranks (planning/ceilings.py) --+
+    ceilings of 1, M ranks (bench/ceilings.py) --+
     steps at 2k to 131k tokens, on 1 and M ranks ---+--fit--> calibration.json --machine_device--> Device
 
 Two constants are of time: bytes a second of the tile-wise work, and what a step costs besides. Two are of memory: what a
@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hyena_ds.bench.case import Case
-from hyena_ds.bench.limits import say
+from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import now, spread
+from hyena_ds.bench.report import now, spread_of_turns
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -80,25 +82,21 @@ def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = W
 def measure_step(case: Case, rounds: int) -> dict[str, Any]:
     """The trainer's own step in processes of its own: seconds of the slowest rank, peak memory of the largest."""
     P = case.sequence_parallel
-    with Ranks("hyena_ds.planning.ceilings:PlannedStep", P, True, case.threads, "tuned", case=case) as ranks:
-        ranks.ready()
-        prepared = ranks.ask("prepare")
+    with Ranks("hyena_ds.bench.engine_side:EngineSide", P, True, case.threads, "tuned", case=case) as ranks:
         ranks.ask("step")
         turns = [ranks.ask("step") for _ in range(rounds)]
-    return {
-        "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
-        "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
-        "peak_memory_gib": max(answer["peak_memory_gib"] for answer in turns[-1]),
-        "machine": prepared[0]["machine"],
-    }
+        return {**spread_of_turns(turns), "machine": ranks.machine()}
 
 
 def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]:
     """Measure ceilings of one rank, of one a core and of `ranks`, and the steps that constants are fitted to."""
     cores = len(usable_cores())
     counts = sorted({1, min(ranks, cores), ranks})
-    ceilings = measure_ceilings(counts, width)
-    steps = []
+    ceilings, steps = {}, []
+    for count in counts:
+        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
+        found, machine = measure_ceilings(count, _THREADS, "pieces", width=width, lengths=CEILING_LENGTHS)
+        ceilings[str(count)] = found
     for count in counts:
         if count > cores and len(counts) > 1:
             continue
@@ -107,24 +105,8 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
             case = calibration_case(length, count, policy, width)
             measured = measure_step(case, rounds if length < STEPS[-1][0] else max(1, rounds - 1))
             steps.append({**asdict(case), **measured})
-    described = steps[0]["machine"]
-    for step in steps:
-        del step["machine"]
-    found = {"format": _FORMAT, "date": now(), "machine": described, "width": width}
-    found |= {"ceilings": ceilings, "steps": steps}
-    return fitted(found)
-
-
-def measure_ceilings(counts: Sequence[int], width: int) -> dict[str, Any]:
-    """By the number of ranks that work at once."""
-    ceilings = {}
-    for count in counts:
-        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
-        worker = "hyena_ds.planning.ceilings:Ceilings"
-        with Ranks(worker, count, count > 1, _THREADS, "tuned", width=width, lengths=CEILING_LENGTHS) as group:
-            group.ready()
-            ceilings[str(count)] = _slowest(group.ask("measure"))
-    return ceilings
+    known = {"format": _FORMAT, "date": now(), "machine": machine, "width": width}
+    return fitted({**known, "ceilings": ceilings, "steps": steps})
 
 
 def fitted(found: dict[str, Any]) -> dict[str, Any]:
@@ -172,29 +154,15 @@ def _fit_memory(shapes: Sequence[StepShape], peaks: Sequence[float]) -> tuple[fl
 
 def _least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     """(x, y), neither negative, that make a x + b y nearest to c over all rows (a, b, c)."""
-    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    ac, bc = (sum(row[i] * row[2] for row in rows) for i in (0, 1))
-    determinant = aa * bb - ab * ab
-    if determinant > 1e-12 * aa * bb:
-        x, y = (bb * ac - ab * bc) / determinant, (aa * bc - ab * ac) / determinant
-        if x >= 0 and y >= 0:
-            return x, y
-    candidates = [(max(0.0, ac / aa) if aa else 0.0, 0.0), (0.0, max(0.0, bc / bb))]
-    return min(candidates, key=lambda c: sum((a * c[0] + b * c[1] - r) ** 2 for a, b, r in rows))
-
-
-def _slowest(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all ranks."""
-    found = {}
-    for name, value in answers[0].items():
-        values = [answer[name] for answer in answers]
-        if value is None:
-            continue
-        if name == "transforms":
-            found[name] = [[value[at][0], min(v[at][1] for v in values)] for at in range(len(value))]
-        else:
-            found[name] = max(values) if name in ("latency", "kernel") else min(values)
-    return found
+    table = np.array(rows)
+    candidates = []
+    for known in ([0, 1], [0], [1]):
+        found = np.zeros(2)
+        found[known] = np.linalg.lstsq(table[:, known], table[:, 2])[0]
+        candidates.append(found.clip(0.0) if len(known) == 1 else found)
+    allowed = [found for found in candidates if (found >= 0).all()]
+    x, y = min(allowed, key=lambda found: float(np.square(table[:, :2] @ found - table[:, 2]).sum()))
+    return float(x), float(y)
 
 
 def _rates(found: dict[str, Any], ranks: int, fit: Fit) -> Rates:
