@@ -74,4 +74,5 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[s
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table in Markdown."""
-    return [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)]
+    head, *body = ("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (titles, *rows))
+    return [head, "|" + "---|" * len(titles), *body]
