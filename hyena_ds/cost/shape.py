@@ -40,6 +40,11 @@ class StepShape:
         return self.context_length // self.sequence_parallel
 
     @property
+    def own_channels(self) -> int:
+        """Of the channel layout, on a rank."""
+        return self.width // self.sequence_parallel
+
+    @property
     def activation_policy(self) -> Policy:
         return POLICIES[self.policy]
 

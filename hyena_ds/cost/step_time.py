@@ -86,7 +86,5 @@ def optimizer_bytes(shape: StepShape) -> float:
 def _optimizer(shape: StepShape, cluster: Cluster) -> float:
     """ZeRO shards the update over all ranks; the sum over them moves every gradient, and every new weight back."""
     count = parameters(shape.config)
-    links = cluster.device.rates.links
-    latency = links.latency_between if cluster.nodes > 1 else links.latency_inside
-    small = _STEP_MESSAGES * latency if shape.ranks > 1 else 0.0
+    small = _STEP_MESSAGES * cluster.device.rates.links.latency(cluster.nodes > 1) if shape.ranks > 1 else 0.0
     return optimizer_bytes(shape) / cluster.device.rates.pointwise + cluster.sum_seconds(4.0 * count) + small
