@@ -113,12 +113,17 @@ def check_convolution(forward: Forward, backward: Backward, u: Tensor, k: Tensor
         "dk": (dk, convolve64(dy64.flip(-1), u64).flip(-1).sum(0)),
     }
     for name, (found, exact) in wanted.items():
-        error = float((found.detach().double() - exact).abs().max() / exact.abs().max())
-        if not error <= _TOLERANCE:
-            raise WrongValue(
-                f"convolution: {name} is off by {error:.1e} of its largest value, wanted at most {_TOLERANCE:.0e} from "
-                "float64; nothing was timed: report it"
-            )
+        check_against(exact, found, f"convolution: {name}")
+
+
+def check_against(exact: Tensor, found: Tensor, what: str) -> None:
+    """Raise WrongValue unless `found` is what was computed in float64."""
+    error = float((found.detach().double() - exact).abs().max() / exact.abs().max())
+    if not error <= _TOLERANCE:
+        raise WrongValue(
+            f"{what} is off by {error:.1e} of its largest value, wanted at most {_TOLERANCE:.0e} from float64; nothing was "
+            "timed: report it"
+        )
 
 
 def convolve64(a: Tensor, b: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.case import SEED
 from hyena_ds.bench.hyena_side import HyenaSide
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.data.loader import MicroBatch, StepBatch
@@ -29,7 +30,7 @@ class EngineSide(HyenaSide):
 
     def whole_step(self, length: int) -> float:
         if self.engine is None:
-            self.engine = build_engine(run_config(self.case), self.objective, self.compute.ranks)
+            self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)
         here = slice(layout.offset, layout.offset + layout.local_length)
         micro_batches = []
@@ -43,21 +44,13 @@ class EngineSide(HyenaSide):
         loss = train_step(self.engine, batch, run, self.compute, SEED, _LEARNING_RATE).loss
         return loss / self.compute.ranks  # it is already that of all ranks
 
+    def _config(self) -> RunConfig:
+        case = self.case
+        sequences = case.batch * case.accumulation
+        stage = StageConfig(case.context_length, 1, case.batch, sequences, sequence_parallel=case.sequence_parallel)
+        return run_config(case.model(), stage, precision=case.precision, activation_policy=case.policy)
 
-def run_config(case: Case) -> RunConfig:
+
+def run_config(model: ModelConfig, stage: StageConfig, **settings: Any) -> RunConfig:
     """A run of one stage; nothing is read, so its source need not exist."""
-    stage = StageConfig(
-        context_length=case.context_length,
-        steps=1,
-        micro_batch_size=case.batch,
-        global_batch=case.batch * case.accumulation,
-        sequence_parallel=case.sequence_parallel,
-    )
-    return RunConfig(
-        name="bench",
-        model=case.model(),
-        data=DataConfig(sources=(SourceConfig("unused"),)),
-        stages=(stage,),
-        precision=case.precision,
-        activation_policy=case.policy,
-    )
+    return RunConfig("bench", model, DataConfig(sources=(SourceConfig("unused"),)), stages=(stage,), **settings)

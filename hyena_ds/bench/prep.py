@@ -25,7 +25,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.text import number
 
 _LINE = 60
-_UNKNOWN_EVERY, _UNKNOWN_LENGTH = 1_000_000, 5_000
+_PIECE, _UNKNOWN_LENGTH = _LINE * 16_667, 5_000
 _CONFIG = """\
 fasta: {fasta}
 assembly: random
@@ -65,17 +65,13 @@ def write_fasta(path: Path, bases: int) -> None:
     generator = random.Random(0)
     with path.open("w", encoding="ascii") as file:
         file.write(">chrR\n")
-        written, text = 0, ""
-        while written < bases:
-            size = min(_UNKNOWN_EVERY, bases - written)
+        for first in range(0, bases, _PIECE):
+            size = min(_PIECE, bases - first)
             unknown = min(_UNKNOWN_LENGTH, size // 10)
             letters = "".join(generator.choices("ACGT", k=size - unknown))
             half = len(letters) // 2
-            text += letters[:half] + "N" * unknown + letters[half:].lower()
-            written += size
-            whole = len(text) if written == bases else len(text) // _LINE * _LINE
-            file.writelines(text[first : min(first + _LINE, whole)] + "\n" for first in range(0, whole, _LINE))
-            text = text[whole:]
+            text = letters[:half] + "N" * unknown + letters[half:].lower()
+            file.writelines(text[at : at + _LINE] + "\n" for at in range(0, size, _LINE))
 
 
 def _config(directory: Path, name: str, workers: int) -> Path:

@@ -77,11 +77,17 @@ def save(path: str | None, machine: dict[str, Any], rows: list[Row]) -> None:
     # Where things lie on this machine is of no use to a reader: an absolute path is cut to its last name.
     words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
     command = " ".join(["hyena-ds", *words])
-    text = json.dumps({"command": command, "date": now(), "machine": machine, "rows": rows}, indent=1)
+    write_json("--json", Path(path), {"command": command, "date": now(), "machine": machine, "rows": rows})
+
+
+def write_json(option: str, path: Path, content: dict[str, Any], make_parent: bool = False) -> None:
+    """Write the file that `option` names, whole. Raises UserError where that cannot be."""
     try:
-        write_whole(Path(path), text + "\n")
+        if make_parent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"--json {path}: {error.strerror or error}; name a file that can be written") from None
+        raise UserError(f"{option} {path}: {error.strerror or error}; name a file that can be written") from None
 
 
 def now() -> str:

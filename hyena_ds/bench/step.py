@@ -9,10 +9,12 @@ A side that runs out of memory ends with a status; the others go on.
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.bench.case import STANDALONE, Case, Side
+from hyena_ds.bench.case import STANDALONE, Side, case_of
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.processes import Ranks, available_memory_gib
 from hyena_ds.bench.report import Row, save
@@ -65,42 +67,24 @@ def check_reference(reference: str | None) -> None:
 
 def plan_sides(options: argparse.Namespace, length: int) -> list[Side]:
     """The sides at one context length. Raises UserError when numbers do not fit each other."""
-    sides: dict[Side, None] = {}
-    for allocator in options.allocator:
-        for precision in options.precision:
-
-            def case(sp: int, policy: str, precision: str = precision, allocator: str = allocator) -> Case:
-                made = Case(
-                    context_length=length,
-                    maximum_context=options.maximum_context or length,
-                    width=options.width,
-                    layers=options.layers,
-                    batch=options.batch,
-                    accumulation=options.accumulation,
-                    sequence_parallel=sp,
-                    policy=policy,  # type: ignore[arg-type]
-                    precision=precision,  # type: ignore[arg-type]
-                    allocator=allocator,  # type: ignore[arg-type]
-                    threads=options.threads,
-                )
-                made.check()
-                return made
-
-            first = options.policy[0]
-            for sp in options.sequence_parallel:
-                for policy in options.policy:
-                    sides[Side("hyena-ds", case(sp, policy))] = None
-            for sp in options.sequence_parallel:
-                if options.engine:
-                    sides[Side("hyena-ds engine", case(sp, first))] = None
-                if options.halves and sp > 1:
-                    sides[Side("unrelated jobs", case(sp, first))] = None
-            if options.reference is not None:
-                theirs = case(1, "balanced", options.reference_precision or precision)
-                sides[Side("published", theirs, options.reference)] = None
-            if options.transformer:
-                sides[Side("transformer", case(1, "balanced", options.reference_precision or precision))] = None
-    return list(sides)
+    sides: list[Side] = []
+    for allocator, precision in product(options.allocator, options.precision):
+        case = partial(case_of, options, length, allocator=allocator)
+        ours = partial(case, precision=precision)
+        theirs = case(precision=options.reference_precision or precision, sequence_parallel=1, policy="balanced")
+        for sp, policy in product(options.sequence_parallel, options.policy):
+            sides.append(Side("hyena-ds", ours(sequence_parallel=sp, policy=policy)))
+        for sp in options.sequence_parallel:
+            first = ours(sequence_parallel=sp, policy=options.policy[0])
+            if options.engine:
+                sides.append(Side("hyena-ds engine", first))
+            if options.halves and sp > 1:
+                sides.append(Side("unrelated jobs", first))
+        if options.reference is not None:
+            sides.append(Side("published", theirs, options.reference))
+        if options.transformer:
+            sides.append(Side("transformer", theirs))
+    return list(dict.fromkeys(sides))
 
 
 class Wanted:

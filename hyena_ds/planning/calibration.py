@@ -22,7 +22,7 @@ import numpy as np
 from hyena_ds.bench.case import Case
 from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import now, spread_of_turns
+from hyena_ds.bench.report import now, spread_of_turns, write_json
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -30,7 +30,6 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import write_whole
 from hyena_ds.runtime.local_ranks import usable_cores
 
 WIDTH, LAYERS = 128, 2
@@ -68,15 +67,8 @@ def default_path() -> Path:
 
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
     """A step on this machine, its sequence cut over all `ranks`."""
-    return Case(
-        length,
-        length,
-        width=width,
-        layers=layers,
-        sequence_parallel=ranks,
-        policy=policy,
-        threads=_THREADS,
-    )
+    shape: dict[str, Any] = {"width": width, "layers": layers, "sequence_parallel": ranks}
+    return Case(length, length, **shape, policy=policy, threads=_THREADS)
 
 
 def measure_step(case: Case, rounds: int) -> dict[str, Any]:
@@ -95,7 +87,7 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
     ceilings, steps = {}, []
     for count in counts:
         say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
-        found, machine = measure_ceilings(count, _THREADS, "pieces", width=width, lengths=CEILING_LENGTHS)
+        found, _ = measure_ceilings(count, _THREADS, "pieces", width=width, lengths=CEILING_LENGTHS)
         ceilings[str(count)] = found
     for count in counts:
         if count > cores and len(counts) > 1:
@@ -104,6 +96,7 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
             say(f"measuring a step of {length:,} tokens on {count} rank{'s' if count > 1 else ''}, {policy}")
             case = calibration_case(length, count, policy, width)
             measured = measure_step(case, rounds if length < STEPS[-1][0] else max(1, rounds - 1))
+            machine = measured.pop("machine")
             steps.append({**asdict(case), **measured})
     known = {"format": _FORMAT, "date": now(), "machine": machine, "width": width}
     return fitted({**known, "ceilings": ceilings, "steps": steps})
@@ -168,21 +161,14 @@ def _least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, f
 def _rates(found: dict[str, Any], ranks: int, fit: Fit) -> Rates:
     """Of `ranks` ranks that were measured."""
     ceiling = found["ceilings"][str(ranks)]
-    links = Links(
-        ceiling.get("exchange", math.inf), ceiling.get("exchange", math.inf), *2 * (ceiling.get("latency", 0.0),)
-    )
-    on_gpu = "accelerator" in found["machine"]
+    exchange, latency = ceiling.get("exchange", math.inf), ceiling.get("latency", 0.0)
     return Rates(
-        ceiling["gemm_float32"],
-        ceiling["gemm_bfloat16"],
-        fit.pointwise,
-        ceiling["copy"],
-        links,
-        filter=ceiling["filter"],
+        **{name: ceiling[name] for name in ("gemm_float32", "gemm_bfloat16", "copy", "filter", "kernel")},
+        pointwise=fit.pointwise,
+        links=Links(exchange, exchange, latency, latency),
         transforms=tuple((int(points), float(rate)) for points, rate in ceiling["transforms"]),
-        kernel=ceiling["kernel"],
         step=fit.step,
-        asynchronous=on_gpu,
+        asynchronous="accelerator" in found["machine"],
     )
 
 
@@ -217,11 +203,7 @@ def machine_device(found: dict[str, Any], ranks: int) -> Device:
 
 def write_calibration(path: Path, found: dict[str, Any]) -> None:
     """Raises UserError where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(found, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--calibration {path}: {error.strerror or error}; name a file that can be written") from None
+    write_json("--calibration", path, found, make_parent=True)
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -234,10 +216,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         found = None
-    if (
-        not isinstance(found, dict)
-        or found.get("format") != _FORMAT
-        or not {"machine", "ceilings", "fits"} <= set(found)
-    ):
+    whole = isinstance(found, dict) and {"format", "machine", "ceilings", "fits"} <= set(found)
+    if not whole or found["format"] != _FORMAT:
         raise UserError(f"--calibration {path}: not a calibration of this version; measure again, with --calibrate")
     return found
