@@ -22,6 +22,8 @@ import torch.distributed as dist
 from hyena_ds.bench.measure import best_seconds
 from hyena_ds.bench.processes import WrongValue
 from hyena_ds.config.model import ModelConfig
+from hyena_ds.cost.shape import StepShape
+from hyena_ds.cost.work import filter_flops
 from hyena_ds.model.filter import FilterShape, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length, tokens_of_a_tile
@@ -125,11 +127,8 @@ class Ceilings:
             evaluate_filter(shape, weights, 0, _FILTERED)
             filter_gradients(shape, weights, 0, dk_Dl)
 
-        E, F, D = config.filter_features, config.filter_width, width
-        forward = 2 * (E * F + 2 * F**2 + F * D)
-        # As hyena_ds.cost.work counts a step that evaluates the filter once.
-        flops = 3 * forward - 2 * E * F + forward - 2 * F * D
-        return _FILTERED * flops / self._seconds(work)
+        flops = filter_flops(StepShape(config, _FILTERED)).total  # of one evaluation: "balanced" keeps the filter
+        return flops / self._seconds(work)
 
     def _copy(self) -> float:
         source = torch.ones(_COPIED, device=self.compute.device)

@@ -29,6 +29,14 @@ _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
 
 
+_UNUSED = type("Unused", (), {})
+_STAND_INS: dict[str, tuple[str, dict[str, type]]] = {
+    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
+    "transformers": ("tokenization_utils", {"AddedToken": _UNUSED, "PreTrainedTokenizer": _UNUSED}),
+}
+"""By package, a module of it and the names that are imported from there."""
+
+
 class PublishedSide(WholeSide):
     """One process with the whole sequence."""
 
@@ -61,9 +69,12 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
     """The clone's own module, and which packages have a stand-in. Raises UserError when it cannot be imported."""
     path = Path(reference) / STANDALONE
     stood_in = []
-    for name, make in (("torchvision", _torchvision), ("transformers", _transformers)):
+    for name, (inner, content) in _STAND_INS.items():
         if importlib.util.find_spec(name) is None:
-            sys.modules.update(make())
+            package, module = types.ModuleType(name), types.ModuleType(f"{name}.{inner}")
+            vars(module).update(content)
+            vars(package)[inner] = module
+            sys.modules.update({name: package, module.__name__: module})
             stood_in.append(name)
     spec = importlib.util.spec_from_file_location("standalone_hyenadna", path)
     assert spec is not None and spec.loader is not None
@@ -116,26 +127,3 @@ def build_published(module: types.ModuleType, case: Case) -> nn.Module:
         for name, parameter in build_model(config, SEED).named_parameters():
             theirs[names[name]].copy_(parameter)
     return model
-
-
-def _torchvision() -> dict[str, types.ModuleType]:
-    class StochasticDepth(nn.Module):
-        """With probability 0, as here, it changes nothing."""
-
-        def __init__(self, p: float, mode: str):
-            super().__init__()
-            assert p == 0.0
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    package, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
-    package.ops, ops.StochasticDepth = ops, StochasticDepth  # type: ignore[attr-defined]
-    return {"torchvision": package, "torchvision.ops": ops}
-
-
-def _transformers() -> dict[str, types.ModuleType]:
-    package, tokens = types.ModuleType("transformers"), types.ModuleType("transformers.tokenization_utils")
-    tokens.AddedToken = tokens.PreTrainedTokenizer = type("Unused", (), {})  # type: ignore[attr-defined]
-    package.tokenization_utils = tokens  # type: ignore[attr-defined]
-    return {"transformers": package, "transformers.tokenization_utils": tokens}

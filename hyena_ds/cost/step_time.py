@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from hyena_ds.cost.devices import Cluster
 from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.traffic import overlap_groups, traffic
-from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
-from hyena_ds.genome.tokenizer import VOCABULARY
+from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops, head_flops
 from hyena_ds.ops.sizes import fft_length
 
 PARTS = ("FFT", "GEMM", "pointwise", "filter", "exchange", "optimizer", "waiting")
@@ -49,10 +48,10 @@ def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
     moved = traffic(shape, device.on_cpu)
     gemm = rates.gemm_bfloat16 if shape.precision == "bfloat16" else rates.gemm_float32
     parts = dict.fromkeys(PARTS, 0.0)
-    parts["GEMM"] = gemm_flops(shape).total / gemm + _head_flops(shape) / rates.gemm_float32
+    parts["GEMM"] = gemm_flops(shape).total / gemm + head_flops(shape) / rates.gemm_float32
     parts["pointwise"] = moved.layer_bytes / rates.pointwise
     parts["FFT"] = rates.transform_seconds(points, fft_flops(shape, points).total)
-    filter_work = filter_flops(shape).total - _head_flops(shape)
+    filter_work = filter_flops(shape).total
     if rates.filter is not None:
         parts["filter"] = filter_work / rates.filter
     else:
@@ -69,12 +68,6 @@ def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
     else:
         parts["pointwise"] += moved.kernels * rates.kernel
     return StepTime(parts, sent)
-
-
-def _head_flops(shape: StepShape) -> float:
-    """As `filter_flops` counts them with the filter's."""
-    tokens = shape.batch * shape.accumulation * shape.local_length
-    return 3.0 * 2 * shape.width * VOCABULARY * tokens
 
 
 def optimizer_bytes(shape: StepShape) -> float:

@@ -67,20 +67,23 @@ def gemm_flops(shape: StepShape) -> Amount:
 
 
 def filter_flops(shape: StepShape) -> Amount:
-    """The implicit filter's MLP, once an optimizer step whatever B and M, and the tied head.
+    """The implicit filter's MLP, once an optimizer step whatever B and M.
 
     Forward, a position and layer: E -> F -> F -> F -> D is 2 (E F + 2 F^2 + F D) flops. Backward is twice that, less the
     gradient of the positions, 2 E F. Again: backward keeps nothing of the MLP and evaluates it once more (less the output
     product 2 F D); without `keep_filter`, at one micro step, the filter is evaluated again for backward's convolution.
-    The head, a token: 2 D V forward, twice that backward.
     """
     config, policy = shape.config, shape.activation_policy
     E, F, D = config.filter_features, config.filter_width, config.width
     positions = shape.local_length * shape.layers
     forward = 2 * (E * F + 2 * F**2 + F * D)
     again = forward - 2 * F * D + (forward if evaluates_again(shape, policy) else 0)
-    head = 3 * 2 * D * VOCABULARY * shape.batch * shape.accumulation * shape.local_length
-    return Amount(float(positions * (3 * forward - 2 * E * F) + head), float(positions * again))
+    return Amount(float(positions * (3 * forward - 2 * E * F)), float(positions * again))
+
+
+def head_flops(shape: StepShape) -> float:
+    """The tied head, float32 under any precision; a token: 2 D V forward, twice that backward."""
+    return 3.0 * 2 * shape.width * VOCABULARY * shape.batch * shape.accumulation * shape.local_length
 
 
 def fft_flops(shape: StepShape, points: int) -> Amount:
@@ -127,9 +130,10 @@ def least_seconds(shape: StepShape, rates: Rates, recompute: bool) -> dict[str, 
     def flops(amount: Amount) -> float:
         return amount.total if recompute else amount.minimum
 
+    in_float32 = flops(filter_flops(shape)) + head_flops(shape)
     gemm = rates.gemm_bfloat16 if shape.precision == "bfloat16" else rates.gemm_float32
     seconds = {
-        "gemm": flops(gemm_flops(shape)) / gemm + flops(filter_flops(shape)) / rates.gemm_float32,
+        "gemm": flops(gemm_flops(shape)) / gemm + in_float32 / rates.gemm_float32,
         "fft": flops(fft_flops(shape, fft_length(shape.context_length))) / rates.fft,
     }
     if rates.exchange:

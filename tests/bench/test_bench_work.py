@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyena_ds.bench.case import SEED, Case
-from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
+from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops, head_flops
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
@@ -46,8 +46,9 @@ def test_counted_flops_are_those_of_the_formula(policy: str) -> None:
     with MatrixFlops() as counted:
         NextToken(model).loss(ids_BL, ids_BL, run)[0].backward()
     blocks, implicit = gemm_flops(case.shape()), filter_flops(case.shape())
-    assert counted.total == pytest.approx(blocks.total + implicit.total, rel=0.03)
-    assert counted.total > blocks.minimum + implicit.minimum
+    head = head_flops(case.shape())
+    assert counted.total == pytest.approx(blocks.total + implicit.total + head, rel=0.03)
+    assert counted.total > blocks.minimum + implicit.minimum + head
 
 
 def test_transforms_are_those_that_a_layer_needs() -> None:
