@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     from hyena_ds.data.command import add_commands as add_data_commands
     from hyena_ds.doctor.arguments import add_arguments as add_doctor_arguments
     from hyena_ds.planning.command import add_arguments as add_plan_arguments
-    from hyena_ds.planning.command import add_measurement as add_plan_measurement
+    from hyena_ds.planning.command import add_plan_measurement
     from hyena_ds.report.command import add_arguments as add_report_arguments
     from hyena_ds.shipped.command import add_commands as add_shipped_commands
     from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments

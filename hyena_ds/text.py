@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _FORM = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
@@ -70,3 +70,9 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[s
         ).rstrip()
         for row in rows
     ]
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    head, *body = ("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in (titles, *rows))
+    return [head, "|" + "---|" * len(titles), *body]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.model import ModelConfig
@@ -24,8 +25,6 @@ PUBLISHED_SHIFT = 0.05
 """The filter's shift in the published standalone code; every side uses it, so that weights can be shared."""
 CHECKED_LENGTH = 1024
 """Values are checked at this context length, or at the case's when it is shorter."""
-
-
 STANDALONE = "standalone_hyenadna.py"
 """The file of a clone of HazyResearch/hyena-dna that holds the whole published model."""
 
@@ -108,21 +107,18 @@ class Case:
             raise UserError(f"bench: {problem}") from None
 
 
+def case_of(options: argparse.Namespace, length: int, **chosen: Any) -> Case:
+    """A checked case of `length` tokens, of what was `chosen` and else of the options that a case has."""
+    known = {name: value for name, value in vars(options).items() if name in Case.__dataclass_fields__} | chosen
+    case = Case(**{**known, "context_length": length, "maximum_context": known.get("maximum_context") or length})
+    case.check()
+    return case
+
+
 def cases_of_a_part(options: argparse.Namespace) -> Iterator[Case]:
-    """A checked case for each context length and allocator of `bench convolution` and `bench exchange`."""
-    for length in options.context_length:
-        for allocator in options.allocator:
-            case = Case(
-                length,
-                length,
-                width=options.width,
-                batch=options.batch,
-                sequence_parallel=options.sequence_parallel,
-                allocator=allocator,
-                threads=options.threads,
-            )
-            case.check()
-            yield case
+    """A case for each context length and allocator of `bench convolution` and `bench exchange`."""
+    for length, allocator in product(options.context_length, options.allocator):
+        yield case_of(options, length, allocator=allocator)
 
 
 @dataclass(frozen=True)

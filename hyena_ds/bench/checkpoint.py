@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hyena_ds.bench.engine_side import run_config
 from hyena_ds.bench.limits import say
-from hyena_ds.bench.measure import machine, peak_memory_gib, timed
+from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
+from hyena_ds.bench.turns import interleaved
 from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import CheckpointConfig, DataConfig, RunConfig, SourceConfig
+from hyena_ds.config.schema import CheckpointConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
@@ -47,17 +49,14 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     rows, described = [], {}
     for width, layers in zip(options.width, options.layers, strict=True):
         say(f"starting {_RANKS} ranks at width {width}, {layers} layers")
-        scratch = Path(tempfile.mkdtemp(prefix=".bench-checkpoint-", dir=options.directory))
-        try:
-            arguments = {"width": width, "layers": layers, "directory": str(scratch)}
+        with tempfile.TemporaryDirectory(
+            prefix=".bench-checkpoint-", dir=options.directory, ignore_cleanup_errors=True
+        ) as scratch:
+            arguments = {"width": width, "layers": layers, "directory": scratch}
             with Ranks("hyena_ds.bench.checkpoint:Saver", _RANKS, True, 1, "tuned", **arguments) as ranks:
-                ranks.ready()
                 rows.append(_row(ranks, options.rounds, width, layers))
-                described = ranks.ask("machine")[0]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    print_table(_COLUMNS, rows)
-    print(f"  {describe_machine(described)}")
+                described = ranks.machine()
+    print_table(_COLUMNS, rows, describe_machine(described))
     return rows, described
 
 
@@ -66,12 +65,7 @@ class Saver:
 
     def __init__(self, compute: Compute, width: int, layers: int, directory: str):
         stage = StageConfig(context_length=32, steps=1, micro_batch_size=1, global_batch=compute.ranks)
-        self.config = RunConfig(
-            name="bench",
-            model=ModelConfig(width=width, layers=layers, maximum_context=32),
-            data=DataConfig(sources=(SourceConfig("unused"),)),
-            stages=(stage,),
-        )
+        self.config = run_config(ModelConfig(width=width, layers=layers, maximum_context=32), stage)
         self.compute, self.directory, self.step = compute, Path(directory), 0
         model = build_model(self.config.model, self.config.seed)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -91,12 +85,9 @@ class Saver:
         return {
             "stall_seconds": save.wall_seconds,
             "whole_seconds": save.wall_seconds + rest.wall_seconds,
-            "peak_memory_gib": peak_memory_gib(),
+            "peak_memory_gib": rest.peak_memory_gib,
             "files": self._sums(),
         }
-
-    def machine(self) -> dict[str, Any]:
-        return machine()
 
     def size(self) -> int:
         return self.parameters
@@ -108,12 +99,7 @@ class Saver:
 
 
 def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
-    turns: dict[bool, list[list[dict[str, Any]]]] = {False: [], True: []}
-    for number_of_turn in range(rounds + 1):
-        for background in turns:
-            turn = ranks.ask("turn", background=background)
-            if number_of_turn:
-                turns[background].append(turn)
+    turns = interleaved({both: partial(ranks.ask, "turn", background=both) for both in (False, True)}, rounds)
     sums = [answer["files"] for both in turns.values() for turn in both for answer in turn]
     if any(each != sums[0] for each in sums):
         raise WrongValue(

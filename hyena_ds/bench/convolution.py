@@ -21,9 +21,10 @@ from torch import Tensor
 
 from hyena_ds.bench.case import SEED, Case, cases_of_a_part
 from hyena_ds.bench.limits import Limits, say
-from hyena_ds.bench.measure import peak_memory_gib, timed
-from hyena_ds.bench.processes import DidNotFit, Ranks, WrongValue
+from hyena_ds.bench.measure import timed
+from hyena_ds.bench.processes import Ranks, WrongValue
 from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
+from hyena_ds.bench.turns import Sides, Turn
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.parallel.devices import Compute
@@ -44,9 +45,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     limits, rows = Limits(), []
     for case in cases_of_a_part(options):
         rows += _turns(case, options.rounds, limits)
-    print_table(_COLUMNS, rows)
-    for line in limits.lines():
-        print(f"  {line}")
+    print_table(_COLUMNS, rows, *limits.lines())
     return rows, limits.machine
 
 
@@ -76,14 +75,9 @@ class Convolution:
         else:
             u, k = self.u.clone().requires_grad_(), self.k.clone().requires_grad_()
             first = timed(self.compute, lambda: _autograd_forward(u, k))
-            y = first.result
-            second = timed(self.compute, lambda: y.backward(self.dy))
-        return {
-            "forward": first.wall_seconds,
-            "backward": second.wall_seconds,
-            "cpu_seconds": first.cpu_seconds + second.cpu_seconds,
-            "peak_memory_gib": peak_memory_gib(),
-        }
+            second = timed(self.compute, lambda: first.result.backward(self.dy))
+        seconds = {"forward": first.wall_seconds, "backward": second.wall_seconds}
+        return {**second.answer(), **seconds, "cpu_seconds": first.cpu_seconds + second.cpu_seconds}
 
 
 def forward(u_BdL: Tensor, k_dL: Tensor) -> Tensor:
@@ -119,12 +113,17 @@ def check_convolution(forward: Forward, backward: Backward, u: Tensor, k: Tensor
         "dk": (dk, convolve64(dy64.flip(-1), u64).flip(-1).sum(0)),
     }
     for name, (found, exact) in wanted.items():
-        error = float((found.detach().double() - exact).abs().max() / exact.abs().max())
-        if not error <= _TOLERANCE:
-            raise WrongValue(
-                f"convolution: {name} is off by {error:.1e} of its largest value, wanted at most {_TOLERANCE:.0e} from "
-                "float64; nothing was timed: report it"
-            )
+        check_against(exact, found, f"convolution: {name}")
+
+
+def check_against(exact: Tensor, found: Tensor, what: str) -> None:
+    """Raise WrongValue unless `found` is what was computed in float64."""
+    error = float((found.detach().double() - exact).abs().max() / exact.abs().max())
+    if not error <= _TOLERANCE:
+        raise WrongValue(
+            f"{what} is off by {error:.1e} of its largest value, wanted at most {_TOLERANCE:.0e} from float64; nothing was "
+            "timed: report it"
+        )
 
 
 def convolve64(a: Tensor, b: Tensor) -> Tensor:
@@ -152,50 +151,35 @@ def _groups(u_BdL: Tensor) -> list[slice]:
 
 
 def _turns(case: Case, rounds: int, limits: Limits) -> list[Row]:
-    rates, points = limits.of(case)
-    sides: dict[str, Ranks] = {}
-    rows: dict[str, Row] = {}
-    turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-
-    def attempt(kind: str, method: str) -> Any:
-        try:
-            return sides[kind].ask(method)[0]
-        except DidNotFit as problem:
-            rows[kind]["status"] = f"did not fit: {problem}"
-            sides.pop(kind).close()
-            return None
-
-    try:
-        for kind, label in KINDS.items():
-            say(f"starting {label} at {case.context_length:,} tokens")
-            side = f"{label}{'' if case.allocator == 'tuned' else ', default allocator'}"
-            rows[kind] = {"side": side, "kind": kind, "allocator": case.allocator, "status": "measured"}
-            rows[kind] |= {"context_length": case.context_length, "batch": case.batch, "fft_points": points}
-            rows[kind] |= {"channels": case.width // case.sequence_parallel, "threads": case.threads}
-            sides[kind] = Ranks(
-                "hyena_ds.bench.convolution:Convolution", 1, False, case.threads, case.allocator, case=case, kind=kind
-            )
-            sides[kind].ready()
-            attempt(kind, "check")
-        for number_of_turn in range(rounds + 1):
-            for kind in list(sides):
-                turn = attempt(kind, "turn")
-                if turn is not None and number_of_turn:
-                    turns[kind].append(turn)
-    finally:
-        for ranks in sides.values():
-            ranks.close()
-    for kind in sides:
-        _add(rows[kind], turns[kind], case, points, rates.fft)
+    rates, channels = limits.of(case), case.width // case.sequence_parallel
+    known = {"allocator": case.allocator, "context_length": case.context_length, "batch": case.batch}
+    known |= {"fft_points": fft_length(case.context_length), "channels": channels, "threads": case.threads}
+    allocator = "" if case.allocator == "tuned" else ", default allocator"
+    rows: dict[str, Row] = {
+        kind: {"side": f"{label}{allocator}", "kind": kind, "status": "measured", **known}
+        for kind, label in KINDS.items()
+    }
+    say(f"starting {' and '.join(KINDS.values())} at {case.context_length:,} tokens")
+    worker = "hyena_ds.bench.convolution:Convolution"
+    with Sides(rows) as sides:
+        sides.start(
+            {kind: Ranks(worker, 1, False, case.threads, case.allocator, case=case, kind=kind) for kind in KINDS}
+        )
+        for method in ("check", "turn"):
+            for kind in sides.alive():
+                sides.ask(kind, method)
+        turns = sides.take_turns("turn", rounds)
+        for kind in sides.alive():
+            _add(rows[kind], [turn for (turn,) in turns[kind]], rates.fft)
     return list(rows.values())
 
 
-def _add(row: Row, turns: list[dict[str, float]], case: Case, points: int, rate: float) -> None:
+def _add(row: Row, turns: Turn, rate: float) -> None:
     """Rates count what must be transformed, whatever a side really does."""
-    transform = 2.5 * points * math.log2(points) * row["channels"]
+    transform = 2.5 * row["fft_points"] * math.log2(row["fft_points"]) * row["channels"]
     for part, count in TRANSFORMS.items():
         of_filter = 1 if part == "forward" else 2
-        flops = transform * ((count - of_filter) * case.batch + of_filter)
+        flops = transform * ((count - of_filter) * row["batch"] + of_filter)
         row[f"{part}_seconds"] = spread(turn[part] for turn in turns)
         row[f"{part}_gflops"] = flops / row[f"{part}_seconds"]["median"] / 1e9
         row[f"{part}_share_of_fft_limit"] = flops / row[f"{part}_seconds"]["median"] / rate

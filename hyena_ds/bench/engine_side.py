@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.case import SEED
 from hyena_ds.bench.hyena_side import HyenaSide
-from hyena_ds.bench.measure import peak_memory_gib, timed
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.data.loader import MicroBatch, StepBatch
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.parallel.devices import Compute
 from hyena_ds.training.engine import build_engine
 from hyena_ds.training.step import train_step
 
@@ -22,34 +20,17 @@ _LEARNING_RATE = 1e-4
 
 
 class EngineSide(HyenaSide):
-    """One rank. Values are checked on the bare model, before the engine takes it."""
+    """One rank. The bare model is checked, and its short pass timed, before the first step gives it to the engine."""
 
-    def __init__(self, compute: Compute, case: Case):
-        super().__init__(compute, case)
-        self.engine: Any = None
-        self.steps = 0
+    engine: Any = None
+    steps = 0
 
-    def check(self) -> tuple[float, dict[str, Tensor]]:
-        checked = super().check()
-        self.engine = build_engine(run_config(self.case), self.objective, self.compute.ranks)
-        return checked
-
-    def prepare(self) -> dict[str, Any]:
-        loss, gradients = self.check()
-        del gradients
-        return {"loss": loss, "memory_at_start_gib": self.memory_at_start_gib}
-
-    def step(self) -> dict[str, Any]:
-        once = timed(self.compute, lambda: self.whole_step(self.case.context_length))
-        return {
-            "wall_seconds": once.wall_seconds,
-            "cpu_seconds": once.cpu_seconds,
-            "loss": once.result / self.compute.ranks,  # the step's loss is already that of all ranks
-            "peak_memory_gib": peak_memory_gib(),
-            "filter_seconds": self.filter_seconds(),
-        }
+    def extra(self) -> dict[str, Any]:
+        return {"filter_seconds": self.filter_seconds()}
 
     def whole_step(self, length: int) -> float:
+        if self.engine is None:
+            self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)
         here = slice(layout.offset, layout.offset + layout.local_length)
         micro_batches = []
@@ -60,23 +41,16 @@ class EngineSide(HyenaSide):
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
         run = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
-        return train_step(self.engine, batch, run, self.compute, SEED, _LEARNING_RATE).loss
+        loss = train_step(self.engine, batch, run, self.compute, SEED, _LEARNING_RATE).loss
+        return loss / self.compute.ranks  # it is already that of all ranks
+
+    def _config(self) -> RunConfig:
+        case = self.case
+        sequences = case.batch * case.accumulation
+        stage = StageConfig(case.context_length, 1, case.batch, sequences, sequence_parallel=case.sequence_parallel)
+        return run_config(case.model(), stage, precision=case.precision, activation_policy=case.policy)
 
 
-def run_config(case: Case) -> RunConfig:
+def run_config(model: ModelConfig, stage: StageConfig, **settings: Any) -> RunConfig:
     """A run of one stage; nothing is read, so its source need not exist."""
-    stage = StageConfig(
-        context_length=case.context_length,
-        steps=1,
-        micro_batch_size=case.batch,
-        global_batch=case.batch * case.accumulation,
-        sequence_parallel=case.sequence_parallel,
-    )
-    return RunConfig(
-        name="bench",
-        model=case.model(),
-        data=DataConfig(sources=(SourceConfig("unused"),)),
-        stages=(stage,),
-        precision=case.precision,
-        activation_policy=case.policy,
-    )
+    return RunConfig("bench", model, DataConfig(sources=(SourceConfig("unused"),)), stages=(stage,), **settings)

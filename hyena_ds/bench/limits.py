@@ -9,6 +9,7 @@ from hyena_ds.bench.case import Case
 from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import describe_machine
 from hyena_ds.cost.work import Rates
+from hyena_ds.ops.sizes import fft_length
 from hyena_ds.text import number
 
 
@@ -18,35 +19,43 @@ class Limits:
     def __init__(self) -> None:
         self.machine: dict[str, Any] = {}
         """Processor, cores, memory and torch."""
-        self._known: dict[tuple[int, int, int], tuple[Rates, int]] = {}
+        self._known: dict[tuple[int, int, int], Rates] = {}
 
-    def of(self, case: Case) -> tuple[Rates, int]:
-        """Rates of one rank while all run, and the points of the FFT."""
+    def of(self, case: Case) -> Rates:
+        """Rates of one rank while all run."""
         key = (case.sequence_parallel, case.context_length, case.threads)
         if key not in self._known:
             P = case.sequence_parallel
             say(f"measuring the machine: {P} process{'es' if P > 1 else ''}, FFTs for {case.context_length:,} tokens")
-            worker = "hyena_ds.bench.machine:Machine"
-            with Ranks(worker, P, P > 1, case.threads, "tuned", context_length=case.context_length) as ranks:
-                ranks.ready()
-                answers = ranks.ask("rates")
-            self.machine = answers[0].pop("machine")
-            points = answers[0].pop("fft_points")
-            slowest = {name: min(answer[name] for answer in answers) for name, value in answers[0].items() if value}
-            self._known[key] = (Rates(**{"exchange": None, **slowest}), points)
+            found, self.machine = measure_ceilings(P, case.threads, "limits", context_length=case.context_length)
+            self._known[key] = Rates(**found)
         return self._known[key]
 
     def lines(self) -> list[str]:
         """What was measured, for a person."""
         lines = []
-        for (P, length, threads), (rates, points) in self._known.items():
+        for (P, length, threads), rates in self._known.items():
             line = (
                 f"machine, {P} x {threads} threads, a rank: GEMM {rates.gemm_float32 / 1e9:.0f} GF/s float32, "
-                f"{rates.gemm_bfloat16 / 1e9:.0f} bfloat16; FFT of {points:,} points for {length:,} tokens "
+                f"{rates.gemm_bfloat16 / 1e9:.0f} bfloat16; FFT of {fft_length(length):,} points for {length:,} tokens "
                 f"{rates.fft / 1e9:.1f} GF/s; copy {rates.copy / 1e9:.0f} GB/s"
             )
             lines.append(line + (f"; exchange {number(rates.exchange / 1e9)} GB/s" if rates.exchange else ""))
         return [*lines, describe_machine(self.machine)] if lines else []
+
+
+def measure_ceilings(ranks: int, threads: int, method: str, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the slowest of `ranks` ranks reaches, by name, without what is not known of them; and the machine."""
+    with Ranks("hyena_ds.bench.ceilings:Ceilings", ranks, ranks > 1, threads, "tuned") as group:
+        answers, machine = group.ask(method, **arguments), group.machine()
+    several = {name: [answer[name] for answer in answers] for name, value in answers[0].items() if value is not None}
+    return {name: _slowest(name, values) for name, values in several.items()}, machine
+
+
+def _slowest(name: str, values: list[Any]) -> Any:
+    if name == "transforms":  # pairs of points and rates
+        return [min(pairs) for pairs in zip(*values, strict=True)]
+    return max(values) if name in ("latency", "kernel") else min(values)
 
 
 def say(text: str) -> None:

@@ -10,9 +10,9 @@ import itertools
 from typing import Any
 
 from hyena_ds.bench.limits import say
-from hyena_ds.bench.measure import machine, timed
+from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread_of_turns
 from hyena_ds.config.arithmetic import StagePlan, plan_stages
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
@@ -28,26 +28,21 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     if options.steps < 1:
         raise UserError(f"--steps: found {options.steps}, wanted at least 1")
     config = load_yaml(options.config, RunConfig)
-    plans = plan_stages(config, config.local_ranks or config.widest_sequence_parallel)
     rows: list[Row] = []
     with Ranks("hyena_ds.bench.loader:Reader", 1, False, 1, "tuned", config=config, steps=options.steps) as ranks:
-        ranks.ready()
-        for plan in plans:
+        for plan in plan_stages(config, config.local_ranks or config.widest_sequence_parallel):
             say(f"reading stage {plan.number} of {options.config}")
-            first = ranks.ask("check", plan=plan)[0]
-            turns = [ranks.ask("turn", plan=plan)[0] for _ in range(options.rounds)]
-            seconds = spread(turn["wall_seconds"] for turn in turns)
+            (first,) = ranks.ask("check", plan=plan)
             row: Row = {"side": f"stage {plan.number}", "config": options.config, "status": "measured", **first}
             row |= {"context_length": plan.config.context_length, "sequence_parallel": plan.config.sequence_parallel}
-            row |= {"workers": config.data.workers, "wall_seconds": seconds}
-            row["cpu_seconds"] = spread(turn["cpu_seconds"] for turn in turns)
-            row["samples_per_second"] = first["samples"] / seconds["median"]
-            row["tokens_per_second"] = first["tokens"] / seconds["median"]
+            row |= {"workers": config.data.workers}
+            row |= spread_of_turns([ranks.ask("turn", plan=plan) for _ in range(options.rounds)])
+            row["samples_per_second"] = first["samples"] / row["wall_seconds"]["median"]
+            row["tokens_per_second"] = first["tokens"] / row["wall_seconds"]["median"]
             rows.append(row)
-        described = ranks.ask("machine")[0]
-    print_table(_COLUMNS, rows)
-    print(f"  {describe_machine(described)}")
-    return rows, described
+        machine = ranks.machine()
+    print_table(_COLUMNS, rows, describe_machine(machine))
+    return rows, machine
 
 
 class Reader:
@@ -56,10 +51,6 @@ class Reader:
     def __init__(self, compute: Compute, config: RunConfig, steps: int):
         self.compute, self.config, self.steps = compute, config, steps
         self.sources = Sources(config.data, "train")
-
-    def machine(self) -> dict[str, Any]:
-        """Where this is."""
-        return machine()
 
     def check(self, plan: StagePlan) -> dict[str, int]:
         """Steps, samples and tokens of a turn. Raises WrongValue unless shapes, ids and repetition are right."""
@@ -79,8 +70,7 @@ class Reader:
 
     def turn(self, plan: StagePlan) -> dict[str, float]:
         """Seconds to read the steps, opening the shards included."""
-        once = timed(self.compute, lambda: len(self._read(plan)))
-        return {"wall_seconds": once.wall_seconds, "cpu_seconds": once.cpu_seconds}
+        return timed(self.compute, lambda: len(self._read(plan))).answer()
 
     def _read(self, plan: StagePlan) -> list[StepBatch]:
         part = Slice(0, 0, plan.config.context_length // plan.config.sequence_parallel)

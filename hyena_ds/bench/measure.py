@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.ops.large import plain
-from hyena_ds.parallel.devices import Compute, start_compute
-from hyena_ds.runtime.local_ranks import bind_cores
+from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
+from hyena_ds.runtime.local_ranks import bind_cores, usable_cores
 
 _CLOCK_TICK = 1e-4
 """CPU seconds below these are not told apart."""
@@ -35,7 +36,13 @@ class Timed:
 
     wall_seconds: float
     cpu_seconds: float
+    peak_memory_gib: float
+    """Of the process since it began."""
     result: Any
+
+    def answer(self) -> dict[str, float]:
+        """What a rank tells its parent."""
+        return {name: value for name, value in vars(self).items() if name != "result"}
 
 
 def start_process(grouped: bool, threads: int) -> Compute:
@@ -58,23 +65,18 @@ def timed(compute: Compute, work: Callable[[], Any]) -> Timed:
     """Run `work` once. In a group all ranks begin together. Collective."""
     if compute.ranks > 1:
         dist.barrier()
-    if torch.cuda.is_available():
-        return _timed_on_device(work)
-    cpu, began = _cpu_seconds(), time.perf_counter()
+    on_device = torch.cuda.is_available()
+    if on_device:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+    cpu, began = time.process_time(), time.perf_counter()
     result = work()
-    wall = time.perf_counter() - began
-    return Timed(wall, _cpu_seconds() - cpu, result)
-
-
-def _timed_on_device(work: Callable[[], Any]) -> Timed:
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    cpu = _cpu_seconds()
-    first.record()
-    result = work()
-    last.record()
-    torch.cuda.synchronize()
-    return Timed(first.elapsed_time(last) / 1e3, _cpu_seconds() - cpu, result)
+    if on_device:
+        last.record()
+        torch.cuda.synchronize()
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return Timed(first.elapsed_time(last) / 1e3 if on_device else wall, cpu, peak_memory_gib(compute), result)
 
 
 def best_seconds(compute: Compute, work: Callable[[], Any], computes: bool = True, at_least: float = 0.1) -> float:
@@ -91,17 +93,6 @@ def best_seconds(compute: Compute, work: Callable[[], Any], computes: bool = Tru
         best = min(best, once.wall_seconds, busy if alone else once.wall_seconds)
         spent, calls = spent + once.wall_seconds, calls + 1
     return best
-
-
-def peak_memory_gib() -> float:
-    """Of this process since it began: device memory on an accelerator, else resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:  # ru_maxrss also counts what the process was before it became this program
-        with open("/proc/self/status", encoding="ascii") as lines:
-            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def live_memory_gib(work: Callable[[], Any]) -> float:
@@ -127,16 +118,15 @@ def live_memory_gib(work: Callable[[], Any]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    import platform
-
-    described: dict[str, Any] = {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    described = {
+        "cores": len(usable_cores()),
+        "cpu": _cpu_name() or platform.processor() or platform.machine(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "torch": torch.__version__,
     }
-    described["cpu"] = _cpu_name() or platform.processor() or platform.machine()
-    described["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    described["torch"] = torch.__version__
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
+        described["accelerator_gib"] = torch.cuda.get_device_properties().total_memory / 2**30
     return described
 
 
@@ -163,8 +153,3 @@ def _cpu_name() -> str | None:
 
 def _is_tensor(thing: Any) -> bool:
     return issubclass(type(thing), Tensor) and thing.layout == torch.strided and not thing.is_meta
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

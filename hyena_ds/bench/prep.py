@@ -20,12 +20,12 @@ from typing import Any
 from hyena_ds.bench.limits import say
 from hyena_ds.bench.measure import machine
 from hyena_ds.bench.processes import WrongValue
-from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table, shown_spread, spread_of_turns
 from hyena_ds.errors import UserError
 from hyena_ds.text import number
 
 _LINE = 60
-_UNKNOWN_EVERY, _UNKNOWN_LENGTH = 1_000_000, 5_000
+_PIECE, _UNKNOWN_LENGTH = _LINE * 16_667, 5_000
 _CONFIG = """\
 fasta: {fasta}
 assembly: random
@@ -48,18 +48,15 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         _prep("build", _config(directory, "checked", options.workers))
         _prep("verify", _config(directory, "checked", options.workers))
         say("the shards hold every base of the FASTA; timing")
-        turns = []
-        for number_of_turn in range(options.rounds):
-            turns.append(_prep("build", _config(directory, f"timed-{number_of_turn}", options.workers)))
-    seconds = spread(turn["wall_seconds"] for turn in turns)
+        configs = [
+            _config(directory, f"timed-{number_of_turn}", options.workers) for number_of_turn in range(options.rounds)
+        ]
+        turns = [[_prep("build", config)] for config in configs]
     row: Row = {"side": f"{options.workers} workers" if options.workers > 1 else "1 worker", "status": "measured"}
-    row |= {"megabases": options.megabases, "workers": options.workers, "wall_seconds": seconds}
-    row["cpu_seconds"] = spread(turn["cpu_seconds"] for turn in turns)
-    row["megabases_per_second"] = bases / 1e6 / seconds["median"]
-    row["peak_memory_gib"] = max(turn["peak_memory_gib"] for turn in turns)
+    row |= {"megabases": options.megabases, "workers": options.workers, **spread_of_turns(turns)}
+    row["megabases_per_second"] = bases / 1e6 / row["wall_seconds"]["median"]
     described = machine()
-    print_table(_COLUMNS, [row])
-    print(f"  {describe_machine(described)}")
+    print_table(_COLUMNS, [row], describe_machine(described))
     return [row], described
 
 
@@ -68,17 +65,13 @@ def write_fasta(path: Path, bases: int) -> None:
     generator = random.Random(0)
     with path.open("w", encoding="ascii") as file:
         file.write(">chrR\n")
-        written, text = 0, ""
-        while written < bases:
-            size = min(_UNKNOWN_EVERY, bases - written)
+        for first in range(0, bases, _PIECE):
+            size = min(_PIECE, bases - first)
             unknown = min(_UNKNOWN_LENGTH, size // 10)
             letters = "".join(generator.choices("ACGT", k=size - unknown))
             half = len(letters) // 2
-            text += letters[:half] + "N" * unknown + letters[half:].lower()
-            written += size
-            whole = len(text) if written == bases else len(text) // _LINE * _LINE
-            file.writelines(text[first : min(first + _LINE, whole)] + "\n" for first in range(0, whole, _LINE))
-            text = text[whole:]
+            text = letters[:half] + "N" * unknown + letters[half:].lower()
+            file.writelines(text[at : at + _LINE] + "\n" for at in range(0, size, _LINE))
 
 
 def _config(directory: Path, name: str, workers: int) -> Path:

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import psutil
+
 from hyena_ds.bench.case import Allocator
 from hyena_ds.errors import UserError
+from hyena_ds.parallel.listening import LOOPBACK, listen
 from hyena_ds.runtime.local_ranks import cpu_settings
 
 _GRACE = 2.0
 """Seconds that the other ranks get to tell their own problem, after the first."""
-_CAUSES = ("memory", "value", "user", "error")
-"""Which of several problems is the cause, the first one first."""
 
 
 class DidNotFit(Exception):
@@ -40,6 +41,15 @@ class WrongValue(UserError):
     """A check of values failed: no time is worth telling."""
 
 
+_PROBLEMS: dict[str, type[Exception]] = {
+    "memory": DidNotFit,
+    "value": WrongValue,
+    "user": UserError,
+    "error": SideFailed,
+}
+"""Which of several problems is the cause, the first one first."""
+
+
 class Ranks:
     """Processes that each hold one worker (a class that rank.py makes) and answer together."""
 
@@ -48,15 +58,15 @@ class Ranks:
     ):
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
-        self._heard: set[Connection] = set()
-        port = free_port()
+        with listen(LOOPBACK) as probe:
+            port = probe.getsockname()[1]
         for rank in range(processes):
             ours, theirs = Pipe()
             environment = _environment(processes, threads, allocator)
             environment.update(LOCAL_RANK=str(rank))
             if grouped:
                 environment.update(RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
-                environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                environment.update(MASTER_ADDR=LOOPBACK, MASTER_PORT=str(port))
             self._processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "hyena_ds.bench.rank", str(theirs.fileno())],
@@ -71,6 +81,7 @@ class Ranks:
         self._send(worker, {"grouped": grouped, "threads": threads, **arguments})
 
     def __enter__(self) -> Ranks:
+        self.ready()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,6 +95,10 @@ class Ranks:
         """Every worker's answer, by rank. Raises DidNotFit, or UserError with the first problem; the side is then over."""
         self._send(method, arguments)
         return self._collect()
+
+    def machine(self) -> dict[str, Any]:
+        """What the first of them runs on."""
+        return self.ask("machine")[0]
 
     def close(self) -> None:
         """End the processes."""
@@ -99,35 +114,27 @@ class Ranks:
 
     def _send(self, method: str, arguments: dict[str, Any]) -> None:
         for pipe in self._pipes:
-            try:
+            with suppress(OSError):  # a dead process; collecting tells how it ended
                 pipe.send((method, arguments))
-            except OSError:
-                continue  # a dead process; collecting tells how it ended
 
     def _collect(self) -> list[Any]:
-        answers: dict[int, Any] = {}
-        problems: list[tuple[str, str]] = []
+        told: dict[int, tuple[str, Any]] = {}
         deadline = None
-        while len(answers) + len(problems) < len(self._pipes):
-            silent = [pipe for pipe in self._pipes if pipe not in self._heard]
+        while len(told) < len(self._pipes):
+            silent = [pipe for rank, pipe in enumerate(self._pipes) if rank not in told]
             ready = wait(silent, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            for rank, pipe in enumerate(self._pipes):
-                if pipe not in ready:
-                    continue
-                self._heard.add(pipe)
-                kind, answer = self._receive(rank)
-                if kind == "answer":
-                    answers[rank] = answer
-                else:
+            for rank in map(self._pipes.index, ready):  # type: ignore[arg-type]
+                told[rank] = self._receive(rank)
+                if told[rank][0] in _PROBLEMS:
                     # The others may see this rank's end as an error of their own, and tell it first.
-                    problems.append((kind, answer))
                     deadline = deadline or time.monotonic() + _GRACE
-        self._heard.clear()
-        if problems:
-            self._fail(*min(problems, key=lambda problem: _CAUSES.index(problem[0])))
-        return [answers[rank] for rank in range(len(self._pipes))]
+        for kind in _PROBLEMS:
+            for found, problem in told.values():
+                if found == kind:
+                    self._fail(_PROBLEMS[kind](problem))
+        return [told[rank][1] for rank in range(len(self._pipes))]
 
     def _receive(self, rank: int) -> tuple[str, Any]:
         try:
@@ -136,18 +143,12 @@ class Ranks:
             ended = how_it_ended(self._processes[rank].wait())
             return ("memory" if ended.startswith("SIGKILL") else "error"), ended
 
-    def _fail(self, kind: str, problem: str) -> None:
+    def _fail(self, problem: Exception) -> None:
         """End the side and raise what happened. The others may wait for the failed one: they are killed first."""
         for process in self._processes:
             process.kill()
         self.close()
-        if kind == "memory":
-            raise DidNotFit(problem)
-        if kind == "value":
-            raise WrongValue(problem)
-        if kind == "user":
-            raise UserError(problem)
-        raise SideFailed(problem)
+        raise problem
 
 
 def how_it_ended(code: int) -> str:
@@ -157,21 +158,9 @@ def how_it_ended(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def available_memory_gib() -> float | None:
-    """Main memory that new processes can have; None where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found = next(line for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(found.split()[1]) / 2**20
+def available_memory_gib() -> float:
+    """Main memory that new processes can have."""
+    return psutil.virtual_memory().available / 2**30
 
 
 def _environment(processes: int, threads: int, allocator: Allocator) -> dict[str, str]:
@@ -181,6 +170,5 @@ def _environment(processes: int, threads: int, allocator: Allocator) -> dict[str
     environment |= cpu_settings(processes, environment)
     if allocator == "default":
         environment.pop("GLIBC_TUNABLES", None)
-    environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="3")
-    environment.update(PYTHONWARNINGS="ignore")
-    return environment
+    settings = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return environment | settings | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyena_ds.bench.case import SEED, STANDALONE, Case
-from hyena_ds.bench.side import StepSide
+from hyena_ds.bench.side import WholeSide
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
@@ -30,7 +29,15 @@ _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
 
 
-class PublishedSide(StepSide):
+_UNUSED = type("Unused", (), {})
+_STAND_INS: dict[str, tuple[str, dict[str, type]]] = {
+    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
+    "transformers": ("tokenization_utils", {"AddedToken": _UNUSED, "PreTrainedTokenizer": _UNUSED}),
+}
+"""By package, a module of it and the names that are imported from there."""
+
+
+class PublishedSide(WholeSide):
     """One process with the whole sequence."""
 
     def __init__(self, compute: Compute, case: Case, reference: str):
@@ -39,19 +46,8 @@ class PublishedSide(StepSide):
         super().__init__(compute, case, model)
         self.embedding = dict(model.named_parameters())[_EMBEDDING]
 
-    def passes(self, length: int, accumulation: int) -> float:
-        return self._passes(length, accumulation, self.case.precision == "bfloat16")
-
-    def _passes(self, length: int, accumulation: int, mixed: bool) -> float:
-        total = torch.zeros((), device=self.compute.device)
-        for number in range(accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
-            with torch.autocast(self.compute.device.type, torch.bfloat16) if mixed else nullcontext():
-                logits_BLV = F.linear(self.model(ids_BL), self.embedding)
-            loss = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten()) / accumulation
-            loss.backward()
-            total += loss.detach()
-        return float(total)
+    def logits(self, ids_BL: Tensor) -> Tensor:
+        return F.linear(self.model(ids_BL), self.embedding)
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         loss = self._passes(self.case.checked_length, 1, False)
@@ -73,9 +69,12 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
     """The clone's own module, and which packages have a stand-in. Raises UserError when it cannot be imported."""
     path = Path(reference) / STANDALONE
     stood_in = []
-    for name, make in (("torchvision", _torchvision), ("transformers", _transformers)):
+    for name, (inner, content) in _STAND_INS.items():
         if importlib.util.find_spec(name) is None:
-            sys.modules.update(make())
+            package, module = types.ModuleType(name), types.ModuleType(f"{name}.{inner}")
+            vars(module).update(content)
+            vars(package)[inner] = module
+            sys.modules.update({name: package, module.__name__: module})
             stood_in.append(name)
     spec = importlib.util.spec_from_file_location("standalone_hyenadna", path)
     assert spec is not None and spec.loader is not None
@@ -128,26 +127,3 @@ def build_published(module: types.ModuleType, case: Case) -> nn.Module:
         for name, parameter in build_model(config, SEED).named_parameters():
             theirs[names[name]].copy_(parameter)
     return model
-
-
-def _torchvision() -> dict[str, types.ModuleType]:
-    class StochasticDepth(nn.Module):
-        """With probability 0, as here, it changes nothing."""
-
-        def __init__(self, p: float, mode: str):
-            super().__init__()
-            assert p == 0.0
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    package, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
-    package.ops, ops.StochasticDepth = ops, StochasticDepth  # type: ignore[attr-defined]
-    return {"torchvision": package, "torchvision.ops": ops}
-
-
-def _transformers() -> dict[str, types.ModuleType]:
-    package, tokens = types.ModuleType("transformers"), types.ModuleType("transformers.tokenization_utils")
-    tokens.AddedToken = tokens.PreTrainedTokenizer = type("Unused", (), {})  # type: ignore[attr-defined]
-    package.tokenization_utils = tokens  # type: ignore[attr-defined]
-    return {"transformers": package, "transformers.tokenization_utils": tokens}

@@ -2,7 +2,7 @@
 
     python -m hyena_ds.bench.rank FD         FD: the process's end of the parent's pipe
 
-The first message names the worker's class ("module:Class"), later ones its methods.
+The first message names the worker's class ("module:Class"), later ones its methods, or the machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
             if worker is None:
                 worker, answer = _make(name, **arguments), None
             else:
-                answer = getattr(worker, name)(**arguments)
+                answer = _machine() if name == "machine" else getattr(worker, name)(**arguments)
             message = ("answer", answer)
         except BaseException as problem:
             message = _told(problem)
@@ -49,6 +49,12 @@ def _make(name: str, grouped: bool, threads: int, **arguments: Any) -> Any:
     compute = start_process(grouped, threads)
     module, kind = name.split(":")
     return getattr(importlib.import_module(module), kind)(compute, **arguments)
+
+
+def _machine() -> dict[str, Any]:
+    from hyena_ds.bench.measure import machine
+
+    return machine()
 
 
 def _told(problem: BaseException) -> tuple[str, str]:

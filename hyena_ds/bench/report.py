@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,26 @@ def spread(seconds: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def spread_of_turns(turns: Sequence[Sequence[dict[str, Any]]]) -> Row:
+    """Of turns, each the answers of all ranks: seconds of the slowest, CPU seconds of all, memory of the largest."""
+    return {
+        "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
+        "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
+        "peak_memory_gib": max(answer["peak_memory_gib"] for turn in turns for answer in turn),
+    }
+
+
 def shown_spread(row: Row, key: str) -> str:
     """median (smallest to largest)."""
     value = row[key]
     return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
 
 
-def print_table(columns: list[Column], rows: list[Row]) -> None:
-    """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers."""
+def print_table(columns: list[Column], rows: list[Row], *below: str) -> None:
+    """Right-aligned but for the first column; a row with a `status` other than measured shows it instead of numbers.
+
+    Lines `below` follow the table.
+    """
     cells = [[title for title, _ in columns]]
     for row in rows:
         shown = columns if row["status"] == "measured" else columns[:1]
@@ -42,7 +54,7 @@ def print_table(columns: list[Column], rows: list[Row]) -> None:
         if row["status"] != "measured":
             cells[-1].append(row["status"])
     print()
-    for line in aligned(cells, left=(0,)):
+    for line in (*aligned(cells, left=(0,)), *below):
         print(f"  {line}")
 
 
@@ -65,11 +77,17 @@ def save(path: str | None, machine: dict[str, Any], rows: list[Row]) -> None:
     # Where things lie on this machine is of no use to a reader: an absolute path is cut to its last name.
     words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
     command = " ".join(["hyena-ds", *words])
-    text = json.dumps({"command": command, "date": now(), "machine": machine, "rows": rows}, indent=1)
+    write_json("--json", Path(path), {"command": command, "date": now(), "machine": machine, "rows": rows})
+
+
+def write_json(option: str, path: Path, content: dict[str, Any], make_parent: bool = False) -> None:
+    """Write the file that `option` names, whole. Raises UserError where that cannot be."""
     try:
-        write_whole(Path(path), text + "\n")
+        if make_parent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"--json {path}: {error.strerror or error}; name a file that can be written") from None
+        raise UserError(f"{option} {path}: {error.strerror or error}; name a file that can be written") from None
 
 
 def now() -> str:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyena_ds.bench.case import SEED, Case
-from hyena_ds.bench.measure import live_memory_gib, machine, peak_memory_gib, timed
-from hyena_ds.parallel.devices import Compute
+from hyena_ds.bench.measure import live_memory_gib, timed
+from hyena_ds.parallel.devices import Compute, peak_memory_gib
 
 SCOUTED_LENGTH = 4096
 """A step over more tokens is predicted from a pass over these."""
@@ -36,7 +37,7 @@ class StepSide(ABC):
         self.compute, self.case = compute, case
         self.model = model.to(compute.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE)
-        self.memory_at_start_gib = peak_memory_gib()
+        self.memory_at_start_gib = peak_memory_gib(compute)
         self._batches: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
@@ -54,7 +55,7 @@ class StepSide(ABC):
     def prepare(self) -> dict[str, Any]:
         """The checked values, from the first rank, and the seconds of a short pass where a long one follows. Collective."""
         loss, gradients = self.check()
-        found: dict[str, Any] = {"loss": loss, "memory_at_start_gib": self.memory_at_start_gib, "machine": machine()}
+        found: dict[str, Any] = {"loss": loss, "memory_at_start_gib": self.memory_at_start_gib}
         if self.compute.rank == 0:
             found["gradients"] = {
                 name: gradient.cpu().numpy().astype(np.float32) for name, gradient in gradients.items()
@@ -69,13 +70,7 @@ class StepSide(ABC):
     def step(self) -> dict[str, Any]:
         """One optimizer step. Collective."""
         once = timed(self.compute, lambda: self.whole_step(self.case.context_length))
-        return {
-            "wall_seconds": once.wall_seconds,
-            "cpu_seconds": once.cpu_seconds,
-            "loss": once.result,
-            "peak_memory_gib": peak_memory_gib(),
-            **self.extra(),
-        }
+        return {**once.answer(), "loss": once.result, **self.extra()}
 
     def live(self) -> float:
         """Peak of live tensors of one step, in GiB. Collective."""
@@ -106,6 +101,28 @@ class StepSide(ABC):
             ids_BL = ids_BL.to(self.compute.device)
             self._batches[length, number] = ids_BL[:, :-1].contiguous(), ids_BL[:, 1:].contiguous()
         return self._batches[length, number]
+
+
+class WholeSide(StepSide):
+    """One process with the whole sequence, and a model that makes logits of all of it."""
+
+    @abstractmethod
+    def logits(self, ids_BL: Tensor) -> Tensor:
+        """(B, L, V)."""
+
+    def passes(self, length: int, accumulation: int) -> float:
+        return self._passes(length, accumulation, self.case.precision == "bfloat16")
+
+    def _passes(self, length: int, accumulation: int, mixed: bool) -> float:
+        total = torch.zeros((), device=self.compute.device)
+        for number in range(accumulation):
+            ids_BL, targets_BL = self.micro_batch(length, number)
+            with torch.autocast(self.compute.device.type, torch.bfloat16, enabled=mixed):
+                logits_BLV = self.logits(ids_BL)
+            loss = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten()) / accumulation
+            loss.backward()
+            total += loss.detach()
+        return float(total)
 
 
 class Stopwatch:

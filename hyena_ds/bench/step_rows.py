@@ -1,7 +1,4 @@
-"""From the answers of a side's ranks to a row, and from rows to what a person reads. Imports no torch.
-
-A turn is one step of one side: the answers of its ranks.
-"""
+"""From the answers of a side's ranks to a row, and from rows to what a person reads. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from hyena_ds.bench.case import Side
-from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
-from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Rates, Work, least_seconds, step_work
+from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
+from hyena_ds.bench.turns import Turn
+from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Rates, exchange_bytes, least_seconds
 from hyena_ds.text import number
 
-Turn = list[dict[str, Any]]
 LIMITED = ("hyena-ds", "hyena-ds engine", "published")
-"""Kinds of sides that compute what work.py counts."""
+"""Kinds of sides that compute what work.py counts, all from the same first weights."""
 
 
 def new_row(side: Side) -> Row:
@@ -37,57 +34,47 @@ def add_measured(
     side: Side,
     turns: list[Turn],
     live: list[float] | None,
-    limits: tuple[Rates, int] | None,
+    rates: Rates | None,
     interleaved: bool,
 ) -> None:
     """Times are of the slowest rank, CPU seconds the sum over the ranks, memory of the largest rank."""
-    wall = [max(answer["wall_seconds"] for answer in turn) for turn in turns]
-    row["wall_seconds"] = spread(wall)
-    row["cpu_seconds"] = spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns)
+    row |= spread_of_turns(turns)
     row["cpu_seconds_per_rank"] = statistics.median(max(answer["cpu_seconds"] for answer in turn) for turn in turns)
     row["tokens_per_second"] = side.case.tokens / row["wall_seconds"]["median"]
     row["cpu_microseconds_per_token"] = 1e6 * row["cpu_seconds"]["median"] / side.case.tokens
-    row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[-1])
     row["live_memory_gib"] = None if live is None else max(live)
     row["interleaved"] = interleaved
     if turns[-1][0].get("filter_seconds") is not None:
         filter_seconds = statistics.median(max(answer["filter_seconds"] for answer in turn) for turn in turns)
         row["filter_seconds"] = filter_seconds
         row["filter_nanoseconds_per_token"] = 1e9 * filter_seconds * side.processes / side.case.tokens
-    if limits is not None:
-        rates, points = limits
-        work = step_work(side.case, points)
-        row["limit"] = _limit(row, side, work, rates)
+    if rates is not None:
+        row["limit"] = _limit(row, side, rates)
         if "bytes_forward" in turns[-1][0]:
-            row["bytes_exchanged"] = _exchanged(turns[-1], work)
+            least = exchange_bytes(side.case.shape())
+            row["bytes_exchanged"] = {
+                "forward": max(answer["bytes_forward"] for answer in turns[-1]),
+                "backward": max(answer["bytes_backward"] for answer in turns[-1]),
+                "minimum_forward": float(least[0]),
+                "minimum_backward": float(least[1]),
+            }
 
 
-def _exchanged(turn: Turn, work: Work) -> dict[str, float]:
-    """Of the rank that sends most, and the least under the policy."""
-    return {
-        "forward": max(answer["bytes_forward"] for answer in turn),
-        "backward": max(answer["bytes_backward"] for answer in turn),
-        "minimum_forward": work.bytes_forward,
-        "minimum_backward": work.bytes_backward,
-    }
-
-
-def _limit(row: Row, side: Side, work: Work, rates: Rates) -> dict[str, Any]:
+def _limit(row: Row, side: Side, rates: Rates) -> dict[str, Any]:
     """Least seconds at the machine's ceilings, and the share of them that the step reaches."""
-    least = least_seconds(work, rates, side.case.precision, recompute=False)
-    limit: dict[str, Any] = {"rates": asdict(rates), "seconds": least}
-    busy = row["cpu_seconds_per_rank"] / side.case.threads
-    limit["share"] = sum(least.values()) / row["wall_seconds"]["median"]
+    wall, busy = row["wall_seconds"]["median"], row["cpu_seconds_per_rank"] / side.case.threads
+    least = least_seconds(side.case.shape(), rates, recompute=False)
+    limit = {"rates": asdict(rates), "seconds": least, "share": sum(least.values()) / wall}
     if side.kind != "published":
-        again = least_seconds(work, rates, side.case.precision, recompute=True)
+        again = least_seconds(side.case.shape(), rates, recompute=True)
         limit["seconds_with_recompute"] = again
-        limit["share_with_recompute"] = sum(again.values()) / row["wall_seconds"]["median"]
+        limit["share_with_recompute"] = sum(again.values()) / wall
         limit["share_with_recompute_of_cpu_seconds"] = sum(again.values()) / busy if busy else None
     return limit
 
 
-def print_rows(rows: list[Row]) -> None:
-    """Times and memory, then the limits, then every side against the first of ours."""
+def print_rows(rows: list[Row], *below: str) -> None:
+    """Times and memory, then the limits, then every side against the first of ours; lines `below` follow."""
     print_table(_COLUMNS, rows)
     measured = [row for row in rows if row["status"] == "measured"]
     if limited := [row for row in measured if row["kind"] == "hyena-ds"]:
@@ -97,6 +84,8 @@ def print_rows(rows: list[Row]) -> None:
     for row in measured:
         if row.get("parts"):
             print_table(_part_columns(row), sorted(row["parts"], key=lambda part: -max(part["wall"], part["cpu"])))
+    for line in below:
+        print(f"  {line}")
 
 
 def mean_of_ranks(answers: list[dict[str, tuple[float, float]]]) -> list[Row]:

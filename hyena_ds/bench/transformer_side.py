@@ -10,15 +10,13 @@ B batch, L context length, D width, H heads.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.processes import WrongValue
-from hyena_ds.bench.side import StepSide
+from hyena_ds.bench.side import WholeSide
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.parallel.devices import Compute
 
@@ -62,7 +60,7 @@ class GPT(nn.Module):
         return F.linear(self.final_norm(r_BLD), self.embedding.weight)
 
 
-class TransformerSide(StepSide):
+class TransformerSide(WholeSide):
     """One process with the whole sequence."""
 
     def __init__(self, compute: Compute, case: Case):
@@ -71,17 +69,8 @@ class TransformerSide(StepSide):
         model = GPT(config.width, config.layers, config.mlp_width, config.maximum_context)
         super().__init__(compute, case, model)
 
-    def passes(self, length: int, accumulation: int) -> float:
-        total = torch.zeros((), device=self.compute.device)
-        mixed = self.case.precision == "bfloat16"
-        for number in range(accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
-            with torch.autocast(self.compute.device.type, torch.bfloat16) if mixed else nullcontext():
-                logits_BLV = self.model(ids_BL)
-            loss = F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten()) / accumulation
-            loss.backward()
-            total += loss.detach()
-        return float(total)
+    def logits(self, ids_BL: Tensor) -> Tensor:
+        return self.model(ids_BL)
 
     @torch.no_grad()
     def check(self) -> tuple[float, dict[str, Tensor]]:

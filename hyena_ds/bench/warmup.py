@@ -18,7 +18,7 @@ import yaml
 from hyena_ds.bench.measure import machine
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table
 from hyena_ds.errors import UserError
-from hyena_ds.files.rows import METRICS, read_rows, read_summary
+from hyena_ds.files.rows import METRICS, read_rows, read_summary, training_time
 
 WITH, WITHOUT = "with warmup", "without warmup"
 
@@ -31,9 +31,8 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     check_comparable(rows)
     sides = [summed_up([row for row in rows if row["side"] == side]) for side in (WITH, WITHOUT)]
     print_table(_RUN_COLUMNS, rows)
-    print_table(_SIDE_COLUMNS, sides)
     described = machine()
-    print(f"  {describe_machine(described)}")
+    print_table(_SIDE_COLUMNS, sides, describe_machine(described))
     return [*rows, *sides], described
 
 
@@ -48,11 +47,7 @@ def read_run(path: Path) -> Row:
     summary = read_summary(path / "summary.json") or {}
     if missing := [name for name in ("context_length", "step", "validation_loss") if name not in summary]:
         raise UserError(f"{path / 'summary.json'}: not readable (no {', '.join(missing)}); train the run again")
-    seconds, tokens = 0.0, 0
-    for row in read_rows(path / "metrics.jsonl", METRICS):
-        if row.get("tokens_per_second"):
-            seconds += (row["tokens"] - tokens) / row["tokens_per_second"]
-            tokens = row["tokens"]
+    seconds, tokens = training_time(read_rows(path / "metrics.jsonl", METRICS))
     return {
         "side": WITH if config.get("warmup") else WITHOUT,
         "status": "measured",

@@ -6,9 +6,10 @@ Published numbers are what the makers' data sheets say (dense, without sparsity)
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
@@ -24,6 +25,10 @@ class Links:
     between: float
     latency_inside: float
     latency_between: float
+
+    def latency(self, wide: bool) -> float:
+        """Of a message that leaves the machine, or not."""
+        return self.latency_between if wide else self.latency_inside
 
 
 @dataclass(frozen=True)
@@ -57,23 +62,15 @@ class Rates:
             # A pass holds at most 2^8 points of a row; before it the signal is padded, and a product follows it.
             passes = math.ceil(math.log2(points) / 8)
             return flops / (2.5 * points * math.log2(points)) * points * 4 * (3 + 2 * passes) / self.copy
-        known = sorted(self.transforms)
-        if points <= known[0][0]:
-            return flops / known[0][1]
-        for (below, slow), (above, fast) in itertools.pairwise(known):
-            if points <= above:
-                share = math.log(points / below) / math.log(above / below)
-                return flops / (slow * math.pow(fast / slow, share))
-        return flops / known[-1][1]
+        known = np.log(np.array(sorted(self.transforms)))
+        return flops / math.exp(np.interp(math.log(points), known[:, 0], known[:, 1]))
 
     def slowed(self, times: float) -> Rates:
         """The same, on a core that is shared: everything but links takes `times` as long."""
+        rates = ("gemm_float32", "gemm_bfloat16", "pointwise", "copy")
         return replace(
             self,
-            gemm_float32=self.gemm_float32 / times,
-            gemm_bfloat16=self.gemm_bfloat16 / times,
-            pointwise=self.pointwise / times,
-            copy=self.copy / times,
+            **{name: getattr(self, name) / times for name in rates},
             filter=None if self.filter is None else self.filter / times,
             transforms=tuple((points, rate / times) for points, rate in self.transforms),
             kernel=self.kernel * times,
@@ -207,16 +204,14 @@ class Cluster:
         P, inside = shape.sequence_parallel, min(shape.sequence_parallel, self.devices_per_node)
         if P == 1:
             return 0.0
-        links = self.device.rates.links
         away = sent * (P - inside) / (P - 1)
-        latency = links.latency_between if inside < P else links.latency_inside
-        return max((sent - away) / links.inside, away / links.between) + messages * latency
+        links = self.device.rates.links
+        return max((sent - away) / links.inside, away / links.between) + messages * links.latency(inside < P)
 
     def sum_seconds(self, size: float) -> float:
         """An all-reduce of `size` bytes over all ranks, as a ring."""
         if self.ranks == 1:
             return 0.0
-        links = self.device.rates.links
-        rate = links.between if self.nodes > 1 else links.inside
-        latency = links.latency_between if self.nodes > 1 else links.latency_inside
-        return 2 * size * (self.ranks - 1) / self.ranks / rate + latency * 2 * math.log2(self.ranks)
+        links, wide = self.device.rates.links, self.nodes > 1
+        rate = links.between if wide else links.inside
+        return 2 * size * (self.ranks - 1) / self.ranks / rate + links.latency(wide) * 2 * math.log2(self.ranks)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from hyena_ds.cost.devices import Device
 from hyena_ds.cost.shape import StepShape, parameters
-from hyena_ds.cost.traffic import overlap_groups
+from hyena_ds.cost.traffic import channels_at_once, overlap_groups
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
-from hyena_ds.ops.sizes import GIVEN_BACK, channels_of_a_group, fft_length, tokens_of_a_chunk, tokens_of_a_tile
+from hyena_ds.ops.sizes import GIVEN_BACK, fft_length, tokens_of_a_chunk, tokens_of_a_tile
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -89,55 +89,45 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
 
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     """What is live when the highest may come, by the moment's name."""
-    policy, N = shape.activation_policy, shape.layers
+    policy = shape.activation_policy
     unit = float(_FLOAT32 * shape.batch * shape.local_length * shape.width)
-    filter_unit = float(_FLOAT32 * shape.local_length * shape.width)
-    state = _state(shape)
-    kept = _kept_by_a_layer(shape, unit, filter_unit)
-    all_kept = [Held("kept", held.size, held.number * N) for held in kept]
-    again = [Held("layer at work", filter_unit, 1)] if evaluates_again(shape, policy) else []
+    filter_unit = unit / shape.batch
+
+    def work(units: float, size: float = unit) -> Held:
+        return Held("layer at work", size, units)
+
+    always = _state(shape)
+    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit)]
+    again = [work(1, filter_unit)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
-    gone = [Held("kept", unit, -1)] if policy.keep_middle else []
-    gone += [Held("kept", _inner(shape), -1)] if policy.keep_inner else []
+    operator = list(always)
+    operator += [Held("kept", unit, -1)] if policy.keep_middle else []
+    operator += [Held("kept", _inner(shape), -1)] if policy.keep_inner else []
     own_u = 0 if policy.keep_convolution else 1
-    held_projections = 3 * (1 + _HALO / shape.local_length) if _holds(shape) else 0.0
-
-    def work(units: float) -> list[Held]:
-        return [Held("layer at work", unit, units)]
-
+    held = policy.hold_projections and not policy.keep_projections
+    projections = 3 * (1 + _HALO / shape.local_length) if held else 0.0
+    convolution = [*operator, work(3 + own_u + projections), *again]
+    kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
+    cut = shape.sequence_parallel > 1
     found = {
-        "loss": state + all_kept + work(2) + [_loss_tile(shape, on_cpu)],
-        "backward of the MLP": state
-        + all_kept
-        + work(2 if policy.keep_middle else 3)
-        + again
-        + [_tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu)],
-        "backward of the convolution": state
-        + all_kept
-        + gone
-        + work(3 + own_u)
-        + [Held("layer at work", unit, held_projections)]
-        + again
-        + _transforms(shape, "spectra" if policy.keep_spectra else "again" if own_u else "backward", on_cpu)
-        + _buffers(shape, 1 + own_u, 1 + own_u, on_cpu),
-        "backward of the operator": state
-        + all_kept
-        + gone
-        + work(3 + own_u)
-        + [Held("layer at work", unit, held_projections)]
-        + again
-        + [_tile(shape, 4 * shape.width, on_cpu)],
-        "gradient of the filter": state
-        + all_kept
-        + gone
-        + work(2)
-        + [Held("layer at work", filter_unit, 2 if shape.sequence_parallel > 1 else 1)]
-        + [_chunk(shape, on_cpu)],
+        "loss": [*always, work(2), _loss_tile(shape, on_cpu)],
+        "backward of the MLP": [
+            *always,
+            work(2 if policy.keep_middle else 3),
+            *again,
+            _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu),
+        ],
+        "backward of the convolution": [
+            *convolution,
+            *_transforms(shape, kind, on_cpu),
+            *_buffers(shape, 1 + own_u, on_cpu),
+        ],
+        "backward of the operator": [*convolution, _tile(shape, 4 * shape.width, on_cpu)],
+        "gradient of the filter": [*operator, work(2), work(2 if cut else 1, filter_unit), _chunk(shape, on_cpu)],
     }
     if not policy.keep_middle:
-        found["the operator's forward, again"] = (
-            state + all_kept + work(3) + again + _transforms(shape, "forward", on_cpu) + _buffers(shape, 1, 1, on_cpu)
-        )
+        forward = [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]
+        found["the operator's forward, again"] = [*always, work(3), *again, *forward]
     return found
 
 
@@ -154,7 +144,7 @@ def _state(shape: StepShape) -> list[Held]:
     return held
 
 
-def _kept_by_a_layer(shape: StepShape, unit: float, filter_unit: float) -> list[Held]:
+def _kept_by_a_layer(shape: StepShape, unit: float) -> list[Held]:
     """From forward to backward: the residual at the block's input, and what the policy says."""
     policy = shape.activation_policy
     units = 1 + policy.keep_middle + 2 * policy.keep_convolution
@@ -166,11 +156,11 @@ def _kept_by_a_layer(shape: StepShape, unit: float, filter_unit: float) -> list[
     if policy.keep_inner:
         kept.append(Held("kept", _inner(shape), 1))
     filters = 2 if shape.accumulation > 1 else 1 if policy.keep_filter else 0  # with its gradient, between micro steps
-    kept.append(Held("kept", filter_unit, filters))
+    kept.append(Held("kept", unit / shape.batch, filters))
     if policy.keep_spectra:
-        d, n = shape.width // shape.sequence_parallel, fft_length(shape.context_length)
-        group = channels_of_a_group(shape.batch, d, shape.context_length, True)
-        kept.append(Held("kept", float(8 * group * (n // 2 + 1)), (shape.batch + 1) * d / group))
+        n, group = fft_length(shape.context_length), channels_at_once(shape, True)
+        groups = shape.own_channels / group
+        kept.append(Held("kept", float(8 * group * (n // 2 + 1)), (shape.batch + 1) * groups))
     return kept
 
 
@@ -179,35 +169,27 @@ def _inner(shape: StepShape) -> float:
     return float(of_each * shape.batch * shape.local_length * shape.config.mlp_width)
 
 
-def _holds(shape: StepShape) -> bool:
-    policy = shape.activation_policy
-    return policy.hold_projections and not policy.keep_projections
-
-
 def _transforms(shape: StepShape, kind: str, on_cpu: bool) -> list[Held]:
     """Signals and spectra of a group of channels; a padded signal, its spectrum and a transform's output are of one size.
 
     Most at once: forward U, K and y; backward K, dY, dk and the output, with y made again one more; from spectra three.
     """
-    B, d, n = shape.batch, shape.width // shape.sequence_parallel, fft_length(shape.context_length)
-    group = channels_of_a_group(B, d, shape.context_length, on_cpu)
+    B = shape.batch
     of_input, of_filter = {"forward": (2, 1), "backward": (2, 2), "again": (3, 2), "spectra": (2, 1)}[kind]
-    size = float(_FLOAT32 * group * n)
+    size = float(_FLOAT32 * channels_at_once(shape, on_cpu) * fft_length(shape.context_length))
     held = [Held("transforms", B * size, of_input), Held("transforms", size, of_filter)]
     if not on_cpu:
         held.append(Held("transforms", B * size, 1))  # cuFFT's workspace
     return held
 
 
-def _buffers(shape: StepShape, inputs: int, outputs: int, on_cpu: bool) -> list[Held]:
-    """Of a group in channel layout, sent and received: its inputs here and the next ones' on their way, outputs leaving."""
+def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
+    """Of a group in channel layout, sent and received: as many tensors here, the next ones on their way, and results leaving."""
     if shape.sequence_parallel == 1:
         return []
-    d = shape.width // shape.sequence_parallel
-    group = channels_of_a_group(shape.batch, d, shape.context_length, on_cpu)
+    group = channels_at_once(shape, on_cpu)
     size = float(_FLOAT32 * shape.batch * group * shape.context_length)
-    more = d > group
-    return [Held("exchange", size, (3 if more else 1) * inputs + 2 * outputs)]
+    return [Held("exchange", size, (5 if shape.own_channels > group else 3) * tensors)]
 
 
 def _tile(shape: StepShape, widest: int, on_cpu: bool) -> Held:

@@ -14,7 +14,7 @@ from hyena_ds.genome.tokenizer import VOCABULARY
 
 @dataclass(frozen=True)
 class StepShape:
-    """A model, a batch, a grid, and how the step runs. It is a `Step` of hyena_ds.cost.work."""
+    """A model, a batch, a grid, and how the step runs."""
 
     config: ModelConfig
     context_length: int
@@ -40,6 +40,11 @@ class StepShape:
         return self.context_length // self.sequence_parallel
 
     @property
+    def own_channels(self) -> int:
+        """Of the channel layout, on a rank."""
+        return self.width // self.sequence_parallel
+
+    @property
     def activation_policy(self) -> Policy:
         return POLICIES[self.policy]
 
@@ -51,9 +56,6 @@ class StepShape:
     def sequences(self) -> int:
         """Of an optimizer step, over all ranks."""
         return self.batch * self.accumulation * self.data_parallel
-
-    def model(self) -> ModelConfig:
-        return self.config
 
     def on(self, sequence_parallel: int, batch: int, policy: PolicyName, ranks: int) -> StepShape | None:
         """The same step on another grid; None where the sequences do not divide."""

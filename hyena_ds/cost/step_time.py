@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from hyena_ds.cost.devices import Cluster
 from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.traffic import overlap_groups, traffic
-from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
-from hyena_ds.genome.tokenizer import VOCABULARY
+from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops, head_flops
 from hyena_ds.ops.sizes import fft_length
 
 PARTS = ("FFT", "GEMM", "pointwise", "filter", "exchange", "optimizer", "waiting")
@@ -49,10 +48,10 @@ def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
     moved = traffic(shape, device.on_cpu)
     gemm = rates.gemm_bfloat16 if shape.precision == "bfloat16" else rates.gemm_float32
     parts = dict.fromkeys(PARTS, 0.0)
-    parts["GEMM"] = gemm_flops(shape).total / gemm + _head_flops(shape) / rates.gemm_float32
+    parts["GEMM"] = gemm_flops(shape).total / gemm + head_flops(shape) / rates.gemm_float32
     parts["pointwise"] = moved.layer_bytes / rates.pointwise
     parts["FFT"] = rates.transform_seconds(points, fft_flops(shape, points).total)
-    filter_work = filter_flops(shape).total - _head_flops(shape)
+    filter_work = filter_flops(shape).total
     if rates.filter is not None:
         parts["filter"] = filter_work / rates.filter
     else:
@@ -71,12 +70,6 @@ def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
     return StepTime(parts, sent)
 
 
-def _head_flops(shape: StepShape) -> float:
-    """As `filter_flops` counts them with the filter's."""
-    tokens = shape.batch * shape.accumulation * shape.local_length
-    return 3.0 * 2 * shape.width * VOCABULARY * tokens
-
-
 def optimizer_bytes(shape: StepShape) -> float:
     """Read and written by this rank's update."""
     count = parameters(shape.config)
@@ -86,7 +79,5 @@ def optimizer_bytes(shape: StepShape) -> float:
 def _optimizer(shape: StepShape, cluster: Cluster) -> float:
     """ZeRO shards the update over all ranks; the sum over them moves every gradient, and every new weight back."""
     count = parameters(shape.config)
-    links = cluster.device.rates.links
-    latency = links.latency_between if cluster.nodes > 1 else links.latency_inside
-    small = _STEP_MESSAGES * latency if shape.ranks > 1 else 0.0
+    small = _STEP_MESSAGES * cluster.device.rates.links.latency(cluster.nodes > 1) if shape.ranks > 1 else 0.0
     return optimizer_bytes(shape) / cluster.device.rates.pointwise + cluster.sum_seconds(4.0 * count) + small

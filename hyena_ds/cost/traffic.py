@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyena_ds.config.policy import Policy
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
@@ -45,7 +46,8 @@ def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
     """Everything above."""
     tokens = shape.batch * shape.accumulation * shape.local_length
     units = shape.layers * _layer_units(shape) + _ends_units(shape)
-    packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if _cut(shape) else 0.0
+    cut = shape.sequence_parallel > 1
+    packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if cut else 0.0
     return Traffic(
         tokens * units * _FLOAT32 * shape.width,
         _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
@@ -101,38 +103,37 @@ def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
     return tokens_of_a_chunk(max(shape.width, shape.config.filter_width), on_cpu)
 
 
-def _cut(shape: StepShape) -> bool:
-    return shape.sequence_parallel > 1
-
-
-def _groups(shape: StepShape, on_cpu: bool) -> int:
-    d = shape.width // shape.sequence_parallel
-    return -(-d // channels_of_a_group(shape.batch, d, shape.context_length, on_cpu))
+def channels_at_once(shape: StepShape, on_cpu: bool) -> int:
+    """Channels of a rank that go through the convolution together."""
+    return channels_of_a_group(shape.batch, shape.own_channels, shape.context_length, on_cpu)
 
 
 def overlap_groups(shape: StepShape, on_cpu: bool) -> int:
     """Groups of channels: all but one exchange is under way while another group is transformed."""
-    return _groups(shape, on_cpu)
+    return -(-shape.own_channels // channels_at_once(shape, on_cpu))
+
+
+def _moved(policy: Policy) -> int:
+    """Activation tensors to channels or back, of a layer and micro step."""
+    return 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
 
 
 def _exchanged_tensors(shape: StepShape) -> float:
     """Moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
     policy = shape.activation_policy
-    activations = 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
     filters = 2 + evaluates_again(shape, policy)
-    return shape.layers * (activations * shape.batch * shape.accumulation + filters)
+    return shape.layers * (_moved(policy) * shape.batch * shape.accumulation + filters)
 
 
 def _messages(shape: StepShape, on_cpu: bool) -> float:
     """The filter goes in groups of channels of its own, activations in those of the convolution; a halo each way."""
-    if not _cut(shape):
+    if shape.sequence_parallel == 1:
         return 0.0
-    policy, d = shape.activation_policy, shape.width // shape.sequence_parallel
+    policy, d = shape.activation_policy, shape.own_channels
     pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
-    activations = 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
     halos = 3 + (0 if policy.keep_middle else 1)
     filters = (2 + evaluates_again(shape, policy)) * pieces
-    return shape.layers * (shape.accumulation * (activations * _groups(shape, on_cpu) + halos) + filters)
+    return shape.layers * (shape.accumulation * (_moved(policy) * overlap_groups(shape, on_cpu) + halos) + filters)
 
 
 def _kernels(shape: StepShape, on_cpu: bool) -> float:
@@ -145,7 +146,7 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
 
     policy = shape.activation_policy
     tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
-    layer = shape.accumulation * (tile * tiles(4 * D) + _KERNELS["group"] * _groups(shape, on_cpu))
+    layer = shape.accumulation * (tile * tiles(4 * D) + _KERNELS["group"] * overlap_groups(shape, on_cpu))
     layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
     loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
     return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)

@@ -10,35 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
-from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
+from hyena_ds.cost.shape import StepShape
 from hyena_ds.genome.tokenizer import VOCABULARY
+from hyena_ds.ops.sizes import fft_length
 
 PRODUCTS, TRANSFORMS, WAITING = "products of projections and MLP", "transforms", "waiting for exchanges"
 """Parts of a step that have a ceiling (hyena_ds/bench/parts.py measures all parts)."""
 _FLOAT32 = 4
-
-
-class Step(Protocol):
-    """What is counted: a Case of a benchmark, or a stage of a plan."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def accumulation(self) -> int: ...
-    @property
-    def sequence_parallel(self) -> int: ...
-    @property
-    def local_length(self) -> int: ...
-    @property
-    def activation_policy(self) -> Policy: ...
-    def model(self) -> ModelConfig: ...
 
 
 @dataclass(frozen=True)
@@ -54,21 +34,6 @@ class Amount:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Of one optimizer step, on one rank."""
-
-    gemm_flops: Amount
-    """Of projections and MLP, in the step's precision."""
-    filter_flops: Amount
-    """Of the implicit filter's MLP and the head: float32 under any precision."""
-    fft_flops: Amount
-    """Of the long convolution's transforms."""
-    bytes_forward: float
-    """That the rank must send to others."""
-    bytes_backward: float
-
-
-@dataclass(frozen=True)
 class Rates:
     """Ceilings of the machine: what one rank reaches while all of them run."""
 
@@ -79,17 +44,11 @@ class Rates:
     """Flops a second of batched real transforms of the step's own length."""
     copy: float
     """Bytes a second, read and written."""
-    exchange: float | None
+    exchange: float | None = None
     """Bytes a second that a rank sends in an all-to-all; None without other ranks."""
 
 
-def step_work(case: Step, fft_points: int) -> Work:
-    """Everything above, for an optimizer step of M micro steps."""
-    forward, backward = exchange_bytes(case)
-    return Work(gemm_flops(case), filter_flops(case), fft_flops(case, fft_points), float(forward), float(backward))
-
-
-def gemm_flops(case: Step) -> Amount:
+def gemm_flops(shape: StepShape) -> Amount:
     """Projections and MLP of the blocks; a product of (a, b) and (b, c) is 2abc flops.
 
     Forward, a token and layer: projection D -> 3D and out projection D -> D are 6 D^2 + 2 D^2; the MLP D -> I -> D is
@@ -98,33 +57,36 @@ def gemm_flops(case: Step) -> Amount:
     for the backward of a layer); the MLP's first product, without `keep_inner`; the operator's forward, 8 D^2, without
     `keep_middle`.
     """
-    config, policy = case.model(), case.activation_policy
+    config, policy = shape.config, shape.activation_policy
     D, inner = config.width, config.mlp_width
-    tokens = case.batch * case.accumulation * case.local_length * case.layers
+    tokens = shape.batch * shape.accumulation * shape.local_length * shape.layers
     again = 0 if policy.keep_projections else 6 * D**2 * (1 if policy.hold_projections else 2)
     again += 0 if policy.keep_inner else 2 * D * inner
     again += 0 if policy.keep_middle else 8 * D**2
     return Amount(3.0 * tokens * (8 * D**2 + 4 * D * inner), float(tokens * again))
 
 
-def filter_flops(case: Step) -> Amount:
-    """The implicit filter's MLP, once an optimizer step whatever B and M, and the tied head.
+def filter_flops(shape: StepShape) -> Amount:
+    """The implicit filter's MLP, once an optimizer step whatever B and M.
 
     Forward, a position and layer: E -> F -> F -> F -> D is 2 (E F + 2 F^2 + F D) flops. Backward is twice that, less the
     gradient of the positions, 2 E F. Again: backward keeps nothing of the MLP and evaluates it once more (less the output
     product 2 F D); without `keep_filter`, at one micro step, the filter is evaluated again for backward's convolution.
-    The head, a token: 2 D V forward, twice that backward.
     """
-    config, policy = case.model(), case.activation_policy
+    config, policy = shape.config, shape.activation_policy
     E, F, D = config.filter_features, config.filter_width, config.width
-    positions = case.local_length * case.layers
+    positions = shape.local_length * shape.layers
     forward = 2 * (E * F + 2 * F**2 + F * D)
-    again = forward - 2 * F * D + (forward if evaluates_again(case, policy) else 0)
-    head = 3 * 2 * D * VOCABULARY * case.batch * case.accumulation * case.local_length
-    return Amount(float(positions * (3 * forward - 2 * E * F) + head), float(positions * again))
+    again = forward - 2 * F * D + (forward if evaluates_again(shape, policy) else 0)
+    return Amount(float(positions * (3 * forward - 2 * E * F)), float(positions * again))
 
 
-def fft_flops(case: Step, points: int) -> Amount:
+def head_flops(shape: StepShape) -> float:
+    """The tied head, float32 under any precision; a token: 2 D V forward, twice that backward."""
+    return 3.0 * 2 * shape.width * VOCABULARY * shape.batch * shape.accumulation * shape.local_length
+
+
+def fft_flops(shape: StepShape, points: int) -> Amount:
     """Real transforms of the long convolution, 2.5 n log2 n flops each (half of a complex one's 5 n log2 n).
 
     Least, a layer and one of the rank's d channels: forward transforms u and back y, for each of B M sequences; backward
@@ -133,17 +95,17 @@ def fft_flops(case: Step, points: int) -> Amount:
     Without `keep_convolution` y is made once more, B M; without `keep_middle` the operator's forward runs again,
     (2 B + 1) M.
     """
-    policy, B, M = case.activation_policy, case.batch, case.accumulation
+    policy, B, M = shape.activation_policy, shape.batch, shape.accumulation
     again = 2 * M - 2
     again += 0 if policy.keep_spectra else (B + 1) * M
     again += 0 if policy.keep_convolution else B * M
     again += 0 if policy.keep_middle else (2 * B + 1) * M
-    transforms = case.layers * case.width // case.sequence_parallel
+    transforms = shape.layers * shape.width // shape.sequence_parallel
     flops = 2.5 * points * math.log2(points)
     return Amount((4 * B * M + 2) * transforms * flops, again * transforms * flops)
 
 
-def exchange_bytes(case: Step) -> tuple[int, int]:
+def exchange_bytes(shape: StepShape) -> tuple[int, int]:
     """(forward, backward): the fewest bytes that a rank sends in all-to-alls under its policy.
 
     A shard is one activation tensor of the rank, B l D float32; an all-to-all keeps 1/P of it here. Forward moves one
@@ -152,32 +114,33 @@ def exchange_bytes(case: Step) -> tuple[int, int]:
     and no B, goes in once a step and its gradient out once; again in, when backward evaluates it again. Not counted: the
     halo of two tokens, and the sum of the parameters' gradients.
     """
-    policy, P = case.activation_policy, case.sequence_parallel
-    filter_shard = case.local_length * case.width * _FLOAT32
-    shards = case.batch * case.accumulation * filter_shard
+    policy, P = shape.activation_policy, shape.sequence_parallel
+    filter_shard = shape.local_length * shape.width * _FLOAT32
+    shards = shape.batch * shape.accumulation * filter_shard
     backward = 2 if policy.keep_convolution else 4
     backward += 0 if policy.keep_middle else 2
-    filters = 1 + evaluates_again(case, policy)
-    sent = [(2 * shards + filter_shard) * case.layers, (backward * shards + filters * filter_shard) * case.layers]
+    filters = 1 + evaluates_again(shape, policy)
+    sent = [(2 * shards + filter_shard) * shape.layers, (backward * shards + filters * filter_shard) * shape.layers]
     return sent[0] * (P - 1) // P, sent[1] * (P - 1) // P
 
 
-def least_seconds(work: Work, rates: Rates, precision: str, recompute: bool) -> dict[str, float]:
-    """Seconds of every part at the machine's ceilings; parts that overlap are not told apart."""
+def least_seconds(shape: StepShape, rates: Rates, recompute: bool) -> dict[str, float]:
+    """Seconds of every part of an optimizer step at the machine's ceilings; parts that overlap are not told apart."""
 
     def flops(amount: Amount) -> float:
         return amount.total if recompute else amount.minimum
 
-    gemm = rates.gemm_bfloat16 if precision == "bfloat16" else rates.gemm_float32
+    in_float32 = flops(filter_flops(shape)) + head_flops(shape)
+    gemm = rates.gemm_bfloat16 if shape.precision == "bfloat16" else rates.gemm_float32
     seconds = {
-        "gemm": flops(work.gemm_flops) / gemm + flops(work.filter_flops) / rates.gemm_float32,
-        "fft": flops(work.fft_flops) / rates.fft,
+        "gemm": flops(gemm_flops(shape)) / gemm + in_float32 / rates.gemm_float32,
+        "fft": flops(fft_flops(shape, fft_length(shape.context_length))) / rates.fft,
     }
     if rates.exchange:
-        seconds["exchange"] = (work.bytes_forward + work.bytes_backward) / rates.exchange
+        seconds["exchange"] = sum(exchange_bytes(shape)) / rates.exchange
     return seconds
 
 
-def evaluates_again(case: Step, policy: Policy) -> bool:
+def evaluates_again(shape: StepShape, policy: Policy) -> bool:
     """Whether backward evaluates the filter once more for its convolution."""
-    return not policy.keep_filter and case.accumulation == 1
+    return not policy.keep_filter and shape.accumulation == 1

@@ -69,7 +69,11 @@ def peak_memory_gib(compute: Compute) -> float:
     """Most that this rank has held since the start: device memory on a GPU, else resident memory."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    try:  # ru_maxrss also counts what the process was before it became this program
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def largest_of_ranks(values: Sequence[float], compute: Compute) -> list[float]:

@@ -46,6 +46,9 @@ MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 """Largest errors, relative to what was measured, of a prediction that holds."""
 
 
+_OF_A_CASE = ("context_length", "sequence_parallel", "policy", "width", "layers", "threads")
+
+
 def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each context length and grid."""
     unknown = sorted(set(options.context_length) - {length for length, _, _ in TABLE})
@@ -71,37 +74,28 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
             rows[length, sp] = row_of(case, measured, calibration)
             save(options.json, machine, [rows[key] for key in sorted(rows)])
     table = [rows[key] for key in sorted(rows)]
-    print_table(_COLUMNS, table)
-    for line in verdict(table):
-        print(f"  {line}")
-    print(f"  {describe_machine(machine)}; calibrated {calibration['date']} at {_calibrated()}")
+    lengths = ", ".join(f"{length:,}" for length, _ in STEPS)
+    calibrated = f"calibrated {calibration['date']} at {lengths} tokens on 1 and 2 ranks"
+    print_table(_COLUMNS, table, *verdict(table), f"{describe_machine(machine)}; {calibrated}")
     return table, machine
 
 
 def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) -> Row:
     """Measured beside predicted; errors are of the prediction, relative to what was measured."""
     sp = case.sequence_parallel
-    cluster = Cluster(1, sp, machine_device(calibration, sp))
-    predicted = predict(case.shape(), cluster)
-    seconds, gib = measured["wall_seconds"]["median"], measured["peak_memory_gib"]
+    predicted = predict(case.shape(), Cluster(1, sp, machine_device(calibration, sp)))
+    seconds, gib = predicted.time.seconds, predicted.memory.total / GIB
     return {
         "side": f"{case.context_length:,} tokens, sp {sp}",
         "status": "measured",
-        "context_length": case.context_length,
-        "sequence_parallel": sp,
-        "policy": case.policy,
-        "width": case.width,
-        "layers": case.layers,
-        "threads": case.threads,
-        "wall_seconds": measured["wall_seconds"],
-        "cpu_seconds": measured["cpu_seconds"],
-        "peak_memory_gib": gib,
-        "predicted_seconds": predicted.time.seconds,
+        **{name: getattr(case, name) for name in _OF_A_CASE},
+        **{name: measured[name] for name in ("wall_seconds", "cpu_seconds", "peak_memory_gib")},
+        "predicted_seconds": seconds,
         "predicted_parts": predicted.time.parts,
-        "predicted_gib": predicted.memory.total / GIB,
+        "predicted_gib": gib,
         "predicted_memory": {part: size / GIB for part, size in predicted.memory.parts.items()},
-        "time_error": predicted.time.seconds / seconds - 1,
-        "memory_error": predicted.memory.total / GIB / gib - 1,
+        "time_error": seconds / measured["wall_seconds"]["median"] - 1,
+        "memory_error": gib / measured["peak_memory_gib"] - 1,
         "calibration": calibration["date"],
     }
 
@@ -125,20 +119,13 @@ def _rows_so_far(path: str | None, calibration: dict[str, Any]) -> dict[tuple[in
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["machine"] != calibration["machine"]:
             return {}
+        kept = {(row["context_length"], row["sequence_parallel"]): row for row in found["rows"]}
         return {
-            (row["context_length"], row["sequence_parallel"]): row_of(_case(row, calibration), row, calibration)
-            for row in found["rows"]
+            (length, sp): row_of(calibration_case(length, sp, row["policy"], calibration["width"]), row, calibration)
+            for (length, sp), row in kept.items()
         }
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--json {path}: not a result of `hyena-ds bench plan`; name another file") from None
-
-
-def _case(row: Row, calibration: dict[str, Any]) -> Case:
-    return calibration_case(row["context_length"], row["sequence_parallel"], row["policy"], calibration["width"])
-
-
-def _calibrated() -> str:
-    return f"{', '.join(f'{length:,}' for length, _ in STEPS)} tokens on 1 and 2 ranks"
 
 
 _COLUMNS: list[Column] = [

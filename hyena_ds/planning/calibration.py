@@ -1,6 +1,6 @@
 """This machine as a device of a plan: its ceilings, and four constants fitted to a few short steps.
 
-    ceilings of 1, M ranks (planning/ceilings.py) --+
+    ceilings of 1, M ranks (bench/ceilings.py) --+
     steps at 2k to 131k tokens, on 1 and M ranks ---+--fit--> calibration.json --machine_device--> Device
 
 Two constants are of time: bytes a second of the tile-wise work, and what a step costs besides. Two are of memory: what a
@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hyena_ds.bench.case import Case
-from hyena_ds.bench.limits import say
+from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import now, spread
+from hyena_ds.bench.report import now, spread_of_turns, write_json
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -28,7 +30,6 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import write_whole
 from hyena_ds.runtime.local_ranks import usable_cores
 
 WIDTH, LAYERS = 128, 2
@@ -66,39 +67,28 @@ def default_path() -> Path:
 
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
     """A step on this machine, its sequence cut over all `ranks`."""
-    return Case(
-        length,
-        length,
-        width=width,
-        layers=layers,
-        sequence_parallel=ranks,
-        policy=policy,
-        threads=_THREADS,
-    )
+    shape: dict[str, Any] = {"width": width, "layers": layers, "sequence_parallel": ranks}
+    return Case(length, length, **shape, policy=policy, threads=_THREADS)
 
 
 def measure_step(case: Case, rounds: int) -> dict[str, Any]:
     """The trainer's own step in processes of its own: seconds of the slowest rank, peak memory of the largest."""
     P = case.sequence_parallel
-    with Ranks("hyena_ds.planning.ceilings:PlannedStep", P, True, case.threads, "tuned", case=case) as ranks:
-        ranks.ready()
-        prepared = ranks.ask("prepare")
+    with Ranks("hyena_ds.bench.engine_side:EngineSide", P, True, case.threads, "tuned", case=case) as ranks:
         ranks.ask("step")
         turns = [ranks.ask("step") for _ in range(rounds)]
-    return {
-        "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
-        "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),
-        "peak_memory_gib": max(answer["peak_memory_gib"] for answer in turns[-1]),
-        "machine": prepared[0]["machine"],
-    }
+        return {**spread_of_turns(turns), "machine": ranks.machine()}
 
 
 def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]:
     """Measure ceilings of one rank, of one a core and of `ranks`, and the steps that constants are fitted to."""
     cores = len(usable_cores())
     counts = sorted({1, min(ranks, cores), ranks})
-    ceilings = measure_ceilings(counts, width)
-    steps = []
+    ceilings, steps = {}, []
+    for count in counts:
+        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
+        found, _ = measure_ceilings(count, _THREADS, "pieces", width=width, lengths=CEILING_LENGTHS)
+        ceilings[str(count)] = found
     for count in counts:
         if count > cores and len(counts) > 1:
             continue
@@ -106,25 +96,10 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
             say(f"measuring a step of {length:,} tokens on {count} rank{'s' if count > 1 else ''}, {policy}")
             case = calibration_case(length, count, policy, width)
             measured = measure_step(case, rounds if length < STEPS[-1][0] else max(1, rounds - 1))
+            machine = measured.pop("machine")
             steps.append({**asdict(case), **measured})
-    described = steps[0]["machine"]
-    for step in steps:
-        del step["machine"]
-    found = {"format": _FORMAT, "date": now(), "machine": described, "width": width}
-    found |= {"ceilings": ceilings, "steps": steps}
-    return fitted(found)
-
-
-def measure_ceilings(counts: Sequence[int], width: int) -> dict[str, Any]:
-    """By the number of ranks that work at once."""
-    ceilings = {}
-    for count in counts:
-        say(f"measuring the ceilings of {count} rank{'s' if count > 1 else ''}")
-        worker = "hyena_ds.planning.ceilings:Ceilings"
-        with Ranks(worker, count, count > 1, _THREADS, "tuned", width=width, lengths=CEILING_LENGTHS) as group:
-            group.ready()
-            ceilings[str(count)] = _slowest(group.ask("measure"))
-    return ceilings
+    known = {"format": _FORMAT, "date": now(), "machine": machine, "width": width}
+    return fitted({**known, "ceilings": ceilings, "steps": steps})
 
 
 def fitted(found: dict[str, Any]) -> dict[str, Any]:
@@ -172,49 +147,28 @@ def _fit_memory(shapes: Sequence[StepShape], peaks: Sequence[float]) -> tuple[fl
 
 def _least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     """(x, y), neither negative, that make a x + b y nearest to c over all rows (a, b, c)."""
-    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    ac, bc = (sum(row[i] * row[2] for row in rows) for i in (0, 1))
-    determinant = aa * bb - ab * ab
-    if determinant > 1e-12 * aa * bb:
-        x, y = (bb * ac - ab * bc) / determinant, (aa * bc - ab * ac) / determinant
-        if x >= 0 and y >= 0:
-            return x, y
-    candidates = [(max(0.0, ac / aa) if aa else 0.0, 0.0), (0.0, max(0.0, bc / bb))]
-    return min(candidates, key=lambda c: sum((a * c[0] + b * c[1] - r) ** 2 for a, b, r in rows))
-
-
-def _slowest(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all ranks."""
-    found = {}
-    for name, value in answers[0].items():
-        values = [answer[name] for answer in answers]
-        if value is None:
-            continue
-        if name == "transforms":
-            found[name] = [[value[at][0], min(v[at][1] for v in values)] for at in range(len(value))]
-        else:
-            found[name] = max(values) if name in ("latency", "kernel") else min(values)
-    return found
+    table = np.array(rows)
+    candidates = []
+    for known in ([0, 1], [0], [1]):
+        found = np.zeros(2)
+        found[known] = np.linalg.lstsq(table[:, known], table[:, 2])[0]
+        candidates.append(found.clip(0.0) if len(known) == 1 else found)
+    allowed = [found for found in candidates if (found >= 0).all()]
+    x, y = min(allowed, key=lambda found: float(np.square(table[:, :2] @ found - table[:, 2]).sum()))
+    return float(x), float(y)
 
 
 def _rates(found: dict[str, Any], ranks: int, fit: Fit) -> Rates:
     """Of `ranks` ranks that were measured."""
     ceiling = found["ceilings"][str(ranks)]
-    links = Links(
-        ceiling.get("exchange", math.inf), ceiling.get("exchange", math.inf), *2 * (ceiling.get("latency", 0.0),)
-    )
-    on_gpu = "accelerator" in found["machine"]
+    exchange, latency = ceiling.get("exchange", math.inf), ceiling.get("latency", 0.0)
     return Rates(
-        ceiling["gemm_float32"],
-        ceiling["gemm_bfloat16"],
-        fit.pointwise,
-        ceiling["copy"],
-        links,
-        filter=ceiling["filter"],
+        **{name: ceiling[name] for name in ("gemm_float32", "gemm_bfloat16", "copy", "filter", "kernel")},
+        pointwise=fit.pointwise,
+        links=Links(exchange, exchange, latency, latency),
         transforms=tuple((int(points), float(rate)) for points, rate in ceiling["transforms"]),
-        kernel=ceiling["kernel"],
         step=fit.step,
-        asynchronous=on_gpu,
+        asynchronous="accelerator" in found["machine"],
     )
 
 
@@ -249,11 +203,7 @@ def machine_device(found: dict[str, Any], ranks: int) -> Device:
 
 def write_calibration(path: Path, found: dict[str, Any]) -> None:
     """Raises UserError where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(found, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--calibration {path}: {error.strerror or error}; name a file that can be written") from None
+    write_json("--calibration", path, found, make_parent=True)
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -266,10 +216,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         found = None
-    if (
-        not isinstance(found, dict)
-        or found.get("format") != _FORMAT
-        or not {"machine", "ceilings", "fits"} <= set(found)
-    ):
+    whole = isinstance(found, dict) and {"format", "machine", "ceilings", "fits"} <= set(found)
+    if not whole or found["format"] != _FORMAT:
         raise UserError(f"--calibration {path}: not a calibration of this version; measure again, with --calibrate")
     return found

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hyena_ds.bench.command import Commands, add_json, measurement
+from hyena_ds.bench.command import Commands, add_measurement, add_option
 from hyena_ds.config.limits import MOST_RANKS, check_count, whole_number
 from hyena_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from hyena_ds.config.schema import RunConfig
 
 _DEFAULT_DEVICES = 8
 
@@ -17,78 +21,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds plan`."""
     parser.add_argument("config", help="YAML file of a whole run")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this plan")
-    parser.add_argument("--nodes", type=whole_number, default=1, help="machines (default: 1)")
-    parser.add_argument(
-        "--devices-per-node",
-        type=whole_number,
-        help="ranks of a machine (default: 8; of this one, as many as it would start)",
-    )
-    parser.add_argument(
-        "--device", default="h200", help="b200, h200, h100, a100, a100-40gb, l40s or this (default: h200)"
-    )
+    add_option(parser, "--nodes", 1, "machines", type=whole_number)
+    devices: dict[str, Any] = {
+        "shown": f"{_DEFAULT_DEVICES}; of this one, as many as it would start",
+        "type": whole_number,
+    }
+    add_option(parser, "--devices-per-node", None, "ranks of a machine", **devices)
+    add_option(parser, "--device", "h200", "b200, h200, h100, a100, a100-40gb, l40s or this")
     parser.add_argument("--calibrate", action="store_true", help="measure this machine first, about 5 minutes")
-    parser.add_argument(
-        "--calibration", metavar="FILE", help="where its measurement is kept (default: the user's cache)"
-    )
-    parser.add_argument(
-        "--scaling", action="store_true", help="print a scaling study of its model, as in bench/scaling.md"
-    )
+    cache: dict[str, Any] = {"shown": "the user's cache", "metavar": "FILE"}
+    add_option(parser, "--calibration", None, "where its measurement is kept", **cache)
+    text = "print a scaling study of its model, as in bench/scaling.md"
+    parser.add_argument("--scaling", action="store_true", help=text)
     parser.add_argument("--plot", metavar="PNG", help="with --scaling: also draw it")
     parser.set_defaults(run=run)
 
 
-def add_measurement(commands: Commands) -> None:
+def add_plan_measurement(commands: Commands) -> None:
     """Add `plan` to the sub-commands of `hyena-ds bench`: what is predicted for this machine beside what is measured."""
     plan = commands.add_parser("plan", help="what `hyena-ds plan` predicts beside what is measured here")
     lengths = [1 << exponent for exponent in range(10, 21, 2)]
-    plan.add_argument("--context-length", type=int, nargs="+", default=lengths, help="rows to measure (default: all)")
-    plan.add_argument(
-        "--sequence-parallel", type=int, nargs="+", default=[1, 2, 4], help="ranks of a row (default: 1 2 4)"
-    )
-    plan.add_argument(
-        "--calibration", metavar="FILE", required=True, help="of this machine; measured first where there is none"
-    )
-    add_json(plan)
-    plan.set_defaults(run=measurement("hyena_ds.planning.accuracy"), rounds=1)
+    add_option(plan, "--context-length", lengths, "rows to measure", shown="all")
+    add_option(plan, "--sequence-parallel", [1, 2, 4], "ranks of a row")
+    text = "of this machine; measured first where there is none"
+    plan.add_argument("--calibration", metavar="FILE", required=True, help=text)
+    add_measurement(plan, "hyena_ds.planning.accuracy")
 
 
 def run(parsed: argparse.Namespace) -> int:
     """The exit code: 0 when every stage fits, else 1."""
-    from hyena_ds.cost.devices import published_device
+    from hyena_ds.config.loading import load_yaml
+    from hyena_ds.config.schema import RunConfig
 
     if parsed.plot is not None and not parsed.scaling:
         raise UserError("--plot: wanted --scaling with it, whose image it writes")
-    if parsed.scaling:
-        from hyena_ds.config.loading import load_yaml
-        from hyena_ds.config.schema import RunConfig
-        from hyena_ds.planning.scaling import draw, study, study_lines
-
-        found = study(load_yaml(parsed.config, RunConfig, parsed.overrides), published_device(parsed.device))
-        print("\n".join(study_lines(found)))
-        if parsed.plot is not None:
-            draw(found, parsed.plot)
-        return 0
-    return _plan(parsed)
+    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    return _scaling(parsed, config) if parsed.scaling else _plan(parsed, config)
 
 
-def _plan(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.loading import load_yaml
+def _scaling(parsed: argparse.Namespace, config: RunConfig) -> int:
+    from hyena_ds.cost.devices import published_device
+    from hyena_ds.planning.scaling import draw, study, study_page
+
+    found = study(config, published_device(parsed.device))
+    print(study_page(found), end="")
+    if parsed.plot is not None:
+        draw(found, parsed.plot)
+    return 0
+
+
+def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:
     from hyena_ds.config.names import check_new_name
-    from hyena_ds.config.schema import RunConfig
     from hyena_ds.cost.devices import Cluster, published_device
-    from hyena_ds.planning.calibration import (
-        calibrate,
-        default_path,
-        machine_device,
-        read_calibration,
-        write_calibration,
-    )
+    from hyena_ds.planning import calibration
     from hyena_ds.planning.plan import forecast
     from hyena_ds.planning.report import describe_plan
     from hyena_ds.runs.directory import RunDirectory
 
-    path = Path(parsed.calibration).expanduser() if parsed.calibration else default_path()
-    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    path = Path(parsed.calibration).expanduser() if parsed.calibration else calibration.default_path()
     check_new_name(config.name, RunDirectory(config).config_file, "name")
     check_count("--nodes", parsed.nodes, MOST_RANKS)
     check_count("--devices-per-node", parsed.devices_per_node, MOST_RANKS)
@@ -103,9 +93,12 @@ def _plan(parsed: argparse.Namespace) -> int:
             raise UserError(
                 f"--device: found {parsed.device} with --calibrate, which measures this machine; wanted this"
             )
-        write_calibration(path, calibrate(devices))
+        calibration.write_calibration(path, calibration.calibrate(devices))
         print(f"written: {path}", file=sys.stderr)
-    device = machine_device(read_calibration(path), devices) if here else published_device(parsed.device)
+    if here:
+        device = calibration.machine_device(calibration.read_calibration(path), devices)
+    else:
+        device = published_device(parsed.device)
     cluster = Cluster(parsed.nodes, devices, device)
     forecasts = forecast(config, cluster)
     print("\n".join(describe_plan(config, cluster, forecasts)))

@@ -16,7 +16,7 @@ from hyena_ds.config.arithmetic import StagePlan, divisors, plan_stages
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
 from hyena_ds.config.savings import Saving, savings
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.cost.devices import Cluster, Device
+from hyena_ds.cost.devices import Cluster
 from hyena_ds.cost.memory import Memory, peak_memory
 from hyena_ds.cost.shape import StepShape, shape_of_stage
 from hyena_ds.cost.step_time import StepTime, step_time
@@ -74,11 +74,8 @@ class Forecast:
 def predict(shape: StepShape, cluster: Cluster) -> Prediction:
     """Memory and time of a step."""
     memory = peak_memory(shape, cluster.device)
-    return Prediction(shape, memory, step_time(shape, cluster), fits(memory, cluster.device))
-
-
-def fits(memory: Memory, device: Device) -> bool:
-    return memory.total <= USABLE * device.memory
+    fits = memory.total <= USABLE * cluster.device.memory
+    return Prediction(shape, memory, step_time(shape, cluster), fits)
 
 
 class Search:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.policy import KEPT_UNITS
@@ -19,11 +20,12 @@ from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.step_time import PARTS
 from hyena_ds.planning.plan import USABLE, Prediction, Search, best_grid, predict
 from hyena_ds.plots import check_image, dress, line, panels
-from hyena_ds.text import number
+from hyena_ds.text import markdown_table, number
 
 DEVICES = tuple(8 << exponent for exponent in range(8))
 """8 to 1,024, eight to a machine."""
 CONTEXTS = tuple(1 << exponent for exponent in range(20, 27))
+_GRID = "grid, micro batch x micro steps, policy"
 _OF_A_NODE = 8
 _LENGTH = 1 << 20
 _SEQUENCES = 128
@@ -97,66 +99,36 @@ def _fewest(one_sequence: StepShape, device: Device) -> Prediction | None:
     return None
 
 
-def study_lines(found: Study) -> list[str]:
+def study_page(found: Study) -> str:
     """The study in Markdown."""
-    device, sheet, model = found.device, PUBLISHED[found.device.name], found.step.config
-    lines = [
-        "# Scaling, on paper",
-        "",
-        f"`hyena-ds plan configs/{found.name}.yaml --scaling --device {device.name} --plot bench/scaling.png` prints this page and draws the plot. Nothing in it was",
-        "measured on a GPU: it is the model of `hyena-ds plan` with published figures. The same model with measured ceilings is held",
-        "against measurement on a CPU in [RESULTS.md](RESULTS.md).",
-        "",
-        f"Model: {found.name}, width {model.width}, {model.layers} layers, {parameters(model):,} weights; {found.step.precision}, ZeRO stage {found.step.zero_stage}; a step of",
-        f"{_SEQUENCES} sequences of 2^20 tokens ({_SEQUENCES * _LENGTH / 1e6:.0f} million) unless said. For every row the fastest grid, micro batch and policy that fit.",
-        "",
-        "## Assumptions",
-        "",
-        "| what | value | from |",
-        "|---|---|---|",
-        f"| device | {device.name}: {sheet.memory_gib:g} GiB, {sheet.bandwidth / 1e12:g} TB/s, {sheet.float32 / 1e12:g} TF/s float32, {sheet.bfloat16 / 1e12:g} bfloat16 dense | {sheet.source} |",
-        f"| inside a machine, 8 devices | {sheet.link / 1e9:g} GB/s one way | the same |",
-        f"| between machines | {sheet.network / 1e9:g} GB/s one way a device | the same |",
-        f"| reached of these | products {REACHED.gemm:.0%}, memory {REACHED.memory:.0%}, links {REACHED.link:.0%} | assumed |",
-        f"| memory that a plan fills | {USABLE:.0%}, {device.process / GIB:g} GiB of it CUDA's, NCCL's and cuFFT's; {device.slack:.0%} allocator slack | assumed |",
-        "| elementwise work | every kernel of the code reads and writes device memory; nothing is fused | counted (`cost/traffic.py`) |",
-        "| a transform of n points | log2(n) / 8 passes through memory, rounded up, and padding and product | assumed |",
-        "| exchange | beside the transforms of other groups of channels; links inside and between machines at once | the code; assumed |",
-        f"| latency of a collective | {device.rates.links.latency_inside * 1e6:g} us inside, {device.rates.links.latency_between * 1e6:g} us between machines; {device.rates.kernel * 1e6:g} us to start a kernel; {device.rates.step * 1e3:g} ms a step | assumed |",
-        "| left out | validation, checkpoints, reading, congestion, slow devices, failures | |",
-        "",
-        "A kernel library that fuses the elementwise work would move every row: it is the largest part of a step.",
-        "",
-        "![scaling](scaling.png)",
-        "",
-        "## One sequence of 2^20 tokens on one device",
-        "",
-        *_policies(found.policies),
-        "",
-        "## Strong: one step of 128 sequences of 2^20 tokens on more devices",
-        "",
-        *_table(found.strong, "devices", strong=True),
-        "",
-        "## Weak in the batch: one sequence of 2^20 tokens a device",
-        "",
-        *_table(found.weak, "devices", strong=False),
-        "",
-        f"## Weak in the context: one sequence of {_TOKENS_OF_A_DEVICE:,} tokens a device, cut over all",
-        "",
-        *_table(found.weak_context, "devices", strong=False),
-        "",
-        "Transforms grow with log2(context), and from two machines on an exchange goes through the network: this is the price of",
-        f"sequence parallelism beyond a machine. A sequence is cut over at most {model.width} ranks, the width.",
-        "",
-        "## One sequence on the fewest devices that hold it",
-        "",
-        *_contexts(found.alone),
-        "",
-        f"## {_power(_TOGETHER)} tokens a step on 1,024 devices, by context",
-        "",
-        *_contexts(found.together),
-    ]
-    return lines
+    device = found.device
+    sheet, rates = PUBLISHED[device.name], device.rates
+    page = (Path(__file__).parent / "scaling.template").read_text(encoding="utf-8")
+    return page.format(
+        found=found,
+        device=device,
+        model=found.step.config,
+        weights=parameters(found.step.config),
+        sequences=_SEQUENCES,
+        millions=_SEQUENCES * _LENGTH / 1e6,
+        sheet=sheet,
+        terabytes=sheet.bandwidth / 1e12,
+        teraflops=(sheet.float32 / 1e12, sheet.bfloat16 / 1e12),
+        gigabytes=(sheet.link / 1e9, sheet.network / 1e9),
+        reached=REACHED,
+        usable=USABLE,
+        process=device.process / GIB,
+        microseconds=[1e6 * each for each in (rates.links.latency_inside, rates.links.latency_between, rates.kernel)],
+        milliseconds=rates.step * 1e3,
+        tokens_of_a_device=_TOKENS_OF_A_DEVICE,
+        together=_power(_TOGETHER),
+        policies=_policies(found.policies),
+        strong_table=_table(found.strong, strong=True),
+        weak_table=_table(found.weak, strong=False),
+        weak_context_table=_table(found.weak_context, strong=False),
+        alone_table=_contexts(found.alone),
+        together_table=_contexts(found.together),
+    )
 
 
 def _grid(found: Prediction) -> str:
@@ -177,52 +149,47 @@ def _efficiency(found: dict[int, Prediction]) -> dict[int, float]:
     return {ranks: value / first for ranks, value in each.items()}
 
 
-def _table(found: dict[int, Prediction], what: str, strong: bool) -> list[str]:
+def _table(found: dict[int, Prediction], strong: bool) -> str:
     efficiency = _efficiency(found)
-    last = "speed-up" if strong else "context"
-    rows = [
-        f"| {what} | grid, micro batch x micro steps, policy | GiB | s a step | exchange s | tokens/s | efficiency | {last} |"
-    ]
-    rows.append("|" + "---|" * 8)
-    if not found:
-        return [*rows, "| | no grid fits | | | | | | |"]
-    first = next(iter(found.values())).time.seconds
+    titles = f"devices | {_GRID} | GiB | s a step | exchange s | tokens/s | efficiency | "
+    titles += "speed-up" if strong else "context"
+    rows = []
     for ranks, one in found.items():
-        shown = number(first / one.time.seconds) if strong else _power(one.shape.context_length)
-        rows.append(
-            f"| {ranks:,} | {_grid(one)} | {number(one.memory.total / GIB)} | {number(one.time.seconds)} | "
-            f"{number(one.time.parts['exchange'])} | {_tokens_a_second(one):,.0f} | {efficiency[ranks]:.0%} | {shown} |"
-        )
-    return rows
+        speed_up = next(iter(found.values())).time.seconds / one.time.seconds
+        last = number(speed_up) if strong else _power(one.shape.context_length)
+        measures = (*_size_and_seconds(one, "exchange"), f"{efficiency[ranks]:.0%}", last)
+        rows.append((f"{ranks:,}", _grid(one), *measures))
+    return _lines(titles, rows or [("", "no grid fits", *[""] * 6)])
 
 
-def _policies(found: list[Prediction]) -> list[str]:
-    rows = ["| policy | GiB | s a step | " + " | ".join(f"{part} s" for part in PARTS) + " | tokens/s |"]
-    rows.append("|" + "---|" * (4 + len(PARTS)))
+def _policies(found: list[Prediction]) -> str:
+    titles = f"policy | GiB | s a step | {' | '.join(f'{part} s' for part in PARTS)} | tokens/s"
+    rows = []
     for one in found:
-        parts = " | ".join(number(one.time.parts[part]) for part in PARTS)
-        size = number(one.memory.total / GIB) + ("" if one.fits else ", does not fit")
-        rows.append(
-            f"| {one.shape.policy} | {size} | {number(one.time.seconds)} | {parts} | {_tokens_a_second(one):,.0f} |"
-        )
-    return rows
+        size, *others = _size_and_seconds(one, *PARTS)
+        rows.append((one.shape.policy, size + ("" if one.fits else ", does not fit"), *others))
+    return _lines(titles, rows)
 
 
-def _contexts(found: dict[int, Prediction | None]) -> list[str]:
-    rows = [
-        "| context | devices | grid, micro batch x micro steps, policy | GiB | s a step | FFT s | exchange s | tokens/s |"
-    ]
-    rows.append("|" + "---|" * 8)
+def _contexts(found: dict[int, Prediction | None]) -> str:
+    rows = []
     for length, one in found.items():
         if one is None:
-            rows.append(f"| {_power(length)} | no grid fits | | | | | | |")
-            continue
-        parts = one.time.parts
-        rows.append(
-            f"| {_power(length)} | {one.shape.ranks:,} | {_grid(one)} | {number(one.memory.total / GIB)} | "
-            f"{number(one.time.seconds)} | {number(parts['FFT'])} | {number(parts['exchange'])} | {_tokens_a_second(one):,.0f} |"
-        )
-    return rows
+            rows.append((_power(length), "no grid fits", *[""] * 6))
+        else:
+            measures = _size_and_seconds(one, "FFT", "exchange")
+            rows.append((_power(length), f"{one.shape.ranks:,}", _grid(one), *measures))
+    return _lines(f"context | devices | {_GRID} | GiB | s a step | FFT s | exchange s | tokens/s", rows)
+
+
+def _size_and_seconds(one: Prediction, *parts: str) -> tuple[str, ...]:
+    """Memory, seconds of a step and of some of its parts, and tokens a second."""
+    seconds = (one.time.seconds, *(one.time.parts[part] for part in parts))
+    return number(one.memory.total / GIB), *map(number, seconds), f"{_tokens_a_second(one):,.0f}"
+
+
+def _lines(titles: str, rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(markdown_table(titles.split(" | "), rows))
 
 
 def _power(length: int) -> str:

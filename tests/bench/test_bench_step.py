@@ -90,10 +90,9 @@ def test_a_side_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, caps
     [("killed", DidNotFit, "SIGKILL"), ("memory", DidNotFit, "MemoryError"), ("hangs", SideFailed, "planted")],
 )
 def test_a_rank_that_fails_ends_its_side(how: str, problem: type[Exception], text: str) -> None:
-    with Ranks("tests.bench.failing_side:FailingSide", 1, False, 1, "default", how=how) as ranks:
-        ranks.ready()
-        with pytest.raises(problem, match=text):
-            ranks.ask("step", last=True)
+    failing = Ranks("tests.bench.failing_side:FailingSide", 1, False, 1, "default", how=how)
+    with failing as ranks, pytest.raises(problem, match=text):
+        ranks.ask("step", last=True)
 
 
 def test_values_that_differ_are_not_timed() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyena_ds.bench.case import SEED, Case
-from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops
+from hyena_ds.cost.work import exchange_bytes, fft_flops, filter_flops, gemm_flops, head_flops
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
@@ -45,19 +45,20 @@ def test_counted_flops_are_those_of_the_formula(policy: str) -> None:
     run = ForwardPass(Layout.whole(case.context_length), policy=case.activation_policy)
     with MatrixFlops() as counted:
         NextToken(model).loss(ids_BL, ids_BL, run)[0].backward()
-    blocks, implicit = gemm_flops(case), filter_flops(case)
-    assert counted.total == pytest.approx(blocks.total + implicit.total, rel=0.03)
-    assert counted.total > blocks.minimum + implicit.minimum
+    blocks, implicit = gemm_flops(case.shape()), filter_flops(case.shape())
+    head = head_flops(case.shape())
+    assert counted.total == pytest.approx(blocks.total + implicit.total + head, rel=0.03)
+    assert counted.total > blocks.minimum + implicit.minimum + head
 
 
 def test_transforms_are_those_that_a_layer_needs() -> None:
     one = 2.5 * 1024 * 10 * 32 * 2  # a transform of 1,024 points of 32 channels in 2 layers
     single = replace(CASE, batch=1)
-    assert fft_flops(single, 1024).minimum == 6 * one
-    assert fft_flops(single, 1024).total == 8 * one
-    assert fft_flops(replace(single, policy="fastest"), 1024).total == 6 * one
-    assert fft_flops(replace(single, policy="lean"), 1024).total == 9 * one
-    assert fft_flops(replace(single, sequence_parallel=2), 1024).total == 4 * one
+    assert fft_flops(single.shape(), 1024).minimum == 6 * one
+    assert fft_flops(single.shape(), 1024).total == 8 * one
+    assert fft_flops(replace(single, policy="fastest").shape(), 1024).total == 6 * one
+    assert fft_flops(replace(single, policy="lean").shape(), 1024).total == 9 * one
+    assert fft_flops(replace(single, sequence_parallel=2).shape(), 1024).total == 4 * one
 
 
 @pytest.mark.parametrize(
@@ -67,10 +68,10 @@ def test_transforms_are_those_that_a_layer_needs() -> None:
 def test_least_bytes_are_activation_shards_and_the_filter(policy: str, forward: int, backward: int) -> None:
     case = replace(HALF, policy=policy)  # type: ignore[arg-type]
     layers, leaves = 2, 2  # of two ranks, each keeps half of a shard and sends half
-    assert exchange_bytes(case) == (forward * SHARD * layers // leaves, backward * SHARD * layers // leaves)
+    assert exchange_bytes(case.shape()) == (forward * SHARD * layers // leaves, backward * SHARD * layers // leaves)
 
 
 def test_the_filter_is_exchanged_once_however_many_micro_steps() -> None:
-    forward, backward = exchange_bytes(replace(HALF, accumulation=4))
+    forward, backward = exchange_bytes(replace(HALF, accumulation=4).shape())
     assert (forward, backward) == ((4 * 2 + 1) * SHARD, (4 * 2 + 1) * SHARD)
-    assert exchange_bytes(CASE) == (0, 0)
+    assert exchange_bytes(CASE.shape()) == (0, 0)

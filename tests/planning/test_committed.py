@@ -12,7 +12,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import published_device
 from hyena_ds.planning.accuracy import GRIDS, MEMORY_BOUND, TABLE, TIME_BOUND, row_of
 from hyena_ds.planning.calibration import STEPS, calibration_case, fitted, read_calibration
-from hyena_ds.planning.scaling import CONTEXTS, DEVICES, study, study_lines
+from hyena_ds.planning.scaling import CONTEXTS, DEVICES, study, study_page
 from tests.paths import ROOT
 
 RESULTS = ROOT / "bench" / "results"
@@ -46,7 +46,7 @@ def test_todays_model_is_within_its_bounds_of_what_was_measured(row: dict[str, A
 
 def test_the_study_is_what_the_command_prints() -> None:
     found = study(load_yaml(ROOT / "configs" / "large-1m.yaml", RunConfig), published_device("h200"))
-    assert (ROOT / "bench" / "scaling.md").read_text(encoding="utf-8") == "\n".join(study_lines(found)) + "\n"
+    assert (ROOT / "bench" / "scaling.md").read_text(encoding="utf-8") == study_page(found)
     assert (ROOT / "bench" / "scaling.png").stat().st_size > 10_000
     assert set(found.strong) == set(found.weak) == set(DEVICES) and max(DEVICES) == 1024
     assert set(found.together) == set(CONTEXTS) and max(CONTEXTS) == 1 << 26
