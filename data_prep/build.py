@@ -23,9 +23,7 @@ from tqdm import tqdm
 
 from data_prep import summary
 from data_prep.config import PrepConfig
-from data_prep.fasta import Genome, RecordScan, open_genome
 from data_prep.identity import RECORD_NAME, Identity, differences, identify, read_identity
-from data_prep.letters import LetterTable
 from data_prep.plan import PlannedShard, plan_shards
 from data_prep.regions import Division, divide
 from data_prep.workers import Interrupted, Job, write_shards
@@ -33,6 +31,9 @@ from data_prep.writer import ShardRecord
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import write_whole
+from hyena_ds.genome.fasta import Genome, open_genome
+from hyena_ds.genome.letters import LetterTable
+from hyena_ds.genome.scan import RecordScan
 
 
 def build(config: PrepConfig, config_name: str) -> str:

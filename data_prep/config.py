@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hyena_ds.config.loading import Invalid, load_yaml, to_plain
-from hyena_ds.data.shards import SPLITS
+from hyena_ds.genome.scan import LONGEST_NAME
+from hyena_ds.genome.splits import SPLITS
 
 DEFAULT_GIB = 64.0
 """GiB that a downloaded genome may have: the largest published ones, packed."""
 LONGEST_CHUNK = 2**30
 """A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
-LONGEST_NAME = 255
-"""Bytes of the name of an assembly or of a record."""
 
 
 MOST_ATTEMPTS = 1000

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.bed import MISSING
 from data_prep.config import PrepConfig
-from data_prep.fasta import check_readable
-from data_prep.packed import check_file, readable
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.files.whole import write_whole
+from hyena_ds.genome.bed import MISSING
+from hyena_ds.genome.fasta import check_readable
+from hyena_ds.genome.packed import check_file, readable
 
 RECORD_NAME = "prep.json"
 FORMAT = "hyena-ds prep 1"

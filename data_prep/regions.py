@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import bed, letters
-from data_prep.bed import Interval, Leak
 from data_prep.config import PrepConfig
-from data_prep.fasta import Genome
-from data_prep.letters import Counts
-from hyena_ds.data.shards import SPLITS
 from hyena_ds.errors import UserError
+from hyena_ds.genome import bed, letters
+from hyena_ds.genome.bed import Interval, Leak
+from hyena_ds.genome.fasta import Genome
+from hyena_ds.genome.letters import Counts
+from hyena_ds.genome.splits import SPLITS
 
 Span = tuple[int, int]
 BLOCK = 1 << 20

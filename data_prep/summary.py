@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import letters
 from data_prep.identity import Identity
 from data_prep.plan import PlannedShard
 from data_prep.regions import Division
 from data_prep.writer import ShardRecord
-from hyena_ds.data.shards import SPLITS, Chunk, ShardIndex
+from hyena_ds.data.shards import Chunk, ShardIndex
+from hyena_ds.genome import letters
+from hyena_ds.genome.splits import SPLITS
 
 SUMMARY_NAME = "SUMMARY.md"
 LEAKS_NAME = "LEAKS.txt"

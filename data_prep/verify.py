@@ -21,15 +21,15 @@ from tqdm import tqdm
 
 from data_prep.build import letter_table
 from data_prep.config import PrepConfig
-from data_prep.fasta import Genome, open_genome
 from data_prep.identity import differences, identify, read_identity
-from data_prep.letters import Bytes, letter_name
 from data_prep.plan import NAME_LETTERS, PlannedChunk, plan_shards
 from data_prep.regions import divide
 from data_prep.writer import make_chunk
 from hyena_ds.data.shards import Chunk, Shard, ShardIndex, map_tokens, read_index, sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.genome import tokenizer
+from hyena_ds.genome.fasta import Genome, open_genome
+from hyena_ds.genome.letters import Bytes, letter_name
 
 _NAMES = {token: name for name, token in (*tokenizer.LETTERS.items(), *tokenizer.SPECIALS.items())}
 

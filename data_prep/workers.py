@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from data_prep.fasta import Genome
-from data_prep.letters import LetterTable
 from data_prep.plan import PlannedShard
 from data_prep.writer import ShardRecord, write_shard
 from hyena_ds.errors import UserError
+from hyena_ds.genome.fasta import Genome
+from hyena_ds.genome.letters import LetterTable
 
 
 class Interrupted(UserError):

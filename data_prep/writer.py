@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import letters
-from data_prep.fasta import Genome
-from data_prep.letters import Bytes, Counts, LetterTable
 from data_prep.plan import PlannedChunk, PlannedShard
 from hyena_ds.data.shards import Chunk, sha256_of
 from hyena_ds.files.whole import to_disk, write_whole
-from hyena_ds.genome import tokenizer
+from hyena_ds.genome import letters, tokenizer
+from hyena_ds.genome.fasta import Genome
+from hyena_ds.genome.letters import Bytes, Counts, LetterTable
 
 OWNER = "hyena-ds"
 MODE = 0o644

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.genome.splits import SPLITS
 
 INDEX_NAME = "index.json"
 FORMAT = "hyena-ds shards 1"
-SPLITS = ("train", "valid", "test")
 MOST_BYTES = 2**30
 """An index in a directory may have so many: a few million chunks."""
 BEYOND = 2**62

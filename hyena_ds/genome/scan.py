@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import letters
-from data_prep.config import LONGEST_NAME
-from data_prep.letters import Counts
 from hyena_ds.errors import UserError
+from hyena_ds.genome import letters
+from hyena_ds.genome.letters import Counts
 
+LONGEST_NAME = 255
+"""Bytes of the name of a record, and of an assembly."""
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t"
 _CONTROL = [byte for byte in range(32) if byte not in b"\t\r\n"] + [127]

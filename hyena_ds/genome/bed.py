@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 
-from data_prep.packed import blocks
-from hyena_ds.data.shards import SPLITS
 from hyena_ds.errors import UserError
+from hyena_ds.genome.packed import blocks
+from hyena_ds.genome.splits import SPLITS
 
 LONGEST_LINE = 1 << 16
 LONGEST_NUMBER = 18

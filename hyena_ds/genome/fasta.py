@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from pyfaidx import Faidx, FastaIndexingError, FetchError
 
-from data_prep.letters import Bytes
-from data_prep.packed import COPY_BYTES, blocks, check_file, is_packed
-from data_prep.scan import RecordScan, Scanner
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import write_whole
+from hyena_ds.genome.letters import Bytes
+from hyena_ds.genome.packed import COPY_BYTES, blocks, check_file, is_packed
+from hyena_ds.genome.scan import RecordScan, Scanner
 
 _MISSING = "name an existing FASTA, or fetch one with `hyena-ds prep download`"
 
