@@ -45,6 +45,17 @@ class Identity:
     def to_json(self) -> str:
         return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
 
+    def difference(self, wanted: Identity) -> str:
+        """What changed from this prep to another one, in words."""
+        changed = [
+            f"'{key}' was {json.dumps(self.settings.get(key))} and is {json.dumps(value)}"
+            for key, value in wanted.settings.items()
+            if self.settings.get(key) != value
+        ]
+        changed += ["the FASTA has other bytes"] if self.fasta != wanted.fasta else []
+        changed += ["the BED has other bytes"] if self.bed != wanted.bed else []
+        return "; ".join(changed)
+
     def write(self, directory: Path) -> None:
         write_whole(directory / RECORD_NAME, self.to_json())
 
@@ -75,15 +86,3 @@ def read_identity(directory: Path) -> Identity | None:
         return Identity(raw["settings"], raw["fasta"], raw["bed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def differences(made: Identity, wanted: Identity) -> list[str]:
-    """What changed between two preps, in words."""
-    changed = [
-        f"'{key}' was {json.dumps(made.settings.get(key))} and is {json.dumps(value)}"
-        for key, value in json.loads(json.dumps(wanted.settings)).items()
-        if made.settings.get(key) != value
-    ]
-    changed += ["the FASTA has other bytes"] if made.fasta != wanted.fasta else []
-    changed += ["the BED has other bytes"] if made.bed != wanted.bed else []
-    return changed

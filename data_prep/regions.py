@@ -10,7 +10,7 @@ No base is in two regions, and regions of one split neither overlap nor touch. C
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.config import PrepConfig
 from hyena_ds.errors import UserError
 from hyena_ds.genome import bed, letters
-from hyena_ds.genome.bed import Interval, Leak
+from hyena_ds.genome.bed import Interval, Leak, Region
 from hyena_ds.genome.fasta import Genome
 from hyena_ds.genome.letters import Counts
 from hyena_ds.genome.splits import SPLITS
@@ -27,16 +27,6 @@ from hyena_ds.genome.splits import SPLITS
 Span = tuple[int, int]
 BLOCK = 1 << 20
 SHOWN_LEAKS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A run of bases that is cut into chunks; regions of one split are never adjacent."""
-
-    chromosome: str
-    start: int
-    end: int
-    split: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,10 @@ def _chosen(config: PrepConfig, config_name: str, lengths: dict[str, int]) -> li
     return [name for name in lengths if not config.chromosomes or name in config.chromosomes]
 
 
-def _unknown(config_name: str, key: str, name: str, holder: str, lengths: Iterable[str]) -> UserError:
-    known = list(lengths)
-    more = " …" if len(known) > 4 else ""
+def _unknown(config_name: str, key: str, name: str, holder: str, known: Collection[str]) -> UserError:
     return UserError(
         f"{config_name}: {key}: found the chromosome '{name}', which {holder} does not have "
-        f"(it has {', '.join(known[:4])}{more}); correct the name"
+        f"({bed.some(known)}); correct the name"
     )
 
 

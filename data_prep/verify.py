@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.build import letter_table
 from data_prep.config import PrepConfig
-from data_prep.identity import differences, identify, read_identity
+from data_prep.identity import identify, read_identity
 from data_prep.plan import NAME_LETTERS, PlannedChunk, plan_shards
 from data_prep.regions import divide
 from data_prep.writer import make_chunk
@@ -44,14 +43,14 @@ def verify(config: PrepConfig, config_name: str) -> str:
             f"{output}: found no readable prep.json, wanted shards of `hyena-ds prep build`; prepare them again"
         )
     wanted = identify(config)
-    if made.settings != json.loads(json.dumps(wanted.settings)):
-        changed = "; ".join(differences(made, dataclasses.replace(wanted, fasta=made.fasta, bed=made.bed)))
+    if made.settings != wanted.settings:
+        changed = made.difference(dataclasses.replace(wanted, fasta=made.fasta, bed=made.bed))
         raise UserError(f"{output}: was made with another config ({changed}); verify it with the config that made it")
     with _work_directory(output) as work:
         genome = open_genome(Path(config.fasta), Path(work), config.limits.fasta_bytes).genome
         plan = plan_shards(divide(config, config_name, genome).regions, config.chunk_length, config.chunks_per_shard)
         planned = {chunk.key: chunk for shard in plan for chunk in shard.chunks}
-        table = letter_table(config).tokens()
+        table = config.token_table()
         _check_shards(output, index, genome, planned, table)
         _check_nothing_missing(output, index, genome, planned, table)
         genome.close()
@@ -125,7 +124,7 @@ def _check_chunk(
             "prepare the shards again"
         )
     item = planned.get(chunk.key)
-    if item is None or PlannedChunk(item.number, chunk.chromosome, chunk.start, chunk.end, chunk.split) != item:
+    if item is None or PlannedChunk(chunk.chromosome, chunk.start, chunk.end, chunk.split, item.number) != item:
         raise UserError(
             f"{path}: the chunk '{chunk.key}' ({chunk.split} {place}) is not one that config and FASTA ask for; "
             "prepare the shards again"

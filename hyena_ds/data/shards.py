@@ -144,7 +144,7 @@ def parse_index(text: bytes, where: str) -> ShardIndex:
             assembly=raw["assembly"],
             chunk_length=raw["chunk_length"],
             shards=tuple(Shard(**shard) for shard in raw["shards"]),
-            chunks=tuple(_chunk(chunk) for chunk in raw["chunks"]),
+            chunks=tuple(chunk_from(chunk) for chunk in raw["chunks"]),
         )
         _check_shards(index)
         _check_chunks(index)
@@ -159,7 +159,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"found {name}, wanted numbers")
 
 
-def _chunk(raw: dict[str, Any]) -> Chunk:
+def chunk_from(raw: dict[str, Any]) -> Chunk:
+    """The chunk of a JSON object, whose types are not looked at."""
     runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
     return Chunk(**{**raw, **runs})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import data_prep.workers
+import data_prep.writer
 import hyena_ds.genome.fasta
 from hyena_ds.data.shards import read_index
 from hyena_ds.genome.bed import Interval
@@ -257,7 +257,7 @@ def test_a_disk_that_fills_while_a_genome_is_unpacked_is_not_left_full(workshop:
         patch.setattr("hyena_ds.files.whole.to_disk", lambda file: file.flush())
         outcome = workshop.run("build", workshop.config())
     assert outcome.code == 2 and "the disk is full" in outcome.sentence
-    assert [path.name for path in workshop.partial.iterdir() if path.suffix == ".tmp"] == []
+    assert [path.name for path in workshop.partial.iterdir() if path.suffix == ".partial"] == []
     assert workshop.build().code == 0
 
 
@@ -293,7 +293,7 @@ def test_work_on_tidy_input_from_before_is_gone_on_with(workshop: Workshop, monk
         patch.setattr(data_prep.build, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         assert workshop.run("build", workshop.config()).code == 130
     (workshop.partial / "genome.json").unlink()
-    monkeypatch.setattr(data_prep.workers, "write_shard", lambda *_: pytest.fail("a finished shard was written again"))
+    monkeypatch.setattr(data_prep.writer, "write_shard", lambda *_: pytest.fail("a finished shard was written again"))
     assert "discarding" not in workshop.build().err
 
 
