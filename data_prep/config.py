@@ -19,8 +19,6 @@ from hyena_ds.genome.letters import Bytes, token_table
 from hyena_ds.genome.scan import LONGEST_NAME
 from hyena_ds.genome.splits import SPLITS
 
-DEFAULT_GIB = 64.0
-"""GiB that a downloaded genome may have: the largest published ones, packed."""
 LONGEST_CHUNK = 2**30
 """A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
 
@@ -144,7 +142,7 @@ class DownloadConfig:
     """Attempts in a row that bring no byte before giving up; the pauses between them grow."""
     first_pause: float = 1.0
     """Seconds before the second attempt; each further pause is twice as long, 60 at most."""
-    gib: float = DEFAULT_GIB
+    gib: float = 64.0
     """GiB that the file may have; the download of a longer one is stopped there and thrown away."""
 
     def __post_init__(self) -> None:
