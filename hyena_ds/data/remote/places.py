@@ -1,7 +1,7 @@
 """Where a source's shards are: in a directory, or afar and in the node's cache.
 
     DIRECTORY ------------------------------> index, ShardReader
-    URL or command --index.json, fetched----> index, CachedShard --> ShardCache
+    URL or command --index.json, fetched----> index, ShardCache.read_into
 
 Whoever reads tokens does not know which.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 from hyena_ds.config.remote import CacheConfig, expanded, is_afar
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.remote.fetching import fetch_whole
-from hyena_ds.data.remote.shard_cache import CachedShard, ShardCache
+from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.remote.transfer import address_of, named
 from hyena_ds.data.shards import INDEX_NAME, Reader, Shard, ShardIndex, ShardReader, parse_index, read_index
 from hyena_ds.errors import LocalError, UserError
@@ -37,8 +38,8 @@ def read_indices(config: DataConfig, kept: bool = False) -> list[ShardIndex]:
 
 
 def reader(place: str, cache: CacheConfig, shard: Shard) -> Reader:
-    """The bytes of one shard."""
-    return CachedShard(ShardCache(cache), place, shard) if is_afar(place) else ShardReader(place, shard)
+    """What reads one shard."""
+    return partial(ShardCache(cache).read_into, place, shard) if is_afar(place) else ShardReader(place, shard).read_into
 
 
 def group_bytes(shards: list[Shard], shuffle_shards: int) -> int:
@@ -67,20 +68,14 @@ _known: dict[tuple[str, CacheConfig], ShardIndex] = {}
 
 def _index_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
     if (place, cache) not in _known:
-        _known[place, cache] = _read_from_afar(place, cache, kept)
+        path = cache.path / f"index-{hashlib.sha256(expanded(place).encode()).hexdigest()[:16]}.json"
+        if not (kept and path.is_file()):
+            _fetch_index(place, path, cache)
+        try:
+            _known[place, cache] = parse_index(path.read_bytes(), named(place, INDEX_NAME))
+        except OSError as error:
+            raise LocalError(f"{path}: the index that was fetched became unreadable ({error.strerror})") from None
     return _known[place, cache]
-
-
-def _read_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
-    where = named(place, INDEX_NAME)
-    path = cache.path / f"index-{hashlib.sha256(expanded(place).encode()).hexdigest()[:16]}.json"
-    if not (kept and path.is_file()):
-        _fetch_index(place, path, cache)
-    try:
-        index = parse_index(path.read_bytes(), where)
-    except OSError as error:
-        raise LocalError(f"{path}: the index that was fetched became unreadable ({error.strerror})") from None
-    return index
 
 
 def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
