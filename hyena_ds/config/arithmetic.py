@@ -175,17 +175,7 @@ def _steps(count: int) -> str:
     return f"{count:,} {'step' if count == 1 else 'steps'}"
 
 
-_HEADINGS = (
-    "stage",
-    "context",
-    "grid",
-    "batch",
-    "policy",
-    "steps",
-    "tokens",
-    "so far",
-    "learning rate",
-)
+_HEADINGS = ("stage", "context", "grid", "batch", "policy", "steps", "tokens", "so far", "learning rate")
 
 
 def _at_final(config: RunConfig) -> str:

@@ -29,7 +29,7 @@ class Ahead:
         self._cache = ShardCache(stream.sources.config.cache)
         self._room = stream.sources.config.cache.bytes
         self._steps: SimpleQueue[int | None] = SimpleQueue()
-        self._over = False
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="shards ahead")
 
     def start(self) -> None:
@@ -41,7 +41,7 @@ class Ahead:
 
     def close(self) -> None:
         """End the thread; one in the middle of a silent connection is left to end by itself."""
-        self._over = True
+        self._over.set()
         self._steps.put(None)
         self._thread.join(_LEAVES_SECONDS)
 
@@ -70,9 +70,9 @@ class Ahead:
 
     def _fetch(self, wanted: list[tuple[str, Shard]]) -> None:
         for place, shard in wanted:
-            if self._over:
+            if self._over.is_set():
                 return
             try:
-                self._cache.fetch(place, shard, wait=False, stopped=lambda: self._over)
+                self._cache.fetch(place, shard, wait=False, stopped=self._over)
             except (UserError, Stopped):
                 return

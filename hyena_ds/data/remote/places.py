@@ -13,6 +13,7 @@ import hashlib
 import os
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from hyena_ds.config.remote import CacheConfig, expanded, is_afar
 from hyena_ds.config.schema import DataConfig
@@ -83,7 +84,7 @@ def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
-        fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, what="index")
+        fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, Event(), what="index")
         part.replace(path)
     except OSError as error:
         raise LocalError(

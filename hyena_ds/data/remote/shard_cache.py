@@ -16,9 +16,10 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,17 +81,17 @@ class ShardCache:
         """Whether the shard is here. It may be gone a moment later."""
         return _size(self._tar(shard)) == shard.bytes
 
-    def fetch(self, place: str, shard: Shard, wait: bool = True, stopped: Callable[[], bool] = lambda: False) -> None:
+    def fetch(self, place: str, shard: Shard, wait: bool = True, stopped: Event | None = None) -> None:
         """Make the shard be here. With `wait` false, a shard that another process fetches is left to it.
 
-        Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` says so.
+        Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` is set.
         """
         with self._in_words(place, shard):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self._lock_of(place, shard, wait)
             if lock is not None:
                 with _held(lock):
-                    self._fetch_locked(place, shard, lock, stopped)
+                    self._fetch_locked(place, shard, lock, stopped or Event())
 
     def remove_damaged(self, shards: list[Shard], share: int = 0) -> None:
         """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again.
@@ -150,7 +151,7 @@ class ShardCache:
                 raise LocalError(failure.removeprefix(_FAILED))
         return lock
 
-    def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Callable[[], bool]) -> None:
+    def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Event) -> None:
         if self.has(shard):
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 _touch(self._tar(shard))  # somebody is about to use it
