@@ -29,7 +29,7 @@ from data_prep.summary import LEAKS_NAME, SUMMARY_NAME, Summary
 from data_prep.writer import Interrupted, Job, ShardRecord, write_shards
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import write_whole
+from hyena_ds.files.whole import sync_directory, write_whole
 from hyena_ds.genome.fasta import Genome, open_genome
 from hyena_ds.genome.scan import RecordScan
 
@@ -248,15 +248,6 @@ def _finish(
 
 
 def _publish(complete: Path, output: Path) -> None:
-    _sync_directory(complete)
+    sync_directory(complete)
     os.rename(complete, output)
-    _sync_directory(output.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Names survive a power cut only when their directory is on the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_directory(output.parent)

@@ -13,10 +13,10 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.config import PrepConfig
@@ -50,9 +50,9 @@ def verify(config: PrepConfig, config_name: str) -> str:
         genome = open_genome(Path(config.fasta), Path(work), config.limits.fasta_bytes).genome
         plan = plan_shards(divide(config, config_name, genome).regions, config.chunk_length, config.chunks_per_shard)
         planned = {chunk.key: chunk for shard in plan for chunk in shard.chunks}
-        table = config.token_table()
-        _check_shards(output, index, genome, planned, table)
-        _check_nothing_missing(output, index, genome, planned, table)
+        comparison = _Comparison(output, index, genome, planned, config.token_table())
+        comparison.check_shards()
+        comparison.check_nothing_missing()
         genome.close()
     bases = sum(chunk.length for chunk in index.chunks)
     return (
@@ -74,65 +74,79 @@ def _work_directory(output: Path) -> Iterator[str]:
         ) from None
 
 
-def _check_shards(
-    output: Path, index: ShardIndex, genome: Genome, planned: dict[str, PlannedChunk], table: Bytes
-) -> None:
-    by_shard: dict[int, list[Chunk]] = {}
-    for chunk in index.chunks:
-        by_shard.setdefault(chunk.shard, []).append(chunk)
-    with tqdm(total=sum(chunk.length for chunk in index.chunks), unit="base", unit_scale=True, desc="verify") as bar:
-        for position, shard in enumerate(index.shards):
-            digest_agrees = sha256_of(output / shard.file) == shard.sha256
-            tokens = map_tokens(output, shard)
-            for chunk in by_shard.get(position, []):
-                _check_chunk(output / shard.file, chunk, tokens, genome, planned, table, digest_agrees)
-                bar.update(chunk.length)
-            if not digest_agrees:
-                raise UserError(
-                    f"{output / shard.file}: its tokens agree with the FASTA, but its bytes do not match the SHA-256 "
-                    "in the index: the tar's own structure or metadata is damaged; prepare the shards again"
-                )
-            try:
-                _check_members(output, shard, by_shard.get(position, []))
-            except (tarfile.TarError, ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{output / shard.file}: cannot be read as a tar of chunks ({error}); prepare the shards again"
-                ) from None
+@dataclass(frozen=True)
+class _Comparison:
+    """Shards, and what should be in them."""
 
+    output: Path
+    index: ShardIndex
+    genome: Genome
+    planned: dict[str, PlannedChunk]
+    """By the chunk's key."""
+    table: Bytes
 
-def _check_chunk(
-    path: Path,
-    chunk: Chunk,
-    tokens: NDArray[np.uint8],
-    genome: Genome,
-    planned: dict[str, PlannedChunk],
-    table: Bytes,
-    digest_agrees: bool,
-) -> None:
-    place = f"{chunk.chromosome}:{chunk.start}-{chunk.end}"
-    if not 0 <= chunk.start < chunk.end <= genome.lengths().get(chunk.chromosome, 0):
-        raise UserError(f"{path}: holds {place}, which the FASTA does not have; is it of another assembly?")
-    text = genome.read(chunk.chromosome, chunk.start, chunk.end)
-    expected = table[text]
-    found = tokens[chunk.offset : chunk.offset + chunk.length]
-    if not np.array_equal(found, expected):
-        at = int(np.flatnonzero(found != expected)[0])
-        blame = "the FASTA is not the one they were made from" if digest_agrees else "the shard is damaged"
-        raise UserError(
-            f"{path}: {chunk.chromosome}:{chunk.start + at} (byte {chunk.offset + at} of the tar): found token "
-            f"{_token(found[at])}, wanted {_token(expected[at])} for the letter {letter_name(int(text[at]))}; {blame}, "
-            "prepare the shards again"
-        )
-    item = planned.get(chunk.key)
-    if item is None or PlannedChunk(chunk.chromosome, chunk.start, chunk.end, chunk.split, item.number) != item:
-        raise UserError(
-            f"{path}: the chunk '{chunk.key}' ({chunk.split} {place}) is not one that config and FASTA ask for; "
-            "prepare the shards again"
-        )
-    made = make_chunk(item, chunk.assembly, text, table)
-    again = None if made is None else dataclasses.replace(made[1], shard=chunk.shard, offset=chunk.offset)
-    if again != chunk:
-        raise UserError(f"{path}: the index is wrong about the chunk '{chunk.key}'; prepare the shards again")
+    def check_shards(self) -> None:
+        output, index = self.output, self.index
+        by_shard: dict[int, list[Chunk]] = {}
+        for chunk in index.chunks:
+            by_shard.setdefault(chunk.shard, []).append(chunk)
+        with tqdm(
+            total=sum(chunk.length for chunk in index.chunks), unit="base", unit_scale=True, desc="verify"
+        ) as bar:
+            for position, shard in enumerate(index.shards):
+                digest_agrees = sha256_of(output / shard.file) == shard.sha256
+                tokens = map_tokens(output, shard)
+                for chunk in by_shard.get(position, []):
+                    self._check_chunk(output / shard.file, chunk, tokens, digest_agrees)
+                    bar.update(chunk.length)
+                if not digest_agrees:
+                    raise UserError(
+                        f"{output / shard.file}: its tokens agree with the FASTA, but its bytes do not match the SHA-256 "
+                        "in the index: the tar's own structure or metadata is damaged; prepare the shards again"
+                    )
+                try:
+                    _check_members(output, shard, by_shard.get(position, []))
+                except (tarfile.TarError, ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{output / shard.file}: cannot be read as a tar of chunks ({error}); prepare the shards again"
+                    ) from None
+
+    def _check_chunk(self, path: Path, chunk: Chunk, tokens: Bytes, digest_agrees: bool) -> None:
+        place = f"{chunk.chromosome}:{chunk.start}-{chunk.end}"
+        if not 0 <= chunk.start < chunk.end <= self.genome.lengths().get(chunk.chromosome, 0):
+            raise UserError(f"{path}: holds {place}, which the FASTA does not have; is it of another assembly?")
+        text = self.genome.read(chunk.chromosome, chunk.start, chunk.end)
+        expected = self.table[text]
+        found = tokens[chunk.offset : chunk.offset + chunk.length]
+        if not np.array_equal(found, expected):
+            at = int(np.flatnonzero(found != expected)[0])
+            blame = "the FASTA is not the one they were made from" if digest_agrees else "the shard is damaged"
+            raise UserError(
+                f"{path}: {chunk.chromosome}:{chunk.start + at} (byte {chunk.offset + at} of the tar): found token "
+                f"{_token(found[at])}, wanted {_token(expected[at])} for the letter {letter_name(int(text[at]))}; {blame}, "
+                "prepare the shards again"
+            )
+        item = self.planned.get(chunk.key)
+        if item is None or PlannedChunk(chunk.chromosome, chunk.start, chunk.end, chunk.split, item.number) != item:
+            raise UserError(
+                f"{path}: the chunk '{chunk.key}' ({chunk.split} {place}) is not one that config and FASTA ask for; "
+                "prepare the shards again"
+            )
+        made = make_chunk(item, chunk.assembly, text, self.table)
+        again = None if made is None else dataclasses.replace(made[1], shard=chunk.shard, offset=chunk.offset)
+        if again != chunk:
+            raise UserError(f"{path}: the index is wrong about the chunk '{chunk.key}'; prepare the shards again")
+
+    def check_nothing_missing(self) -> None:
+        present = {chunk.key for chunk in self.index.chunks}
+        for key, item in self.planned.items():
+            if key not in present:
+                text = self.genome.read(item.chromosome, item.start, item.end)
+                if make_chunk(item, self.index.assembly, text, self.table) is not None:
+                    raise UserError(
+                        f"{self.output}: {item.chromosome}:{item.start}-{item.end} ({item.split}) holds bases, but no shard has "
+                        "it; prepare the shards again"
+                    )
 
 
 def _token(token: np.uint8) -> str:
@@ -155,17 +169,3 @@ def _check_members(output: Path, shard: Shard, chunks: list[Chunk]) -> None:
             place = members[f"{chunk.key}.tokens"]
             if (place.offset_data, place.size) != (chunk.offset, chunk.length):
                 raise UserError(f"{path}: {chunk.key}.tokens is not where the index says; prepare the shards again")
-
-
-def _check_nothing_missing(
-    output: Path, index: ShardIndex, genome: Genome, planned: dict[str, PlannedChunk], table: Bytes
-) -> None:
-    present = {chunk.key for chunk in index.chunks}
-    for key, item in planned.items():
-        if key not in present:
-            text = genome.read(item.chromosome, item.start, item.end)
-            if make_chunk(item, index.assembly, text, table) is not None:
-                raise UserError(
-                    f"{output}: {item.chromosome}:{item.start}-{item.end} ({item.split}) holds bases, but no shard has "
-                    "it; prepare the shards again"
-                )

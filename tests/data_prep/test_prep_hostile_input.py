@@ -165,9 +165,7 @@ def test_a_packed_bed_that_unpacks_without_end_takes_little_memory(workshop: Wor
     workshop.write("genome.fa", CLEAN)
     workshop.write("r.bed", bomb(b"a 0 10 train\n", block, 150))
     config = workshop.config(splits={"bed": str(workshop.directory / "r.bed")})
-    script = (
-        f"import sys; from data_prep.__main__ import main; code = main(sys.argv[1:]); print({PEAK_MIB}); sys.exit(code)"
-    )
+    script = f"import sys; from hyena_ds.cli import main; code = main(['prep', *sys.argv[1:]]); print({PEAK_MIB}); sys.exit(code)"
     done = subprocess.run(
         [sys.executable, "-c", script, "build", config], capture_output=True, text=True, timeout=60, check=False
     )
