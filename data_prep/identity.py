@@ -7,6 +7,7 @@ Paths, times, machines and the number of workers are no part of it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -34,17 +35,6 @@ class Identity:
     """`bytes` and `sha256` of the file as it was given."""
     bed: dict[str, Any] | None
 
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of everything the shards' bytes depend on."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
-
-    def _content(self) -> dict[str, Any]:
-        return {"format": FORMAT, "settings": self.settings, "fasta": self.fasta, "bed": self.bed}
-
-    def to_json(self) -> str:
-        return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
-
     def difference(self, wanted: Identity) -> str:
         """What changed from this prep to another one, in words."""
         changed = [
@@ -57,7 +47,10 @@ class Identity:
         return "; ".join(changed)
 
     def write(self, directory: Path) -> None:
-        write_whole(directory / RECORD_NAME, self.to_json())
+        """Write prep.json, with a SHA-256 of everything that the shards' bytes depend on."""
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        content["fingerprint"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        write_whole(directory / RECORD_NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def identify(config: PrepConfig) -> Identity:

@@ -68,17 +68,17 @@ def divide(config: PrepConfig, config_name: str, genome: Genome) -> Division:
 
 
 def _chosen(config: PrepConfig, config_name: str, lengths: dict[str, int]) -> list[str]:
-    for name in config.chromosomes:
-        if name not in lengths:
-            raise _unknown(config_name, "chromosomes", name, config.fasta, lengths)
+    _check_known(config_name, "chromosomes", config.chromosomes, config.fasta, lengths)
     return [name for name in lengths if not config.chromosomes or name in config.chromosomes]
 
 
-def _unknown(config_name: str, key: str, name: str, holder: str, known: Collection[str]) -> UserError:
-    return UserError(
-        f"{config_name}: {key}: found the chromosome '{name}', which {holder} does not have "
-        f"({bed.some(known)}); correct the name"
-    )
+def _check_known(config_name: str, key: str, names: Collection[str], holder: str, known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{config_name}: {key}: found the chromosome '{name}', which {holder} does not have "
+                f"({bed.some(known)}); correct the name"
+            )
 
 
 def _by_chromosome(
@@ -86,12 +86,10 @@ def _by_chromosome(
 ) -> Division:
     owner: dict[str, str] = {}
     for split, names in rule.items():
-        for name in names:
-            if name not in lengths:
-                raise _unknown(config_name, f"splits.by_chromosome.{split}", name, "the FASTA", lengths)
-            if name not in chosen:
-                raise _unknown(config_name, f"splits.by_chromosome.{split}", name, "the list 'chromosomes'", chosen)
-            owner[name] = split
+        key = f"splits.by_chromosome.{split}"
+        _check_known(config_name, key, names, "the FASTA", lengths)
+        _check_known(config_name, key, names, "the list 'chromosomes'", chosen)
+        owner.update(dict.fromkeys(names, split))
     for split, names in rule.items():
         if not names:
             owner.update((name, split) for name in chosen if name not in owner)

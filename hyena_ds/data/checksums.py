@@ -73,7 +73,7 @@ class Checksums:
         known = before is not None and any(known.get(file.name) == [*before, sha256] for known in self._known)
         if not known and sha256_of(file) != sha256:
             return False
-        if before is not None and before == self._state(file) and _is_settled(before):
+        if before is not None and before == self._state(file) and time.time_ns() - max(before[3:]) > _YOUNG_NS:
             self._found[file.name] = [*before, sha256]
         return True
 
@@ -84,10 +84,6 @@ class Checksums:
         except OSError:
             return None
         return state.st_dev, state.st_ino, state.st_size, *(getattr(state, name) for name in self._times)
-
-
-def _is_settled(state: tuple[int, ...]) -> bool:
-    return time.time_ns() - max(state[3:]) > _YOUNG_NS
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -43,18 +43,14 @@ def reader(place: str, cache: CacheConfig, shard: Shard) -> Reader:
     return partial(ShardCache(cache).read_into, place, shard) if is_afar(place) else ShardReader(place, shard).read_into
 
 
-def group_bytes(shards: list[Shard], shuffle_shards: int) -> int:
-    """The most that a group of shards may take, in whatever order an epoch has them."""
-    return sum(sorted((shard.bytes for shard in shards), reverse=True)[:shuffle_shards])
-
-
 def check_room(config: DataConfig, indices: list[ShardIndex]) -> None:
     """Raise UserError unless the cache has room for what is read from at one time."""
     needed = 0
     for source, index in zip(config.sources, indices, strict=True):
         if is_afar(source.shards):
-            train = [shard for shard in index.shards if shard.split == "train"]
-            needed += max([group_bytes(train, config.shuffle_shards), *(shard.bytes for shard in index.shards)])
+            train = sorted((shard.bytes for shard in index.shards if shard.split == "train"), reverse=True)
+            group = sum(train[: config.shuffle_shards])  # the most, in whatever order an epoch has them
+            needed += max([group, *(shard.bytes for shard in index.shards)])
     if needed > config.cache.bytes:
         raise UserError(
             f"data.cache.gib: found {config.cache.gib:g}, wanted at least {needed / 2**30:.3g}: windows are shuffled "
