@@ -21,18 +21,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import summary
 from data_prep.config import PrepConfig
-from data_prep.fasta import Genome, RecordScan, open_genome
-from data_prep.identity import RECORD_NAME, Identity, differences, identify, read_identity
-from data_prep.letters import LetterTable
+from data_prep.identity import RECORD_NAME, Identity, identify, read_identity
 from data_prep.plan import PlannedShard, plan_shards
 from data_prep.regions import Division, divide
-from data_prep.workers import Interrupted, Job, write_shards
-from data_prep.writer import ShardRecord
+from data_prep.summary import LEAKS_NAME, SUMMARY_NAME, Summary
+from data_prep.writer import Interrupted, Job, ShardRecord, write_shards
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import write_whole
+from hyena_ds.files.whole import sync_directory, write_whole
+from hyena_ds.genome.fasta import Genome, open_genome
+from hyena_ds.genome.scan import RecordScan
 
 
 def build(config: PrepConfig, config_name: str) -> str:
@@ -51,7 +50,11 @@ def build(config: PrepConfig, config_name: str) -> str:
         opened = open_genome(Path(config.fasta), work, config.limits.fasta_bytes)
         genome = opened.genome
         if opened.renewed:
-            _discard(work, "that of an earlier version, which counted blanks or line ends of the FASTA as bases")
+            earlier = "that of an earlier version, which counted blanks or line ends of the FASTA as bases"
+            _say(f"{work}: discarding the unfinished work: it is {earlier}")
+            shutil.rmtree(work / "complete", ignore_errors=True)
+            shutil.rmtree(work / "shards")
+            (work / "shards").mkdir()
         division = divide(config, config_name, genome)
         genome.close()
         _refuse_other_letters(config, division, opened.records)
@@ -59,57 +62,45 @@ def build(config: PrepConfig, config_name: str) -> str:
         records = _write(config, genome, plan, work)
         if identify(config) != identity:
             raise UserError(f"{config.fasta}: the input changed while it was read; run the same command again")
-        told = _finish(config, config_name, identity, division, plan, records, opened.blanks, work)
+        made = _finish(config, config_name, identity, division, plan, records, opened.blanks, work)
         _publish(work / "complete", output)
-    return told
+    return made.short(output)
 
 
-def letter_table(config: PrepConfig) -> LetterTable:
-    """The letter rules of the config."""
-    return LetterTable(config.fold_case, config.ambiguous_letters == "n", config.other_letters == "n")
+def _say(text: str) -> None:
+    print(f"hyena-ds prep: {text}", file=sys.stderr)
 
 
 def _is_complete(output: Path, identity: Identity) -> bool:
     try:
-        return _holds(output, identity)
+        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+            return False
+        made = read_identity(output) if output.is_dir() else None
+        if made is None:
+            raise UserError(
+                f"{output}: exists and holds no shards of this program; name another 'output', or move it away"
+            )
+        if made != identity:
+            raise UserError(
+                f"{output}: holds shards of another config or input ({made.difference(identity)}); "
+                "name another 'output', or remove that directory"
+            )
+        read_index(output)
+        return True
     except OSError as error:
         raise UserError(f"{output}: cannot be looked at ({error.strerror}); name another 'output'") from None
-
-
-def _holds(output: Path, identity: Identity) -> bool:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    made = read_identity(output) if output.is_dir() else None
-    if made is None:
-        raise UserError(f"{output}: exists and holds no shards of this program; name another 'output', or move it away")
-    if made.fingerprint != identity.fingerprint:
-        raise UserError(
-            f"{output}: holds shards of another config or input ({'; '.join(differences(made, identity))}); "
-            "name another 'output', or remove that directory"
-        )
-    read_index(output)
-    return True
 
 
 def _remove_leftover(partial: Path, identity: Identity) -> None:
     """What a run leaves that was interrupted between its last rename and its last clean-up. Other work stays."""
     left = read_identity(partial)
-    if left is not None and left.fingerprint == identity.fingerprint:
+    if left == identity:
         shutil.rmtree(partial)
     elif left is not None:
-        print(
-            f"hyena-ds prep: {partial}: unfinished work of another config or input "
-            f"({'; '.join(differences(left, identity))}) is left there; remove it, or build with that config",
-            file=sys.stderr,
+        why = left.difference(identity)
+        _say(
+            f"{partial}: unfinished work of another config or input ({why}) is left there; remove it, or build with that config"
         )
-
-
-def _discard(work: Path, what: str) -> None:
-    """Shards that an interrupted run wrote, and what it made of them."""
-    print(f"hyena-ds prep: {work}: discarding the unfinished work: it is {what}", file=sys.stderr)
-    shutil.rmtree(work / "complete", ignore_errors=True)
-    shutil.rmtree(work / "shards")
-    (work / "shards").mkdir()
 
 
 @contextmanager
@@ -117,8 +108,8 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
     """OUTPUT.partial, locked; removed at the end and after a user's mistake, kept after any other interruption."""
     created: list[Path] = []
     try:
-        created = _missing_parents(partial)
-        resumed = _open_partial(partial, identity)
+        created = [parent for parent in partial.parents if not parent.exists()]  # the innermost first
+        made = _open_partial(partial)
         lock = os.open(partial, os.O_RDONLY)
     except OSError as error:
         for directory in created:
@@ -132,8 +123,10 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Interrupted(f"{partial}: another prep is writing it; wait for it, or name another 'output'") from None
-        if not resumed:
-            _say_what_is_discarded(partial, identity)
+        if made != identity:
+            if made is not None:
+                why = made.difference(identity)
+                _say(f"{partial}: discarding the unfinished work of another config or input ({why})")
             for stale in partial.iterdir():
                 shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             identity.write(partial)
@@ -162,28 +155,13 @@ def _work_directory(partial: Path, identity: Identity) -> Iterator[Path]:
     shutil.rmtree(partial)
 
 
-def _say_what_is_discarded(partial: Path, identity: Identity) -> None:
-    made = read_identity(partial)
-    if made is not None:
-        why = "; ".join(differences(made, identity))
-        print(
-            f"hyena-ds prep: {partial}: discarding the unfinished work of another config or input ({why})",
-            file=sys.stderr,
-        )
-
-
-def _missing_parents(path: Path) -> list[Path]:
-    """Parents that do not exist yet, the innermost first."""
-    return [parent for parent in path.parents if not parent.exists()]
-
-
-def _open_partial(partial: Path, identity: Identity) -> bool:
-    """Make sure the directory is there and ours; True when it holds work on the same config and input."""
+def _open_partial(partial: Path) -> Identity | None:
+    """Make sure the directory is there and ours; what the work in it is made from, if there is any."""
     partial.mkdir(parents=True, exist_ok=True)
     made = read_identity(partial)
     if made is None and any(path.name not in (RECORD_NAME, f".{RECORD_NAME}.partial") for path in partial.iterdir()):
         raise UserError(f"{partial}: exists and is not the work of an interrupted prep; move it away")
-    return made is not None and made.fingerprint == identity.fingerprint
+    return made
 
 
 def _refuse_other_letters(config: PrepConfig, division: Division, scans: Sequence[RecordScan]) -> None:
@@ -204,7 +182,7 @@ def _write(config: PrepConfig, genome: Genome, plan: Sequence[PlannedShard], wor
     found = {shard.position: _finished(work, shard) for shard in plan}
     records = {position: record for position, record in found.items() if record is not None}
     missing = [shard for shard in plan if shard.position not in records]
-    job = Job(genome.path, genome.index, config.assembly, letter_table(config), work / "shards")
+    job = Job(genome.path, genome.index, config.assembly, config.token_table(), work / "shards")
     with tqdm(total=sum(shard.bases for shard in plan), unit="base", unit_scale=True, desc="shards") as bar:
         bar.update(sum(shard.bases for shard in plan if shard.position in records))
         for shard, record in write_shards(job, missing, config.workers):
@@ -235,7 +213,7 @@ def _finish(
     records: Sequence[ShardRecord],
     blanks: int,
     work: Path,
-) -> str:
+) -> Summary:
     """Fill WORK/complete: tars under their final names, index, summary. May be interrupted and begun again."""
     written = {record.split for record in records if record.chunks}
     empty = [split for split in config.required_splits if split not in written]
@@ -260,33 +238,16 @@ def _finish(
         shards.append(Shard(name, record.split, record.bytes, record.sha256))
     index = ShardIndex(config.assembly, config.chunk_length, tuple(shards), tuple(chunks))
     write_whole(complete / INDEX_NAME, index.to_json())
-    full = summary.full_summary(identity, division, plan, index, records, blanks)
-    write_whole(complete / summary.SUMMARY_NAME, full)
+    made = Summary(identity, division, plan, index, records, blanks)
+    write_whole(complete / SUMMARY_NAME, made.full())
     if division.leaks:
-        write_whole(complete / summary.LEAKS_NAME, summary.leak_report(division))
+        write_whole(complete / LEAKS_NAME, "".join(f"{leak.describe()}\n" for leak in division.leaks))
     identity.write(complete)
-    _check_complete(complete)
-    counts = summary.count_splits(division, index, records)
-    return summary.short_summary(Path(config.output), counts, division, blanks)
-
-
-def _check_complete(complete: Path) -> None:
-    """Read back what is about to be published: sizes by the index, and chunks in ascending places."""
-    places = [(chunk.shard, chunk.offset) for chunk in read_index(complete).chunks]
-    if places != sorted(set(places)):
-        raise RuntimeError(f"{complete}: the chunks of the index are out of order")
+    read_index(complete)  # what is about to be published: sizes by the index, and chunks in ascending places
+    return made
 
 
 def _publish(complete: Path, output: Path) -> None:
-    _sync_directory(complete)
+    sync_directory(complete)
     os.rename(complete, output)
-    _sync_directory(output.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Names survive a power cut only when their directory is on the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_directory(output.parent)

@@ -18,35 +18,31 @@ DOWNLOADS = "data/genomes"
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands to the parser of `hyena-ds prep`; each sets `run`, a function of the parsed arguments."""
     commands = parser.add_subparsers(dest="prep_command", required=True, metavar="COMMAND")
-    build = commands.add_parser("build", help="write shards from a FASTA; run it again to resume")
-    build.set_defaults(run=run_build)
-    verify = commands.add_parser("verify", help="compare shards with the FASTA, base by base")
-    verify.set_defaults(run=run_verify)
-    for command in (build, verify):
+    for name, what in (
+        ("build", "write shards from a FASTA; run it again to resume"),
+        ("verify", "compare shards with the FASTA, base by base"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.set_defaults(run=_run)
         command.add_argument("config", metavar="CONFIG", help="a YAML file such as configs/prep/quickstart.yaml")
         command.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces a value of the config")
     download = commands.add_parser("download", help="fetch a named assembly, with resume and checksum")
     download.add_argument("source", metavar="CONFIG-or-NAME", help="a config with the key 'download', or hg38, hs1")
     download.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces a value of the config")
     download.add_argument("--directory", default=DOWNLOADS, help=f"where a NAME goes (default: {DOWNLOADS})")
-    download.set_defaults(run=run_download)
+    download.set_defaults(run=_download)
 
 
-def run_build(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from data_prep.build import build
-
-    print(build(load_config(args.config, args.overrides), args.config))
-    return 0
-
-
-def run_verify(args: argparse.Namespace) -> int:
     from data_prep.verify import verify
 
-    print(verify(load_config(args.config, args.overrides), args.config))
+    run = build if args.prep_command == "build" else verify
+    print(run(load_config(args.config, args.overrides), args.config))
     return 0
 
 
-def run_download(args: argparse.Namespace) -> int:
+def _download(args: argparse.Namespace) -> int:
     from data_prep.download import ASSEMBLIES, download, download_named
     from hyena_ds.errors import UserError
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hyena_ds.config.loading import Invalid, load_yaml, to_plain
-from hyena_ds.data.shards import SPLITS
+from hyena_ds.config.loading import load_yaml, require, to_plain
+from hyena_ds.genome.letters import Bytes, token_table
+from hyena_ds.genome.scan import LONGEST_NAME
+from hyena_ds.genome.splits import SPLITS
 
-DEFAULT_GIB = 64.0
-"""GiB that a downloaded genome may have: the largest published ones, packed."""
 LONGEST_CHUNK = 2**30
 """A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
-LONGEST_NAME = 255
-"""Bytes of the name of an assembly or of a record."""
 
 
 MOST_ATTEMPTS = 1000
@@ -72,68 +71,61 @@ class SplitsConfig:
     def __post_init__(self) -> None:
         rules = {"by_fraction": self.by_fraction, "by_chromosome": self.by_chromosome, "bed": self.bed}
         given = [name for name, rule in rules.items() if rule is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise Invalid(
-                given[1] if given else "by_fraction", f"found {found}, wanted exactly one of {', '.join(rules)}"
-            )
+        found, field = " and ".join(given) or "none of them", given[1] if len(given) > 1 else "by_fraction"
+        require(len(given) == 1, field, f"found {found}, wanted exactly one of {', '.join(rules)}")
         if self.by_fraction is not None:
-            self._check_fractions(self.by_fraction)
+            _check_fractions(self.by_fraction)
         if self.by_chromosome is not None:
-            self._check_chromosomes(self.by_chromosome)
+            _check_chromosomes(self.by_chromosome)
         if self.bed is not None:
             _check_text("bed", self.bed)
-        if self.bed_names and self.bed is None:
-            raise Invalid("bed_names", "found names without a BED, wanted the key 'bed' beside them")
+        named = not self.bed_names or self.bed is not None
+        require(named, "bed_names", "found names without a BED, wanted the key 'bed' beside them")
         for name, split in self.bed_names.items():
-            if split not in SPLITS:
-                raise Invalid("bed_names", f"found '{split}' for '{name}', wanted {' or '.join(SPLITS)}")
+            require(split in SPLITS, "bed_names", f"found '{split}' for '{name}', wanted {' or '.join(SPLITS)}")
 
-    @staticmethod
-    def _check_fractions(fractions: dict[str, float]) -> None:
-        _check_split_names("by_fraction", fractions)
-        for split, fraction in fractions.items():
-            if not 0 < fraction <= 1:
-                raise Invalid("by_fraction", f"found {fraction} for {split}, wanted a number above 0 and at most 1")
-        total = math.fsum(fractions.values())
-        if total > 1 + 1e-9:
-            raise Invalid("by_fraction", f"found fractions that sum to {total:g}, wanted at most 1")
 
-    @staticmethod
-    def _check_chromosomes(splits: dict[str, tuple[str, ...]]) -> None:
-        _check_split_names("by_chromosome", splits)
-        rest = [split for split, names in splits.items() if not names]
-        if len(rest) > 1:
-            raise Invalid("by_chromosome", f"found empty lists for {' and '.join(rest)}, wanted one at most")
-        owner: dict[str, str] = {}
-        for split, names in splits.items():
-            for name in names:
-                if name in owner:
-                    raise Invalid(
-                        "by_chromosome", f"found '{name}' in {owner[name]} and again in {split}, wanted it in one split"
-                    )
-                owner[name] = split
+def _check_fractions(fractions: dict[str, float]) -> None:
+    _check_split_names("by_fraction", fractions)
+    for split, fraction in fractions.items():
+        problem = f"found {fraction} for {split}, wanted a number above 0 and at most 1"
+        require(0 < fraction <= 1, "by_fraction", problem)
+    total = math.fsum(fractions.values())
+    require(total <= 1 + 1e-9, "by_fraction", f"found fractions that sum to {total:g}, wanted at most 1")
+
+
+def _check_chromosomes(splits: dict[str, tuple[str, ...]]) -> None:
+    _check_split_names("by_chromosome", splits)
+    rest = [split for split, names in splits.items() if not names]
+    problem = f"found empty lists for {' and '.join(rest)}, wanted one at most"
+    require(len(rest) <= 1, "by_chromosome", problem)
+    owner: dict[str, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            problem = f"found '{name}' in {owner.get(name)} and again in {split}, wanted it in one split"
+            require(name not in owner, "by_chromosome", problem)
+            owner[name] = split
 
 
 def _check_text(name: str, value: str) -> None:
     """Raise Invalid unless `value` can be the name of something, in a file and on a terminal."""
-    if not value.strip():
-        raise Invalid(name, "found an empty text, wanted a name")
-    if any(ord(letter) < 32 or ord(letter) == 127 or "\ud800" <= letter <= "\udfff" for letter in value):
-        raise Invalid(name, "found a control character, wanted a name without any")
+    require(bool(value.strip()), name, "found an empty text, wanted a name")
+    plain = not any(ord(letter) < 32 or ord(letter) == 127 or "\ud800" <= letter <= "\udfff" for letter in value)
+    require(plain, name, "found a control character, wanted a name without any")
 
 
 def _check_size(name: str, value: float) -> None:
-    if not 0 < value <= MOST_GIB:
-        raise Invalid(name, f"found {value:g}, wanted a number above 0 and at most {MOST_GIB}")
+    require(0 < value <= MOST_GIB, name, f"found {value:g}, wanted a number above 0 and at most {MOST_GIB}")
 
 
-def _check_split_names(rule: str, splits: dict[str, Any]) -> None:
-    if not splits:
-        raise Invalid(rule, f"found no split, wanted some of {', '.join(SPLITS)}")
+def _check_count(name: str, value: int, most: int) -> None:
+    require(1 <= value <= most, name, f"found {value}, wanted at {f'most {most}' if value > most else 'least 1'}")
+
+
+def _check_split_names(rule: str, splits: Collection[str]) -> None:
+    require(bool(splits), rule, f"found no split, wanted some of {', '.join(SPLITS)}")
     for name in splits:
-        if name not in SPLITS:
-            raise Invalid(rule, f"found the split '{name}', wanted {' or '.join(SPLITS)}")
+        require(name in SPLITS, rule, f"found the split '{name}', wanted {' or '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)
@@ -150,16 +142,13 @@ class DownloadConfig:
     """Attempts in a row that bring no byte before giving up; the pauses between them grow."""
     first_pause: float = 1.0
     """Seconds before the second attempt; each further pause is twice as long, 60 at most."""
-    gib: float = DEFAULT_GIB
+    gib: float = 64.0
     """GiB that the file may have; the download of a longer one is stopped there and thrown away."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise Invalid("attempts", f"found {self.attempts}, wanted at least 1")
-        if self.attempts > MOST_ATTEMPTS:
-            raise Invalid("attempts", f"found {self.attempts}, wanted at most {MOST_ATTEMPTS}")
-        if not 0 <= self.first_pause < math.inf:
-            raise Invalid("first_pause", f"found {self.first_pause}, wanted 0 or more seconds")
+        _check_count("attempts", self.attempts, MOST_ATTEMPTS)
+        some = 0 <= self.first_pause < math.inf
+        require(some, "first_pause", f"found {self.first_pause}, wanted 0 or more seconds")
         _check_size("gib", self.gib)
 
 
@@ -198,23 +187,18 @@ class PrepConfig:
     def __post_init__(self) -> None:
         for name in ("fasta", "assembly", "output"):
             _check_text(name, getattr(self, name))
-        if len(self.assembly.encode()) > LONGEST_NAME:
-            raise Invalid("assembly", f"found {len(self.assembly.encode())} bytes, wanted at most {LONGEST_NAME}")
-        if Path(self.output).name in ("", ".."):
-            raise Invalid("output", f"found '{self.output}', wanted the name of a directory to make")
-        if not 1 <= self.chunk_length <= LONGEST_CHUNK:
-            raise Invalid("chunk_length", f"found {self.chunk_length}, wanted 1 to {LONGEST_CHUNK} bases")
-        for name, most in (("chunks_per_shard", MOST_CHUNKS_PER_SHARD), ("workers", MOST_WORKERS)):
-            if getattr(self, name) < 1:
-                raise Invalid(name, f"found {getattr(self, name)}, wanted at least 1")
-            if getattr(self, name) > most:
-                raise Invalid(name, f"found {getattr(self, name)}, wanted at most {most}")
+        size = len(self.assembly.encode())
+        require(size <= LONGEST_NAME, "assembly", f"found {size} bytes, wanted at most {LONGEST_NAME}")
+        named = Path(self.output).name not in ("", "..")
+        require(named, "output", f"found '{self.output}', wanted the name of a directory to make")
+        within = 1 <= self.chunk_length <= LONGEST_CHUNK
+        require(within, "chunk_length", f"found {self.chunk_length}, wanted 1 to {LONGEST_CHUNK} bases")
+        _check_count("chunks_per_shard", self.chunks_per_shard, MOST_CHUNKS_PER_SHARD)
+        _check_count("workers", self.workers, MOST_WORKERS)
         for split in self.required_splits:
-            if split not in SPLITS:
-                raise Invalid("required_splits", f"found '{split}', wanted some of {', '.join(SPLITS)}")
+            require(split in SPLITS, "required_splits", f"found '{split}', wanted some of {', '.join(SPLITS)}")
         for name, count in Counter(self.chromosomes).items():
-            if count > 1:
-                raise Invalid("chromosomes", f"found '{name}' twice, wanted it once")
+            require(count == 1, "chromosomes", f"found '{name}' twice, wanted it once")
 
     def settings(self) -> dict[str, Any]:
         """What the bytes of the shards depend on, beside the contents of the input files."""
@@ -224,8 +208,12 @@ class PrepConfig:
         plain["splits"]["bed"] = self.splits.bed is not None
         # Sets of names: their order changes nothing, the order of `by_fraction` does.
         plain["chromosomes"] = sorted(self.chromosomes)
-        plain["splits"]["by_fraction"] = self.splits.by_fraction and [*self.splits.by_fraction.items()]
+        plain["splits"]["by_fraction"] = self.splits.by_fraction and [*map(list, self.splits.by_fraction.items())]
         return plain
+
+    def token_table(self) -> Bytes:
+        """The token of each letter, by the rules of the config."""
+        return token_table(self.fold_case, self.ambiguous_letters == "n", self.other_letters == "n")
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> PrepConfig:

@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data_prep.config import DEFAULT_GIB, DownloadConfig, PrepConfig
+from data_prep.config import DownloadConfig, PrepConfig
 from hyena_ds.data.remote.transfer import COPY_BYTES, Broken, Refused, append, open_http
 from hyena_ds.errors import UserError
 
@@ -40,51 +39,34 @@ TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to try."""
-
-    attempts: int = 8
-    """Attempts in a row that bring no byte."""
-    first_pause: float = 1.0
-    """Seconds; doubles with every attempt in a row."""
-    sleep: Callable[[float], None] = time.sleep
-
-
 def download(config: PrepConfig, config_name: str) -> str:
     """Fetch what the config's key `download` names to where its key `fasta` says; returns what to tell the user."""
     wanted = config.download
     if wanted is None:
         raise UserError(f"{config_name}: found no key 'download', wanted for instance 'download: {{name: hg38}}'")
-    url = wanted.url or ASSEMBLIES.get(wanted.name)
-    if url is None:
+    if not wanted.url and wanted.name not in ASSEMBLIES:
         raise UserError(
             f"{config_name}: download.name: found '{wanted.name}', wanted {' or '.join(ASSEMBLIES)}; "
             "or give its address as 'download.url'"
         )
-    return fetch(url, wanted.checksums, Path(config.fasta), _patience(wanted), int(wanted.gib * 2**30))
-
-
-def _patience(config: DownloadConfig) -> Patience:
-    return Patience(config.attempts, config.first_pause)
+    return fetch(wanted, Path(config.fasta))
 
 
 def download_named(name: str, directory: Path) -> str:
     """Fetch a named assembly into a directory."""
-    url = ASSEMBLIES[name]
-    return fetch(url, None, directory / _file_name(url), Patience())
+    return fetch(DownloadConfig(name), directory / _file_name(ASSEMBLIES[name]))
 
 
-def fetch(
-    url: str, checksums: str | None, destination: Path, patience: Patience, most: int = int(DEFAULT_GIB * 2**30)
-) -> str:
-    """Bring `url` to `destination`, checked by the MD5 that the list at `checksums` has for its file name.
+def fetch(wanted: DownloadConfig, destination: Path, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Bring what is wanted to `destination`, checked by the MD5 that the list of checksums has for its file name.
 
-    UserError when the address does not exist, the list lacks the file, the sum is wrong twice, patience ends, or the
-    file has more than `most` bytes.
+    UserError when the address does not exist, the list lacks the file, the sum is wrong twice, all attempts in a row
+    bring nothing, or the file has more bytes than it may.
     """
-    listed = checksums or f"{url.rsplit('/', 1)[0]}/md5sum.txt"
-    digest = _listed_digest(listed, _file_name(url), patience)
+    url = wanted.url or ASSEMBLIES[wanted.name]
+    listed = wanted.checksums or f"{url.rsplit('/', 1)[0]}/md5sum.txt"
+    text = _insistently(listed, wanted, sleep, lambda: _read_all(listed)).decode("utf-8", "replace")
+    digest = _digest_in(text, listed, _file_name(url))
     part = destination.with_name(destination.name + ".part")
     try:
         for path in (destination, part):
@@ -97,18 +79,16 @@ def fetch(
                 f"{destination}: exists with another MD5 than {listed} has ({digest}); move it away and try again"
             )
         destination.parent.mkdir(parents=True, exist_ok=True)
-        resumed = part.exists()
-        _fill(url, part, most, patience)
-        if _md5(part) != digest and resumed:
-            # The part may be of an older version of the file; without it the server decides every byte.
-            part.unlink()
-            _fill(url, part, most, patience)
-        found = _md5(part)
-        if found != digest:
-            part.unlink()
-            raise UserError(
-                f"{url}: found MD5 {found}, wanted {digest} as {listed} says; nothing was kept, try again later"
-            )
+        for last in (not part.exists(), True):
+            _fill(url, part, wanted, sleep)
+            found = _md5(part)
+            if found == digest:
+                break
+            part.unlink()  # it may be of an older version of the file; without it the server decides every byte
+            if last:
+                raise UserError(
+                    f"{url}: found MD5 {found}, wanted {digest} as {listed} says; nothing was kept, try again later"
+                )
         os.replace(part, destination)
     except OSError as error:
         raise UserError(
@@ -121,8 +101,7 @@ def _file_name(url: str) -> str:
     return urlsplit(url).path.rsplit("/", 1)[-1]
 
 
-def _listed_digest(listed: str, name: str, patience: Patience) -> str:
-    text = _insistently(listed, patience, lambda: _read_all(listed)).decode("utf-8", "replace")
+def _digest_in(text: str, listed: str, name: str) -> str:
     for line in text.splitlines():
         words = line.split()
         if len(words) == 2 and words[1].lstrip("*").rsplit("/", 1)[-1] == name and len(words[0]) == 32:
@@ -153,8 +132,9 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _fill(url: str, part: Path, most: int, patience: Patience) -> None:
-    """Bring `part` to the whole length of the file. UserError where it has more than `most` bytes, or the disk too few."""
+def _fill(url: str, part: Path, wanted: DownloadConfig, sleep: Callable[[float], None]) -> None:
+    """Bring `part` to the whole length of the file. UserError where it has more bytes than are wanted, or the disk fewer."""
+    most = int(wanted.gib * 2**30)
     with tqdm(unit="B", unit_scale=True, desc=_file_name(url)) as bar:
 
         def arrived(have: int, whole: int | None) -> None:
@@ -169,13 +149,13 @@ def _fill(url: str, part: Path, most: int, patience: Patience) -> None:
             bar.update(have - bar.n)
 
         # Patience is for attempts that bring nothing: each one that adds bytes starts the count again.
-        while _insistently(url, patience, lambda: append(partial(open_http, url, TIMEOUT), part, most, arrived)):
+        while _insistently(url, wanted, sleep, lambda: append(partial(open_http, url, TIMEOUT), part, most, arrived)):
             pass
 
 
-def _insistently(url: str, patience: Patience, attempt: Callable[[], T]) -> T:
+def _insistently(url: str, wanted: DownloadConfig, sleep: Callable[[float], None], attempt: Callable[[], T]) -> T:
     """The result of `attempt`, tried again after broken connections and passing answers."""
-    for tried in range(1, patience.attempts + 1):
+    for tried in range(1, wanted.attempts + 1):
         try:
             return attempt()
         except Refused as error:
@@ -184,6 +164,6 @@ def _insistently(url: str, patience: Patience, attempt: Callable[[], T]) -> T:
             ) from None
         except Broken as error:
             problem = str(error)
-        if tried < patience.attempts:
-            patience.sleep(min(patience.first_pause * 2 ** (tried - 1), LONGEST_PAUSE))
-    raise UserError(f"{url}: no byte came in {patience.attempts} attempts ({problem}); run the command again to resume")
+        if tried < wanted.attempts:
+            sleep(min(wanted.first_pause * 2 ** (tried - 1), LONGEST_PAUSE))
+    raise UserError(f"{url}: no byte came in {wanted.attempts} attempts ({problem}); run the command again to resume")

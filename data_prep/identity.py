@@ -7,18 +7,19 @@ Paths, times, machines and the number of workers are no part of it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.bed import MISSING
 from data_prep.config import PrepConfig
-from data_prep.fasta import check_readable
-from data_prep.packed import check_file, readable
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.files.whole import write_whole
+from hyena_ds.genome.bed import MISSING
+from hyena_ds.genome.fasta import check_readable
+from hyena_ds.genome.packed import check_file, readable
 
 RECORD_NAME = "prep.json"
 FORMAT = "hyena-ds prep 1"
@@ -34,19 +35,22 @@ class Identity:
     """`bytes` and `sha256` of the file as it was given."""
     bed: dict[str, Any] | None
 
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of everything the shards' bytes depend on."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
-
-    def _content(self) -> dict[str, Any]:
-        return {"format": FORMAT, "settings": self.settings, "fasta": self.fasta, "bed": self.bed}
-
-    def to_json(self) -> str:
-        return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+    def difference(self, wanted: Identity) -> str:
+        """What changed from this prep to another one, in words."""
+        changed = [
+            f"'{key}' was {json.dumps(self.settings.get(key))} and is {json.dumps(value)}"
+            for key, value in wanted.settings.items()
+            if self.settings.get(key) != value
+        ]
+        changed += ["the FASTA has other bytes"] if self.fasta != wanted.fasta else []
+        changed += ["the BED has other bytes"] if self.bed != wanted.bed else []
+        return "; ".join(changed)
 
     def write(self, directory: Path) -> None:
-        write_whole(directory / RECORD_NAME, self.to_json())
+        """Write prep.json, with a SHA-256 of everything that the shards' bytes depend on."""
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        content["fingerprint"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        write_whole(directory / RECORD_NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def identify(config: PrepConfig) -> Identity:
@@ -75,15 +79,3 @@ def read_identity(directory: Path) -> Identity | None:
         return Identity(raw["settings"], raw["fasta"], raw["bed"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def differences(made: Identity, wanted: Identity) -> list[str]:
-    """What changed between two preps, in words."""
-    changed = [
-        f"'{key}' was {json.dumps(made.settings.get(key))} and is {json.dumps(value)}"
-        for key, value in json.loads(json.dumps(wanted.settings)).items()
-        if made.settings.get(key) != value
-    ]
-    changed += ["the FASTA has other bytes"] if made.fasta != wanted.fasta else []
-    changed += ["the BED has other bytes"] if made.bed != wanted.bed else []
-    return changed

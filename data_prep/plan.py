@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from itertools import groupby
 
-from data_prep.regions import Region
 from hyena_ds.errors import UserError
+from hyena_ds.genome.bed import Region
 
 MOST_CHUNKS = 2_000_000
 """Their index has less than a gigabyte."""
@@ -21,14 +21,10 @@ NAME_LETTERS = 48
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedChunk:
-    """Bases `[start, end)` of a chromosome; `number` counts the chunks of the whole plan."""
+class PlannedChunk(Region):
+    """A piece of a region; `number` counts the chunks of the whole plan."""
 
     number: int
-    chromosome: str
-    start: int
-    end: int
-    split: str
 
     @property
     def key(self) -> str:
@@ -73,7 +69,7 @@ def plan_shards(regions: tuple[Region, ...], chunk_length: int, chunks_per_shard
         for region in group:
             for start in range(region.start, region.end, chunk_length):
                 end = min(start + chunk_length, region.end)
-                chunks.append(PlannedChunk(number, region.chromosome, start, end, split))
+                chunks.append(PlannedChunk(region.chromosome, start, end, split, number))
                 number += 1
         for first in range(0, len(chunks), chunks_per_shard):
             shards.append(PlannedShard(len(shards), split, tuple(chunks[first : first + chunks_per_shard])))

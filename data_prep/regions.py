@@ -10,33 +10,23 @@ No base is in two regions, and regions of one split neither overlap nor touch. C
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import bed, letters
-from data_prep.bed import Interval, Leak
 from data_prep.config import PrepConfig
-from data_prep.fasta import Genome
-from data_prep.letters import Counts
-from hyena_ds.data.shards import SPLITS
 from hyena_ds.errors import UserError
+from hyena_ds.genome import bed, letters
+from hyena_ds.genome.bed import Interval, Leak, Region
+from hyena_ds.genome.fasta import Genome
+from hyena_ds.genome.letters import Counts
+from hyena_ds.genome.splits import SPLITS
 
 Span = tuple[int, int]
 BLOCK = 1 << 20
 SHOWN_LEAKS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A run of bases that is cut into chunks; regions of one split are never adjacent."""
-
-    chromosome: str
-    start: int
-    end: int
-    split: str
 
 
 @dataclass(frozen=True)
@@ -78,19 +68,17 @@ def divide(config: PrepConfig, config_name: str, genome: Genome) -> Division:
 
 
 def _chosen(config: PrepConfig, config_name: str, lengths: dict[str, int]) -> list[str]:
-    for name in config.chromosomes:
-        if name not in lengths:
-            raise _unknown(config_name, "chromosomes", name, config.fasta, lengths)
+    _check_known(config_name, "chromosomes", config.chromosomes, config.fasta, lengths)
     return [name for name in lengths if not config.chromosomes or name in config.chromosomes]
 
 
-def _unknown(config_name: str, key: str, name: str, holder: str, lengths: Iterable[str]) -> UserError:
-    known = list(lengths)
-    more = " …" if len(known) > 4 else ""
-    return UserError(
-        f"{config_name}: {key}: found the chromosome '{name}', which {holder} does not have "
-        f"(it has {', '.join(known[:4])}{more}); correct the name"
-    )
+def _check_known(config_name: str, key: str, names: Collection[str], holder: str, known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{config_name}: {key}: found the chromosome '{name}', which {holder} does not have "
+                f"({bed.some(known)}); correct the name"
+            )
 
 
 def _by_chromosome(
@@ -98,12 +86,10 @@ def _by_chromosome(
 ) -> Division:
     owner: dict[str, str] = {}
     for split, names in rule.items():
-        for name in names:
-            if name not in lengths:
-                raise _unknown(config_name, f"splits.by_chromosome.{split}", name, "the FASTA", lengths)
-            if name not in chosen:
-                raise _unknown(config_name, f"splits.by_chromosome.{split}", name, "the list 'chromosomes'", chosen)
-            owner[name] = split
+        key = f"splits.by_chromosome.{split}"
+        _check_known(config_name, key, names, "the FASTA", lengths)
+        _check_known(config_name, key, names, "the list 'chromosomes'", chosen)
+        owner.update(dict.fromkeys(names, split))
     for split, names in rule.items():
         if not names:
             owner.update((name, split) for name in chosen if name not in owner)

@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hyena-ds: error: {UserError(_sentence(error))}", file=sys.stderr, flush=True)
         return UserError.exit_code
     except KeyboardInterrupt:
-        print("hyena-ds: interrupted", file=sys.stderr)
+        cure = "; run the same command again to resume" if arguments[:1] == ["prep"] else ""
+        print(f"hyena-ds: interrupted{cure}", file=sys.stderr)
         return 130
 
 

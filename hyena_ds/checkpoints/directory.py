@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint, write_file
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.files.whole import sync_directory
 
 LATEST = "latest"
 
@@ -108,13 +109,13 @@ def complete(partial: Path, step: int, keep_last: int, keep_every: int | None) -
     directory = partial.parent
     final = directory / f"step-{step:08d}"
     news: list[str] = []
-    _sync_directory(partial)
+    sync_directory(partial)
     if os.path.lexists(final):
         # A damaged one, or one of a run that was resumed from an earlier step, goes; what is none is not ours to remove.
         own = not final.is_symlink() and os.path.lexists(final / MANIFEST)
         news += _removed(final) if own else [_moved_aside(final)]
     partial.rename(final)
-    _sync_directory(directory)
+    sync_directory(directory)
     try:
         news += _point_to(directory, final.name)
     except OSError as error:
@@ -153,7 +154,7 @@ def _point_to(directory: Path, name: str) -> list[str]:
     news = [_moved_aside(latest)] if latest.is_dir() and not latest.is_symlink() else []
     write_file(pointer, [f"{name}\n".encode()])
     pointer.replace(latest)
-    _sync_directory(directory)
+    sync_directory(directory)
     return news
 
 
@@ -191,11 +192,3 @@ def _free(path: Path, suffix: str = "") -> Path:
     """`path` with `suffix`, or with a number before it where that name is taken."""
     names = (path.with_name(f"{path.name}{f'-{number}' if number else ''}{suffix}") for number in count())
     return next(name for name in names if not os.path.lexists(name))
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

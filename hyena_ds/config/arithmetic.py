@@ -1,9 +1,9 @@
-"""What follows from a run's config and the number of ranks: grids, accumulation, steps, learning rate."""
+"""What follows from a run's config and the number of ranks: grids, accumulation, steps, learning rate; and what would take less memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,16 +70,12 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
         # A leaner policy buys no more: what a layer needs for a moment does not shrink with what it keeps.
         kept = KEPT_UNITS[policy]
         limit = longest.local_length * min(kept, longest_kept) // (kept * stage.local_length)
-        micro_batch_size = stage.micro_batch_size or _largest_divisor(per_row, limit)
+        fitting = (divisor for divisor in divisors(per_row) if divisor <= max(1, limit))
+        micro_batch_size = stage.micro_batch_size or max(fitting)
         accumulation = per_row // micro_batch_size
         plans.append(StagePlan(number, stage, data_parallel, accumulation, first_step, micro_batch_size, policy))
         first_step += stage.step_count
     return tuple(plans)
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    """Of `number`, not above `limit`; 1 where the limit is below 1."""
-    return max(divisor for divisor in divisors(number) if divisor <= max(1, limit))
 
 
 @lru_cache
@@ -87,6 +83,39 @@ def divisors(number: int) -> tuple[int, ...]:
     """All of a positive number's, the smallest first."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
     return tuple(sorted({*small, *(number // divisor for divisor in small)}))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One changed setting, and what the stage then has."""
+
+    setting: str
+    """As it is written in the YAML or on the command line, with `: ` in between."""
+    activation_policy: PolicyName
+    micro_batch_size: int
+    sequence_parallel: int
+
+
+def savings(config: RunConfig, plan: StagePlan) -> Iterator[Saving]:
+    """Every single setting that takes less. Slower recomputation is cheaper than more micro steps, and those are cheaper
+    than more ranks; within a kind, what changes least comes first."""
+    stage, policies = plan.config, list(KEPT_UNITS)
+    policy, micro, sp = plan.activation_policy, plan.micro_batch_size, stage.sequence_parallel
+    key, number = config.place(plan.number)
+    row = key if key == "warmup" else f"{key}.{number}"
+    of_row = f"{row}." if stage.activation_policy is not None else ""
+    for leaner in policies[policies.index(policy) + 1 :]:
+        yield Saving(f"{of_row}activation_policy: {leaner}", leaner, micro, sp)
+    if key == "stages":
+        for smaller in divisors(micro)[-2::-1]:
+            yield Saving(f"{row}.micro_batch_size: {smaller}", policy, smaller, sp)
+    for wider in divisors(config.model.width):
+        if wider <= sp or stage.context_length % wider or stage.context_length < 2 * wider:
+            continue
+        if key == "stages":
+            yield Saving(f"{row}.sequence_parallel: {wider}", policy, micro, wider)
+        elif wider & (wider - 1) == 0:  # rungs are cut over powers of two
+            yield Saving(f"warmup.tokens_per_rank: {stage.context_length // wider}", policy, micro, wider)
 
 
 def describe_hosts(config: RunConfig, hosts: Sequence[str]) -> list[str]:
@@ -175,17 +204,7 @@ def _steps(count: int) -> str:
     return f"{count:,} {'step' if count == 1 else 'steps'}"
 
 
-_HEADINGS = (
-    "stage",
-    "context",
-    "grid",
-    "batch",
-    "policy",
-    "steps",
-    "tokens",
-    "so far",
-    "learning rate",
-)
+_HEADINGS = ("stage", "context", "grid", "batch", "policy", "steps", "tokens", "so far", "learning rate")
 
 
 def _at_final(config: RunConfig) -> str:

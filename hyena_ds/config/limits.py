@@ -5,7 +5,7 @@ Beyond them no machine could follow; and what a typing error makes of a number i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hyena_ds.config.loading import require
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
@@ -41,6 +41,20 @@ def check_count(option: str, value: int | None, most: int) -> None:
     """Raise UserError unless what an option of the command line says, if it is there, is 1 to `most`."""
     if value is not None and not 1 <= value <= most:
         raise UserError(f"{option}: found {in_one_line(str(value), MOST_QUOTED)}, wanted 1 to {most:,}")
+
+
+_HOLDS: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: value >= 1,
+    "0 or more": lambda value: value >= 0,
+    "a positive number": lambda value: value > 0,
+}
+
+
+def require_each(config: object, wanted: str, *names: str) -> None:
+    """Raise Invalid for the first of these fields of `config` that is there and not what is wanted, one of `_HOLDS`."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or _HOLDS[wanted](value), name, f"found {value}, wanted {wanted}")
 
 
 def require_within(config: object, bounds: Mapping[str, float]) -> None:

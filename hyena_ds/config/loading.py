@@ -121,24 +121,17 @@ class _Loader:
         return UserError(f"{where(node)}: {in_one_line(path, MOST_QUOTED) or 'the file'}: {problem}")
 
     def _dataclass(self, node: yaml.Node, wanted: type, path: str) -> Any:
-        if not isinstance(node, yaml.MappingNode):
-            raise self._fail(node, path, f"found {_describe(node)}, wanted the keys of {wanted.__name__}")
+        nodes = self._mapping(node, path, f"the keys of {wanted.__name__}")
         types_by_name = _types_of(wanted)
         fields = {_key(f): f for f in dataclasses.fields(wanted)}
-        nodes = self._mapping(node, path)
         for name, (key_node, _) in nodes.items():
             if name not in fields:
                 nearest = difflib.get_close_matches(name[:MOST_QUOTED], fields, n=1, cutoff=0.5)
                 hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(fields)}"
                 raise self._fail(key_node, _join(path, name), f"found an unknown key; {hint}")
-        required = {
-            name
-            for name, f in fields.items()
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
-        missing = [name for name in fields if name in required and name not in nodes]
-        if missing:
-            raise self._fail(node, path, f"wanted the key '{missing[0]}', found {', '.join(nodes) or 'no keys'}")
+        for name, f in fields.items():
+            if name not in nodes and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise self._fail(node, path, f"wanted the key '{name}', found {', '.join(nodes) or 'no keys'}")
         values = {
             fields[name].name: self.load(child, types_by_name[fields[name].name], _join(path, name))
             for name, (_, child) in nodes.items()
@@ -149,7 +142,9 @@ class _Loader:
             at = nodes[error.field][1] if error.field in nodes else node
             raise self._fail(at, _join(path, error.field), error.problem) from None
 
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    def _mapping(self, node: yaml.Node, path: str, wanted: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        if not isinstance(node, yaml.MappingNode):
+            raise self._fail(node, path, f"found {_describe(node)}, wanted {wanted}")
         nodes: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -179,9 +174,7 @@ class _Loader:
         return tuple(self.load(child, inner, f"{path}.{index}") for index, child in enumerate(node.value))
 
     def _dict(self, node: yaml.Node, inner: Any, path: str) -> dict[str, Any]:
-        if not isinstance(node, yaml.MappingNode):
-            raise self._fail(node, path, f"found {_describe(node)}, wanted keys")
-        nodes = self._mapping(node, path)
+        nodes = self._mapping(node, path, "keys")
         return {name: self.load(child, inner, _join(path, name)) for name, (_, child) in nodes.items()}
 
     def _scalar(self, node: yaml.Node, wanted: type, path: str) -> Any:

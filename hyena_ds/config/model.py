@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hyena_ds.config.limits import MOST, MOST_CONTEXT, MOST_LAYERS, MOST_WIDTH, require_within
+from hyena_ds.config.limits import MOST, MOST_CONTEXT, MOST_LAYERS, MOST_WIDTH, require_each, require_within
 from hyena_ds.config.loading import require as _require
 
 Extension = Literal["rescale", "extrapolate"]
@@ -52,8 +52,7 @@ class ModelConfig:
         bounds = {"width": MOST_WIDTH, "layers": MOST_LAYERS, "maximum_context": MOST_CONTEXT}
         bounds |= dict.fromkeys(("inner_width", "filter_width", "filter_features"), MOST_WIDTH)
         require_within(self, {**bounds, "filter_frequency": MOST, "filter_shift": MOST})
-        for name in ("width", "layers", "filter_width"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        require_each(self, "at least 1", "width", "layers", "filter_width")
         _require(self.maximum_context >= 2, "maximum_context", f"found {self.maximum_context}, wanted at least 2")
         _require(self.inner_width >= 0, "inner_width", f"found {self.inner_width}, wanted a width or 0")
         together = (self.extended_from is None) == (self.extension is None)

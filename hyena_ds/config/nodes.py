@@ -151,21 +151,16 @@ def _override(root: yaml.Node, override: str) -> None:
                 )
             if last:
                 parent.value[index] = value
-            else:
-                parent = parent.value[index]
+            parent = parent.value[index]
         elif isinstance(parent, yaml.MappingNode):
-            for position, (known, child) in enumerate(parent.value):
-                if known.value == step:
-                    if last:
-                        parent.value[position] = (known, value)
-                    parent = child
-                    break
-            else:
-                mark = value.start_mark
-                name = yaml.ScalarNode("tag:yaml.org,2002:str", step, mark)
-                child = value if last else yaml.MappingNode("tag:yaml.org,2002:map", [], mark)
-                parent.value.append((name, child))
-                parent = child
+            known = [at for at, (key_node, _) in enumerate(parent.value) if key_node.value == step]
+            if not known:
+                name = yaml.ScalarNode("tag:yaml.org,2002:str", step, value.start_mark)
+                parent.value.append((name, yaml.MappingNode("tag:yaml.org,2002:map", [], value.start_mark)))
+            at = known[0] if known else -1
+            if last:
+                parent.value[at] = (parent.value[at][0], value)
+            parent = parent.value[at][1]
         else:
             above = in_one_line(".".join(steps[:depth]), MOST_QUOTED)
             raise UserError(f"{typed}: '{above}' holds a single value, not keys")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from hyena_ds.config.limits import MOST, MOST_SECONDS, require_within
+from hyena_ds.config.limits import MOST, MOST_SECONDS, require_each, require_within
 from hyena_ds.config.loading import require as _require
 from hyena_ds.errors import UserError
 from hyena_ds.redaction import REFERENCE, is_hidden, shown
@@ -119,8 +119,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         require_within(self, {"gib": MOST, "stall": MOST_SECONDS, "patience": MOST_SECONDS})
-        for name in ("gib", "stall", "patience"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted a positive number")
+        require_each(self, "a positive number", "gib", "stall", "patience")
         _require(self.directory != "", "directory", "found '', wanted a directory, or null for the user's own")
 
     @property

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyena_ds.config.limits import MOST_CONTEXT, MOST_RANKS, MOST_SEQUENCES, MOST_STEPS, MOST_TOKENS, require_within
+from hyena_ds.config.limits import (
+    MOST_CONTEXT,
+    MOST_RANKS,
+    MOST_SEQUENCES,
+    MOST_STEPS,
+    MOST_TOKENS,
+    require_each,
+    require_within,
+)
 from hyena_ds.config.loading import require
 from hyena_ds.config.policy import PolicyName
 
@@ -61,13 +69,10 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         require_within(self, _MOST_OF_A_STAGE)
-        for name in ("context_length", "steps", "tokens", "micro_batch_size", "sequence_parallel"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, f"found {value}, wanted at least 1")
-        given = [v for v in (self.steps, self.tokens) if v is not None]
-        require(len(given) == 1, "steps", "wanted exactly one of steps and tokens")
-        given = [v for v in (self.global_batch, self.global_batch_tokens) if v is not None]
-        require(len(given) == 1, "global_batch", "wanted exactly one of global_batch and global_batch_tokens")
+        require_each(self, "at least 1", "context_length", "steps", "tokens", "micro_batch_size", "sequence_parallel")
+        for this, other in (("steps", "tokens"), ("global_batch", "global_batch_tokens")):
+            one = (getattr(self, this) is None) != (getattr(self, other) is None)
+            require(one, this, f"wanted exactly one of {this} and {other}")
         if self.global_batch_tokens is not None:
             require(
                 self.global_batch_tokens > 0 and self.global_batch_tokens % self.context_length == 0,
@@ -80,9 +85,8 @@ class StageConfig:
             "global_batch_tokens",
             f"found {self.global_batch_tokens}, {self.sequences} sequences a step, wanted at most {MOST_SEQUENCES:,}",
         )
-        cut_evenly = self.context_length % self.sequence_parallel == 0
         require(
-            cut_evenly,
+            self.context_length % self.sequence_parallel == 0,
             "context_length",
             f"found {self.context_length}, which sequence_parallel {self.sequence_parallel} does not divide; "
             "choose a multiple",
@@ -154,9 +158,7 @@ class WarmupConfig:
             "one of them, and put another length into a row of stages",
         )
         for this, other in (("double_every", "double_every_tokens"), ("global_batch", "global_batch_tokens")):
-            for name in (this, other):
-                value = getattr(self, name)
-                require(value is None or value > 0, name, f"found {value}, wanted at least 1")
+            require_each(self, "at least 1", this, other)
             both = getattr(self, this) is not None and getattr(self, other) is not None
             require(not both, this, f"found {this} and {other}, wanted one of them; leave one out")
         require(

@@ -18,6 +18,7 @@ from hyena_ds.config.limits import (
     MOST_STAGES,
     MOST_STEPS,
     MOST_WORKERS,
+    require_each,
     require_within,
 )
 from hyena_ds.config.loading import require as _require
@@ -41,7 +42,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         require_within(self, {"weight": MOST})
-        _require(self.weight > 0, "weight", f"found {self.weight}, wanted a positive number")
+        require_each(self, "a positive number", "weight")
         check_place(self.shards, "shards")
 
 
@@ -74,8 +75,8 @@ class DataConfig:
         _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
         found = len(self.sources)
         _require(found <= MOST_SOURCES, "sources", f"found {found:,} sources, wanted at most {MOST_SOURCES:,}")
-        _require(self.shuffle_shards > 0, "shuffle_shards", f"found {self.shuffle_shards}, wanted at least 1")
-        _require(self.workers >= 0, "workers", f"found {self.workers}, wanted 0 or more")
+        require_each(self, "at least 1", "shuffle_shards")
+        require_each(self, "0 or more", "workers")
 
     @property
     def is_afar(self) -> bool:
@@ -105,12 +106,11 @@ class OptimizerConfig:
     """Largest gradient norm; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        numbers = ("learning_rate", "minimum_learning_rate", "warmup_learning_rate", "weight_decay", "epsilon")
-        require_within(self, dict.fromkeys((*numbers, "gradient_clipping"), MOST))
-        for name in ("learning_rate", "epsilon"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted a positive number")
-        for name in ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping"):
-            _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
+        positive = ("learning_rate", "epsilon")
+        others = ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping")
+        require_within(self, dict.fromkeys((*positive, *others), MOST))
+        require_each(self, "a positive number", *positive)
+        require_each(self, "0 or more", *others)
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", f"found {self.warmup_fraction}, wanted 0 to below 1")
         _require(
             self.minimum_learning_rate <= self.learning_rate,
@@ -135,8 +135,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         require_within(self, {"every_steps": MOST_STEPS, "windows": MOST_SEQUENCES})
-        for name in ("every_steps", "windows"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        require_each(self, "at least 1", "every_steps", "windows")
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         require_within(self, dict.fromkeys(("every_steps", "keep_last", "keep_every"), MOST_STEPS))
-        for name in ("every_steps", "keep_last"):
-            _require(getattr(self, name) > 0, name, f"found {getattr(self, name)}, wanted at least 1")
+        require_each(self, "at least 1", "every_steps", "keep_last")
         valid = self.keep_every is None or self.keep_every > 0
         _require(valid, "keep_every", f"found {self.keep_every}, wanted at least 1, or null")
 
@@ -193,8 +191,7 @@ class SupervisorConfig:
 
     def __post_init__(self) -> None:
         require_within(self, {"restarts_without_progress": MOST})
-        found = self.restarts_without_progress
-        _require(found >= 0, "restarts_without_progress", f"found {found}, wanted 0 or more")
+        require_each(self, "0 or more", "restarts_without_progress")
 
 
 @dataclass(frozen=True)
@@ -208,8 +205,7 @@ class NonFiniteConfig:
 
     def __post_init__(self) -> None:
         require_within(self, {"skips": MOST, "roll_backs": MOST})
-        for name in ("skips", "roll_backs"):
-            _require(getattr(self, name) >= 0, name, f"found {getattr(self, name)}, wanted 0 or more")
+        require_each(self, "0 or more", "skips", "roll_backs")
 
 
 @dataclass(frozen=True)

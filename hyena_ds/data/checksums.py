@@ -14,12 +14,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hyena_ds.config.remote import user_cache
-from hyena_ds.data.shards import Shard, verify_shard
+from hyena_ds.data.shards import Shard, damaged, sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import write_whole
 
@@ -34,7 +33,14 @@ def verify_shards(directory: str, shards: Sequence[Shard], share: int) -> None:
     """Raise UserError unless each has the checksum of the index; `share` is this process's number among those of the node."""
     with Checksums(Path(directory), share) as checksums:
         for shard in shards:
-            checksums.check(checksums.directory / shard.file, shard.sha256, partial(_verify, directory, shard))
+            try:
+                agrees = checksums.agrees(checksums.directory / shard.file, shard.sha256)
+            except OSError as error:
+                raise UserError(
+                    f"{directory}/{shard.file}: the shard cannot be read ({error.strerror}); make it readable, or copy it again"
+                ) from None
+            if not agrees:
+                raise damaged(directory, shard)
 
 
 class Checksums:
@@ -61,13 +67,15 @@ class Checksums:
         if self._found:
             _write(self._own, before | self._found)
 
-    def check(self, file: Path, sha256: str, verify: Callable[[], None]) -> None:
-        """Call `verify`, which raises an error unless the file has this checksum, or find it remembered."""
+    def agrees(self, file: Path, sha256: str) -> bool:
+        """Whether the file has this checksum, as it is remembered or else read. Raises OSError."""
         before = self._state(file)
-        if before is None or all(known.get(file.name) != [*before, sha256] for known in self._known):
-            verify()
-        if before is not None and before == self._state(file) and _is_settled(before):
+        known = before is not None and any(known.get(file.name) == [*before, sha256] for known in self._known)
+        if not known and sha256_of(file) != sha256:
+            return False
+        if before is not None and before == self._state(file) and time.time_ns() - max(before[3:]) > _YOUNG_NS:
             self._found[file.name] = [*before, sha256]
+        return True
 
     def _state(self, file: Path) -> tuple[int, ...] | None:
         """What changes when a file does. The time of change of its inode (ctime) cannot be set by anybody."""
@@ -76,19 +84,6 @@ class Checksums:
         except OSError:
             return None
         return state.st_dev, state.st_ino, state.st_size, *(getattr(state, name) for name in self._times)
-
-
-def _is_settled(state: tuple[int, ...]) -> bool:
-    return time.time_ns() - max(state[3:]) > _YOUNG_NS
-
-
-def _verify(directory: str, shard: Shard) -> None:
-    try:
-        verify_shard(directory, shard)
-    except OSError as error:
-        raise UserError(
-            f"{directory}/{shard.file}: the shard cannot be read ({error.strerror}); make it readable, or copy it again"
-        ) from None
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.data.shards import Chunk, Shard, ShardIndex
+from hyena_ds.data.shards import Shard, ShardIndex, json_lines
 from hyena_ds.errors import UserError
 
 SHARDS = "shards.json"
@@ -25,13 +25,9 @@ _MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class ListedShard:
+class ListedShard(Shard):
     """One shard of a source."""
 
-    file: str
-    split: str
-    bytes: int
-    sha256: str
     chunks: tuple[str, ...]
     """Key, and digest of what the index says of it, of each of its chunks, in their order."""
 
@@ -64,8 +60,7 @@ class ShardList:
         """What shards.json holds: a shard a line."""
         sources = []
         for source in self.sources:
-            shards = ",\n".join(json.dumps(dataclasses.asdict(shard)) for shard in source.shards)
-            sources.append(f'{{"index": {json.dumps(source.index)}, "shards": [\n{shards}\n]}}')
+            sources.append(f'{{"index": {json.dumps(source.index)}, "shards": {json_lines(source.shards)}}}')
         return f'{{"format": {json.dumps(_FORMAT)}, "sources": [\n' + ",\n".join(sources) + "\n]}\n"
 
     @property
@@ -109,18 +104,11 @@ def read_shard_list(file: Path) -> ShardList | None:
 def _listed(index: ShardIndex) -> ListedSource:
     chunks: list[list[str]] = [[] for _ in index.shards]
     for chunk in index.chunks:
-        chunks[chunk.shard].append(_listed_chunk(chunk))
-    shards = (_listed_shard(shard, digests) for shard, digests in zip(index.shards, chunks, strict=True))
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()
+        chunks[chunk.shard].append(f"{chunk.key} {digest[:12]}")
+    pairs = zip(index.shards, chunks, strict=True)
+    shards = (ListedShard(**dataclasses.asdict(shard), chunks=tuple(digests)) for shard, digests in pairs)
     return ListedSource(hashlib.sha256(index.to_json().encode()).hexdigest(), tuple(shards))
-
-
-def _listed_shard(shard: Shard, chunks: Sequence[str]) -> ListedShard:
-    return ListedShard(shard.file, shard.split, shard.bytes, shard.sha256, tuple(chunks))
-
-
-def _listed_chunk(chunk: Chunk) -> str:
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()
-    return f"{chunk.key} {digest[:12]}"
 
 
 def _difference(before: ListedSource, after: ListedSource) -> str:

@@ -101,35 +101,29 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
     reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
     items = iter(reader)
     # After the reading processes were forked, which would inherit what a thread holds.
-    ahead = _start_ahead(config, seed, plan) if config.is_afar and from_step < plan.end_step else None
+    ahead = None
     try:
+        if config.is_afar and from_step < plan.end_step:
+            ahead = Ahead(_open_stream(config, seed, plan))
+            ahead.start()
         for step in steps:
             if ahead is not None:
                 ahead.reached(step - plan.first_step)
             item = next(items)
-            if isinstance(item, _Unread):
-                raise LocalError(item.problem)
+            if isinstance(item, LocalError):
+                raise item
             yield item
     finally:
         if ahead is not None:
             ahead.close()
 
 
-def _start_ahead(config: DataConfig, seed: int, plan: StagePlan) -> Ahead:
+def _open_stream(config: DataConfig, seed: int, plan: StagePlan) -> StageStream:
     """Raises LocalError when an index cannot be had."""
     try:
-        ahead = Ahead(StageStream(Sources(config, "train"), seed, plan))
+        return StageStream(Sources(config, "train"), seed, plan)
     except UserError as error:
         raise LocalError(str(error)) from None
-    ahead.start()
-    return ahead
-
-
-@dataclass(frozen=True)
-class _Unread:
-    """In place of a step that could not be read: an exception would cross from a worker with its traceback as text."""
-
-    problem: str
 
 
 def _deaf(worker: int) -> None:
@@ -154,15 +148,16 @@ class _StepDataset(Dataset[Any]):
         self.config, self.seed, self.plan, self.part = config, seed, plan, part
         self._stream: StageStream | None = None
 
-    def __getitem__(self, step: int) -> StepBatch | _Unread:
+    def __getitem__(self, step: int) -> StepBatch | LocalError:
+        """A step that cannot be read gives its error: one that is raised comes from a worker with its traceback as text."""
         try:
             return self._read(step)
         except UserError as error:
-            return _Unread(str(error))
+            return LocalError(str(error))
 
     def _read(self, step: int) -> StepBatch:
         if self._stream is None:
-            self._stream = StageStream(Sources(self.config, "train"), self.seed, self.plan)
+            self._stream = _open_stream(self.config, self.seed, self.plan)
         samples = self._stream.samples(step - self.plan.first_step)
         context_length = self.plan.config.context_length
         micro_batches = []

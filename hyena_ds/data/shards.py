@@ -14,19 +14,20 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.genome.splits import SPLITS
 
 INDEX_NAME = "index.json"
 FORMAT = "hyena-ds shards 1"
-SPLITS = ("train", "valid", "test")
 MOST_BYTES = 2**30
 """An index in a directory may have so many: a few million chunks."""
 BEYOND = 2**62
@@ -87,20 +88,17 @@ class ShardIndex:
 
     def to_json(self) -> str:
         """Deterministic text: one chunk or shard a line."""
-        lines = [
-            "{",
-            f'"format": {json.dumps(FORMAT)},',
-            f'"assembly": {json.dumps(self.assembly)},',
-            f'"chunk_length": {self.chunk_length},',
-            '"shards": [',
-            ",\n".join(json.dumps(dataclasses.asdict(shard)) for shard in self.shards),
-            "],",
-            '"chunks": [',
-            ",\n".join(json.dumps(dataclasses.asdict(chunk)) for chunk in self.chunks),
-            "]",
-            "}",
-        ]
-        return "\n".join(lines) + "\n"
+        return (
+            f'{{\n"format": {json.dumps(FORMAT)},\n"assembly": {json.dumps(self.assembly)},\n'
+            f'"chunk_length": {self.chunk_length},\n'
+            f'"shards": {json_lines(self.shards)},\n"chunks": {json_lines(self.chunks)}\n}}\n'
+        )
+
+
+def json_lines(items: Sequence[Any]) -> str:
+    """Dataclasses as a JSON list that has one of them a line."""
+    rows = ",\n".join(json.dumps(dataclasses.asdict(item)) for item in items)
+    return f"[\n{rows}\n]"
 
 
 def read_index(directory: str | Path) -> ShardIndex:
@@ -144,7 +142,7 @@ def parse_index(text: bytes, where: str) -> ShardIndex:
             assembly=raw["assembly"],
             chunk_length=raw["chunk_length"],
             shards=tuple(Shard(**shard) for shard in raw["shards"]),
-            chunks=tuple(_chunk(chunk) for chunk in raw["chunks"]),
+            chunks=tuple(chunk_from(chunk) for chunk in raw["chunks"]),
         )
         _check_shards(index)
         _check_chunks(index)
@@ -159,7 +157,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"found {name}, wanted numbers")
 
 
-def _chunk(raw: dict[str, Any]) -> Chunk:
+def chunk_from(raw: dict[str, Any]) -> Chunk:
+    """The chunk of a JSON object, whose types are not looked at."""
     runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
     return Chunk(**{**raw, **runs})
 
@@ -172,16 +171,11 @@ def _check_shards(index: ShardIndex) -> None:
         raise ValueError("chunk_length: wanted a number of bases")
     total = 0
     for shard in index.shards:
-        if not (
-            type(shard.file) is str
-            and _PLAIN_NAME.fullmatch(shard.file)
-            and type(shard.sha256) is str
-            and _SHA256.fullmatch(shard.sha256)
-            and type(shard.bytes) is int
-            and shard.bytes > 0
-        ):
+        named = type(shard.file) is str and _PLAIN_NAME.fullmatch(shard.file)
+        summed = type(shard.sha256) is str and _SHA256.fullmatch(shard.sha256)
+        if not (named and summed and type(shard.bytes) is int and shard.bytes > 0):
             raise ValueError(f"shard '{shard.file}' has no plain name, size and SHA-256")
-        if type(shard.split) is not str or shard.split not in SPLITS:
+        if shard.split not in SPLITS:
             raise ValueError(f"shard '{shard.file}' is of the split '{shard.split}', wanted {' or '.join(SPLITS)}")
         total += shard.bytes
         if total >= BEYOND:
@@ -195,16 +189,11 @@ def _check_chunks(index: ShardIndex) -> None:
     shards, count = index.shards, len(index.shards)
     last, free = 0, 0
     for chunk in index.chunks:
-        if not (
-            type(chunk.shard) is int
-            and type(chunk.offset) is int
-            and type(chunk.start) is int
-            and type(chunk.end) is int
-        ):
+        if any(type(number) is not int for number in (chunk.shard, chunk.offset, chunk.start, chunk.end)):
             raise ValueError(f"chunk '{chunk.key}' has a place that is no whole number")
         if not 0 <= chunk.start < chunk.end < BEYOND:
             raise ValueError(f"chunk '{chunk.key}' has the bases {chunk.start} to {chunk.end}")
-        length = chunk.end - chunk.start
+        length = chunk.length
         if not (
             0 <= chunk.shard < count
             and 0 <= chunk.offset <= shards[chunk.shard].bytes - length
@@ -269,12 +258,16 @@ def sha256_of(path: Path) -> str:
 
 def verify_shard(directory: str | Path, shard: Shard) -> None:
     """Raise UserError unless the shard's bytes have the checksum of the index."""
-    path = Path(directory) / shard.file
-    if sha256_of(path) != shard.sha256:
-        raise UserError(
-            f"{path}: the bytes do not match the SHA-256 in {INDEX_NAME}: the shard is damaged; "
-            "copy or prepare the shards again"
-        )
+    if sha256_of(Path(directory) / shard.file) != shard.sha256:
+        raise damaged(directory, shard)
+
+
+def damaged(directory: str | Path, shard: Shard) -> UserError:
+    """What is said of a shard that has another checksum than the index."""
+    return UserError(
+        f"{Path(directory) / shard.file}: the bytes do not match the SHA-256 in {INDEX_NAME}: the shard is damaged; "
+        "copy or prepare the shards again"
+    )
 
 
 def map_tokens(directory: str | Path, shard: Shard) -> NDArray[np.uint8]:
@@ -282,11 +275,8 @@ def map_tokens(directory: str | Path, shard: Shard) -> NDArray[np.uint8]:
     return np.memmap(Path(directory) / shard.file, dtype=np.uint8, mode="r")
 
 
-class Reader(Protocol):
-    """A shard's bytes."""
-
-    def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
-        """Fill `ids` with the bytes from `offset` on. Raises LocalError, naming the shard, when they cannot be had."""
+Reader = Callable[[NDArray[np.uint8], int], None]
+"""read(ids, offset): fill `ids` with a shard's bytes from `offset` on. Raises LocalError, naming it, when they cannot be had."""
 
 
 def read_fully(file: int, ids: NDArray[np.uint8], offset: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,7 @@ class StageStream:
             for number, windows in enumerate(sources.windows(self.context_length))
         ]
         self._quotas = _quotas([source.weight for source in config.sources])
+        self._interleaved = lru_cache(maxsize=2)(self._interleaved_uncached)
 
     def samples(self, step: int) -> list[Sample]:
         """The global batch of a step, in order."""
@@ -144,26 +145,20 @@ class StageStream:
     def _drawn(self, number: int) -> tuple[int, int]:
         """Source of sample `number` of the stage, and how many samples that source gave before."""
         block, within = divmod(number, _INTERLEAVE_BLOCK)
-        if len(self._quotas) == 1:
-            return 0, number
         source = int(self._interleaved(block)[within])
         return source, self._drawn_before(number, source)
 
     def _drawn_before(self, number: int, source: int) -> int:
         """How many samples `source` gives before sample `number` of the stage."""
-        if len(self._quotas) == 1:
-            return number
         block, within = divmod(number, _INTERLEAVE_BLOCK)
         return block * self._quotas[source] + int((self._interleaved(block)[:within] == source).sum())
 
     def _number(self, source: int, drawn: int) -> int:
         """The inverse of `_drawn`: the sample of the stage that is the source's number `drawn`."""
-        if len(self._quotas) == 1:
-            return drawn
         block, within = divmod(drawn, self._quotas[source])
         return block * _INTERLEAVE_BLOCK + int(np.flatnonzero(self._interleaved(block) == source)[within])
 
-    def _interleaved(self, block: int) -> NDArray[np.int64]:
+    def _interleaved_uncached(self, block: int) -> NDArray[np.int64]:
         """The sources of the samples of a block."""
         sources = np.repeat(np.arange(len(self._quotas)), self._quotas)
         return sources[permutation(_INTERLEAVE_BLOCK, *self._key, _INTERLEAVE, block)]

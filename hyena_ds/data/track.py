@@ -68,7 +68,7 @@ class Track:
         self.segment_ends: Positions = np.append(self.segment_starts[1:], self.chunk_starts[-1])
         self._runs = _ignored_runs(self.chunks, self.chunk_starts, ignore)
         # Files beyond these are closed again: a system lets a process hold only so many.
-        reader = open_ or (lambda shard: ShardReader(place, shard))
+        reader = open_ or (lambda shard: ShardReader(place, shard).read_into)
         self._reader = lru_cache(maxsize=_OPEN_FILES)(lambda number: reader(self.index.shards[number]))
 
     @property
@@ -89,7 +89,7 @@ class Track:
             take = min(length - filled, self.chunks[number].length - within)
             begin = self.chunks[number].offset + within
             piece = ids[filled : filled + take]
-            self._reader(self.chunks[number].shard).read_into(piece, begin)
+            self._reader(self.chunks[number].shard)(piece, begin)
             if piece.max() >= VOCABULARY:
                 raise self._unknown_id(self.chunks[number], piece, begin)
             filled += take

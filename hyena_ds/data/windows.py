@@ -83,10 +83,8 @@ class EpochOrder:
 
     def start(self, position: int) -> int:
         """First base of the window that is drawn as number `position` (counted over all epochs)."""
-        epoch, i = divmod(position, self.windows.count)
-        bounds, _ = self._epoch_groups(epoch)
-        group = int(np.searchsorted(bounds, i, side="right")) - 1
-        slot = self._group_slots(epoch, group)[i - int(bounds[group]) : i - int(bounds[group]) + 1]
+        epoch, group, within = self._place(position)
+        slot = self._group_slots(epoch, group)[within : within + 1]
         tiled = self.windows.starts(slot)
         if not self.random_offset:
             return int(tiled[0])
@@ -103,12 +101,18 @@ class EpochOrder:
 
     def groups(self, position: int) -> tuple[list[str], list[str]]:
         """Files of the group of shards that window number `position` is drawn from, and of the group after it."""
-        epoch, i = divmod(position, self.windows.count)
-        bounds, groups = self._epoch_groups(epoch)
-        group = int(np.searchsorted(bounds, i, side="right")) - 1
+        epoch, group, _ = self._place(position)
+        groups = self._epoch_groups(epoch)[1]
         after = groups[group + 1] if group + 1 < len(groups) else self._epoch_groups(epoch + 1)[1][0]
         files = self.windows.track.shard_files
         return [files[shard] for shard in groups[group]], [files[shard] for shard in after]
+
+    def _place(self, position: int) -> tuple[int, int, int]:
+        """Epoch and group of a window, and its number within the group."""
+        epoch, i = divmod(position, self.windows.count)
+        bounds, _ = self._epoch_groups(epoch)
+        group = int(np.searchsorted(bounds, i, side="right")) - 1
+        return epoch, group, i - int(bounds[group])
 
     def _epoch_groups_uncached(self, epoch: int) -> tuple[Positions, list[Positions]]:
         shards = permutation(len(self.windows.kept_per_shard), *self.key, _SHARDS, epoch)

@@ -42,12 +42,8 @@ def _is_loss(value: Any) -> bool:
     return is_number(value) and value is not None and abs(value) <= 700
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
+def _is_a(kind: type) -> Check:
+    return lambda value: isinstance(value, kind)
 
 
 def _named(check: Check) -> Check:
@@ -82,22 +78,22 @@ METRICS = Shape(
         **_VALIDATION,
         **dict.fromkeys((*_QUALITY, "learning_rate", "gradient_norm", "loss_spike"), is_number),
         **dict.fromkeys(("tokens_per_second", "peak_memory_gib", "exchange_share", "input_wait_seconds"), _is_amount),
-        **dict.fromkeys(("skipped", "passed_over"), _is_flag),
+        **dict.fromkeys(("skipped", "passed_over"), _is_a(bool)),
     },
     needed=("step",),
     beside={"validation_loss": "context_length", "tokens_per_second": "tokens"},
 )
 """Rows of metrics.jsonl: of a training step where they have a loss, of a validation where they have a validation loss."""
 FAULTS = Shape(
-    {"step": is_count, "rank": is_count, **dict.fromkeys(("time", "kind", "text", "seen_on"), _is_text)},
+    {"step": is_count, "rank": is_count, **dict.fromkeys(("time", "kind", "text", "seen_on"), _is_a(str))},
     needed=("step", "kind", "text"),
 )
 STARTS = Shape(
     {
         **dict.fromkeys(("step", "ranks", "threads"), is_count),
-        **dict.fromkeys(("time", "device", "system", "launcher"), _is_text),
+        **dict.fromkeys(("time", "device", "system", "launcher"), _is_a(str)),
         "hosts": _named(is_count),
-        "versions": _named(_is_text),
+        "versions": _named(_is_a(str)),
     }
 )
 """Rows of environment.jsonl."""

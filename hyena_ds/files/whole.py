@@ -39,6 +39,15 @@ def to_disk(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
+def sync_directory(directory: Path) -> None:
+    """Return once the names in a directory are on the disk: without it they do not survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _remove(path: Path) -> None:
     """Remove whatever has this name; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():

@@ -12,9 +12,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hyena_ds.config.arithmetic import StagePlan, divisors, plan_stages
+from hyena_ds.config.arithmetic import Saving, StagePlan, divisors, plan_stages, savings
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
-from hyena_ds.config.savings import Saving, savings
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import Cluster
 from hyena_ds.cost.memory import Memory, peak_memory

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 
 import torch
 
-from hyena_ds.config.arithmetic import StagePlan
+from hyena_ds.config.arithmetic import StagePlan, savings
 from hyena_ds.config.policy import KEPT_UNITS
-from hyena_ds.config.savings import savings
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import LocalError
 

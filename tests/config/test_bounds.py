@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from hyena_ds.cli import main
-from hyena_ds.config.arithmetic import describe, describe_hosts, divisors, plan_stages
+from hyena_ds.config.arithmetic import describe, describe_hosts, divisors, plan_stages, savings
 from hyena_ds.config.loading import load_yaml, parse_yaml
 from hyena_ds.config.nodes import MOST_BYTES, MOST_OVERRIDES
-from hyena_ds.config.savings import savings
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_CHARACTERS, UserError
 from tests.memory import grows_less_than

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.download import ASSEMBLIES, Patience, fetch
+from data_prep.config import DownloadConfig
+from data_prep.download import ASSEMBLIES, fetch
 from hyena_ds.errors import UserError
 from tests.data_prep.workshop import Outcome, Workshop, bgzip, fasta_text, random_bases
 
@@ -203,7 +204,7 @@ def test_pauses_grow_and_end(server, tmp_path):
     pauses: list[float] = []
     server.drop_after = [0] * 20
     with pytest.raises(UserError, match="no byte came in 9 attempts"):
-        fetch(server.url, None, tmp_path / "x.fa.gz", Patience(9, 1.0, pauses.append))
+        fetch(DownloadConfig("x", server.url, attempts=9), tmp_path / "x.fa.gz", pauses.append)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-import data_prep.fasta
-import data_prep.workers
-from data_prep.bed import Interval
+import data_prep.writer
+import hyena_ds.genome.fasta
 from hyena_ds.data.shards import read_index
+from hyena_ds.genome.bed import Interval
 from tests.data_prep.test_prep_bad_input import refused
 from tests.data_prep.workshop import Workshop, bgzip, fasta_text, files_of, gzipped, random_bases
-from tests.memory import PEAK_MIB, grows_less_than
+from tests.memory import PEAK_MIB
 
 SEQUENCES = {"a": random_bases(1003, letters="ACGTacgtN"), "b": random_bases(300, seed=1)}
 CLEAN = fasta_text(SEQUENCES)
@@ -54,7 +54,7 @@ SAME_BASES = {
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("kind", SAME_BASES)
 def test_what_is_no_base_shifts_no_coordinate(workshop: Workshop, monkeypatch, kind: str, packed: bool) -> None:
-    monkeypatch.setattr("data_prep.packed.COPY_BYTES", 61)  # so that blocks end in the middle of everything
+    monkeypatch.setattr("hyena_ds.genome.packed.COPY_BYTES", 61)  # so that blocks end in the middle of everything
     workshop.write("genome.fa", CLEAN)
     workshop.build()
     wanted = {name: data for name, data in files_of(workshop.output).items() if name.endswith(".tar")}
@@ -149,9 +149,9 @@ def test_a_packed_fasta_that_unpacks_without_end_is_looked_at_as_it_comes(
     workshop: Workshop, monkeypatch, first: bytes, block: bytes, wanted: str
 ) -> None:
     written: list[int] = []
-    feed = data_prep.fasta.Scanner.feed
+    feed = hyena_ds.genome.fasta.Scanner.feed
     monkeypatch.setattr(
-        data_prep.fasta.Scanner, "feed", lambda self, text: written.append(len(text)) or feed(self, text)
+        hyena_ds.genome.fasta.Scanner, "feed", lambda self, text: written.append(len(text)) or feed(self, text)
     )
     workshop.write("genome.fa", bomb(first, block, 64))
     assert wanted in refused(workshop, workshop.config(limits={"fasta_gib": 2**-7}))
@@ -165,9 +165,7 @@ def test_a_packed_bed_that_unpacks_without_end_takes_little_memory(workshop: Wor
     workshop.write("genome.fa", CLEAN)
     workshop.write("r.bed", bomb(b"a 0 10 train\n", block, 150))
     config = workshop.config(splits={"bed": str(workshop.directory / "r.bed")})
-    script = (
-        f"import sys; from data_prep.__main__ import main; code = main(sys.argv[1:]); print({PEAK_MIB}); sys.exit(code)"
-    )
+    script = f"import sys; from hyena_ds.cli import main; code = main(['prep', *sys.argv[1:]]); print({PEAK_MIB}); sys.exit(code)"
     done = subprocess.run(
         [sys.executable, "-c", script, "build", config], capture_output=True, text=True, timeout=60, check=False
     )
@@ -213,7 +211,7 @@ def test_a_bed_is_read_right_or_named(workshop: Workshop, content: bytes, wanted
 def test_splits_that_overlap_everywhere_are_refused_before_every_pair_is_listed(
     workshop: Workshop, monkeypatch
 ) -> None:
-    monkeypatch.setattr("data_prep.bed.MOST_LEAKS", 100)
+    monkeypatch.setattr("hyena_ds.genome.bed.MOST_LEAKS", 100)
     workshop.write("genome.fa", CLEAN)
     bed = workshop.write("r.bed", "a 0 100 train\na 0 100 valid\n" * 1000)
     config = workshop.config(splits={"bed": str(bed)}, overlap="trim")
@@ -253,11 +251,11 @@ def test_a_disk_that_fills_while_a_genome_is_unpacked_is_not_left_full(workshop:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data_prep.fasta.os, "fsync", full)
+        patch.setattr(hyena_ds.genome.fasta.os, "fsync", full)
         patch.setattr("hyena_ds.files.whole.to_disk", lambda file: file.flush())
         outcome = workshop.run("build", workshop.config())
     assert outcome.code == 2 and "the disk is full" in outcome.sentence
-    assert [path.name for path in workshop.partial.iterdir() if path.suffix == ".tmp"] == []
+    assert [path.name for path in workshop.partial.iterdir() if path.suffix == ".partial"] == []
     assert workshop.build().code == 0
 
 
@@ -293,7 +291,7 @@ def test_work_on_tidy_input_from_before_is_gone_on_with(workshop: Workshop, monk
         patch.setattr(data_prep.build, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         assert workshop.run("build", workshop.config()).code == 130
     (workshop.partial / "genome.json").unlink()
-    monkeypatch.setattr(data_prep.workers, "write_shard", lambda *_: pytest.fail("a finished shard was written again"))
+    monkeypatch.setattr(data_prep.writer, "write_shard", lambda *_: pytest.fail("a finished shard was written again"))
     assert "discarding" not in workshop.build().err
 
 
@@ -320,12 +318,3 @@ def test_the_limits_change_no_byte_and_nothing_that_is_compared(workshop: Worksh
     workshop.write("genome.fa", CLEAN)
     workshop.build()
     assert "nothing to do" in workshop.build(limits={"fasta_gib": 1, "bed_mib": 1}, workers=2).out
-
-
-def test_reading_a_genome_of_one_long_line_needs_no_more_than_its_length(tmp_path: Path) -> None:
-    scanner = data_prep.fasta.Scanner(tmp_path, 2**40)
-    with grows_less_than(100):
-        for number in range(13):
-            scanner.feed(b"ACGT" * (1 << 20) if number else b">a\n")
-        scanner.finish()
-    assert scanner.records[0].bases == 12 << 22

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from data_prep.bed import Interval, find_leaks
 from data_prep.regions import _merge, _subtract
 from hyena_ds.data.shards import read_index
+from hyena_ds.genome.bed import Interval, find_leaks
 from tests.data_prep.workshop import Workshop, gzipped, random_bases
 
 

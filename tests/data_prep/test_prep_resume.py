@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import data_prep.build
-import data_prep.workers
+import data_prep.writer
 from tests.data_prep.workshop import Workshop, files_of, gzipped, random_bases
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_work(workshop, sequence, monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data_prep.workers, "write_shard", full)
+    monkeypatch.setattr(data_prep.writer, "write_shard", full)
     outcome = workshop.run("build", workshop.config())
     assert outcome.code == 2 and "the disk is full" in outcome.sentence and workshop.partial.exists()
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from data_prep.__main__ import main
+from hyena_ds.cli import main
 
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
@@ -68,7 +68,7 @@ class Workshop:
     def run(self, *arguments: str) -> Outcome:
         """The command line, in this process."""
         self._capsys.readouterr()
-        code = main(arguments)
+        code = main(["prep", *arguments])
         captured = self._capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 

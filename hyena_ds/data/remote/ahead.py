@@ -9,6 +9,7 @@ ranks. A shard that does not come is left to whoever reads it, who says so. Noth
 from __future__ import annotations
 
 import threading
+from queue import SimpleQueue
 
 from hyena_ds.config.remote import is_afar
 from hyena_ds.data.remote.fetching import Stopped
@@ -27,9 +28,8 @@ class Ahead:
         self._stream = stream
         self._cache = ShardCache(stream.sources.config.cache)
         self._room = stream.sources.config.cache.bytes
-        self._step: int | None = None
-        self._wake = threading.Condition()
-        self._over = False
+        self._steps: SimpleQueue[int | None] = SimpleQueue()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="shards ahead")
 
     def start(self) -> None:
@@ -37,26 +37,19 @@ class Ahead:
 
     def reached(self, step: int) -> None:
         """The reader is at `step`, numbered within the stage."""
-        with self._wake:
-            self._step = step
-            self._wake.notify()
+        self._steps.put(step)
 
     def close(self) -> None:
         """End the thread; one in the middle of a silent connection is left to end by itself."""
-        with self._wake:
-            self._over = True
-            self._wake.notify()
-        if self._thread.ident is not None:
-            self._thread.join(_LEAVES_SECONDS)
+        self._over.set()
+        self._steps.put(None)
+        self._thread.join(_LEAVES_SECONDS)
 
     def _run(self) -> None:
         done: list[tuple[str, Shard]] = []
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._over or self._step is not None)
-                if self._over or self._step is None:
-                    return
-                step, self._step = self._step, None
+        for step in iter(self._steps.get, None):
+            if not self._steps.empty():  # the reader is further by now
+                continue
             wanted = self._wanted(step)
             if wanted != done:
                 self._fetch(wanted)
@@ -77,9 +70,9 @@ class Ahead:
 
     def _fetch(self, wanted: list[tuple[str, Shard]]) -> None:
         for place, shard in wanted:
-            if self._over:
+            if self._over.is_set():
                 return
             try:
-                self._cache.fetch(place, shard, wait=False, stopped=lambda: self._over)
+                self._cache.fetch(place, shard, wait=False, stopped=self._over)
             except (UserError, Stopped):
                 return

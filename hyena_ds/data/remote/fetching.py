@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 from hyena_ds.config.remote import CacheConfig
 from hyena_ds.data.remote.transfer import Address, Broken, Refused, append, opener
@@ -27,10 +27,10 @@ WRONG_BYTES = 3
 """Times that a whole file of wrong bytes is fetched before it is given up."""
 
 
-def fetch_shard(address: Address, part: Path, shard: Shard, cache: CacheConfig, stopped: Callable[[], bool]) -> None:
+def fetch_shard(address: Address, part: Path, shard: Shard, cache: CacheConfig, stopped: Event) -> None:
     """Bring `part` to the whole shard, checked against the index.
 
-    Raises LocalError; OSError when `part` cannot be written; and Stopped once `stopped` says so.
+    Raises LocalError; OSError when `part` cannot be written; and Stopped once `stopped` is set.
     """
     for tried in range(1, WRONG_BYTES + 1):
         fetch_whole(address, part, shard.bytes, cache, stopped)
@@ -53,7 +53,7 @@ def fetch_whole(
     part: Path,
     limit: int,
     cache: CacheConfig,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Event,
     what: str = "shard",
 ) -> None:
     """Bring `part` to the end of what the source has; LocalError where that is more than `limit` bytes."""
@@ -65,8 +65,7 @@ def fetch_whole(
         nonlocal heard, most
         if have > most:  # the same bytes again, of a source that cannot go on in the middle, are no progress
             heard, most = time.monotonic(), have
-        if stopped():
-            raise Stopped
+        _pause(0, stopped)
 
     while True:
         try:
@@ -97,9 +96,6 @@ class Stopped(Exception):
     """Nobody needs the file any more."""
 
 
-def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if stopped():
-            raise Stopped
-        time.sleep(min(left, 0.1))
+def _pause(seconds: float, stopped: Event) -> None:
+    if stopped.wait(seconds):
+        raise Stopped

@@ -1,7 +1,7 @@
 """Where a source's shards are: in a directory, or afar and in the node's cache.
 
     DIRECTORY ------------------------------> index, ShardReader
-    URL or command --index.json, fetched----> index, CachedShard --> ShardCache
+    URL or command --index.json, fetched----> index, ShardCache.read_into
 
 Whoever reads tokens does not know which.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 from hyena_ds.config.remote import CacheConfig, expanded, is_afar
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.remote.fetching import fetch_whole
-from hyena_ds.data.remote.shard_cache import CachedShard, ShardCache
+from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.remote.transfer import address_of, named
 from hyena_ds.data.shards import INDEX_NAME, Reader, Shard, ShardIndex, ShardReader, parse_index, read_index
 from hyena_ds.errors import LocalError, UserError
@@ -37,13 +39,8 @@ def read_indices(config: DataConfig, kept: bool = False) -> list[ShardIndex]:
 
 
 def reader(place: str, cache: CacheConfig, shard: Shard) -> Reader:
-    """The bytes of one shard."""
-    return CachedShard(ShardCache(cache), place, shard) if is_afar(place) else ShardReader(place, shard)
-
-
-def group_bytes(shards: list[Shard], shuffle_shards: int) -> int:
-    """The most that a group of shards may take, in whatever order an epoch has them."""
-    return sum(sorted((shard.bytes for shard in shards), reverse=True)[:shuffle_shards])
+    """What reads one shard."""
+    return partial(ShardCache(cache).read_into, place, shard) if is_afar(place) else ShardReader(place, shard).read_into
 
 
 def check_room(config: DataConfig, indices: list[ShardIndex]) -> None:
@@ -51,8 +48,9 @@ def check_room(config: DataConfig, indices: list[ShardIndex]) -> None:
     needed = 0
     for source, index in zip(config.sources, indices, strict=True):
         if is_afar(source.shards):
-            train = [shard for shard in index.shards if shard.split == "train"]
-            needed += max([group_bytes(train, config.shuffle_shards), *(shard.bytes for shard in index.shards)])
+            train = sorted((shard.bytes for shard in index.shards if shard.split == "train"), reverse=True)
+            group = sum(train[: config.shuffle_shards])  # the most, in whatever order an epoch has them
+            needed += max([group, *(shard.bytes for shard in index.shards)])
     if needed > config.cache.bytes:
         raise UserError(
             f"data.cache.gib: found {config.cache.gib:g}, wanted at least {needed / 2**30:.3g}: windows are shuffled "
@@ -67,20 +65,14 @@ _known: dict[tuple[str, CacheConfig], ShardIndex] = {}
 
 def _index_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
     if (place, cache) not in _known:
-        _known[place, cache] = _read_from_afar(place, cache, kept)
+        path = cache.path / f"index-{hashlib.sha256(expanded(place).encode()).hexdigest()[:16]}.json"
+        if not (kept and path.is_file()):
+            _fetch_index(place, path, cache)
+        try:
+            _known[place, cache] = parse_index(path.read_bytes(), named(place, INDEX_NAME))
+        except OSError as error:
+            raise LocalError(f"{path}: the index that was fetched became unreadable ({error.strerror})") from None
     return _known[place, cache]
-
-
-def _read_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
-    where = named(place, INDEX_NAME)
-    path = cache.path / f"index-{hashlib.sha256(expanded(place).encode()).hexdigest()[:16]}.json"
-    if not (kept and path.is_file()):
-        _fetch_index(place, path, cache)
-    try:
-        index = parse_index(path.read_bytes(), where)
-    except OSError as error:
-        raise LocalError(f"{path}: the index that was fetched became unreadable ({error.strerror})") from None
-    return index
 
 
 def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
@@ -88,7 +80,7 @@ def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
-        fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, what="index")
+        fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, Event(), what="index")
         part.replace(path)
     except OSError as error:
         raise LocalError(

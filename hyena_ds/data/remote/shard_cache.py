@@ -16,10 +16,10 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,9 @@ from hyena_ds.config.remote import CacheConfig
 from hyena_ds.data.checksums import Checksums
 from hyena_ds.data.remote.fetching import fetch_shard
 from hyena_ds.data.remote.transfer import address_of, named
-from hyena_ds.data.shards import Shard, read_fully, sha256_of
+from hyena_ds.data.shards import Shard, read_fully
 from hyena_ds.errors import LocalError
+from hyena_ds.files.rows import read_text
 
 _POLL = 0.05
 _TAKES_OVER = 5.0
@@ -54,37 +55,43 @@ class ShardCache:
                 if file is None:
                     self.fetch(place, shard)
                     continue
-            try:
+            with _held(file):
                 yield file
-            finally:
-                _unlock(file)
             return
         raise LocalError(
             f"{self.path}: shard {shard.file} was removed {_EVICTED_AGAIN} times before it was read; "
             f"raise data.cache.gib (now {self.config.gib:g}): too many shards are in use at once"
         )
 
+    def read_into(self, place: str, shard: Shard, ids: NDArray[np.uint8], offset: int) -> None:
+        """Fill `ids` with a shard's bytes from `offset` on, fetching it first if it is not here.
+
+        It is open only while it is read: what is not being read may make place for others.
+        """
+        with self.opened(place, shard) as file:
+            try:
+                read_fully(file, ids, offset)
+            except OSError as error:
+                raise LocalError(
+                    f"{self.path}: the kept copy of {named(place, shard.file)} became "
+                    f"unreadable ({error.strerror}); see to the disk, then start the same line again: the run continues"
+                ) from None
+
     def has(self, shard: Shard) -> bool:
         """Whether the shard is here. It may be gone a moment later."""
-        try:
-            return self._tar(shard).stat().st_size == shard.bytes
-        except OSError:
-            return False
+        return _size(self._tar(shard)) == shard.bytes
 
-    def fetch(self, place: str, shard: Shard, wait: bool = True, stopped: Callable[[], bool] = lambda: False) -> None:
+    def fetch(self, place: str, shard: Shard, wait: bool = True, stopped: Event | None = None) -> None:
         """Make the shard be here. With `wait` false, a shard that another process fetches is left to it.
 
-        Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` says so.
+        Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` is set.
         """
         with self._in_words(place, shard):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self._lock_of(place, shard, wait)
-            if lock is None:
-                return
-            try:
-                self._fetch_locked(place, shard, lock, stopped)
-            finally:
-                _unlock(lock)
+            if lock is not None:
+                with _held(lock):
+                    self._fetch_locked(place, shard, lock, stopped or Event())
 
     def remove_damaged(self, shards: list[Shard], share: int = 0) -> None:
         """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again.
@@ -93,17 +100,11 @@ class ShardCache:
         """
         with Checksums(self.path, share, touched=True) as checksums:
             for shard in shards:
-                file = self._open_whole(shard)
+                file, tar = self._open_whole(shard), self._tar(shard)
                 if file is not None:
-                    tar = self._tar(shard)
-                    try:
-                        checksums.check(tar, shard.sha256, partial(_verify, tar, shard))
-                    except _Damaged:
-                        tar.unlink(missing_ok=True)
-                    except FileNotFoundError:
-                        pass
-                    finally:
-                        _unlock(file)
+                    with _held(file), contextlib.suppress(FileNotFoundError):
+                        if not checksums.agrees(tar, shard.sha256):
+                            tar.unlink()
 
     def _tar(self, shard: Shard) -> Path:
         return self.path / f"{shard.sha256}.tar"
@@ -112,24 +113,19 @@ class ShardCache:
         """The shard, open under a shared lock, or None where it has to be fetched."""
         path = self._tar(shard)
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)  # waits only while somebody removes it
         except FileNotFoundError:
             return None
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH)  # waits only while somebody removes it
+        with contextlib.ExitStack() as unless_whole:
+            unless_whole.callback(_unlock, file)
             found = os.fstat(file)
-            whole = found.st_nlink > 0 and found.st_size == shard.bytes
-            if found.st_nlink > 0 and not whole:
-                path.unlink(missing_ok=True)
-            if whole:
+            if found.st_nlink > 0 and found.st_size == shard.bytes:
                 with contextlib.suppress(PermissionError):
                     _touch(file)
-        except BaseException:
-            os.close(file)
-            raise
-        if whole:
-            return file
-        _unlock(file)
+                unless_whole.pop_all()
+                return file
+            if found.st_nlink > 0:
+                path.unlink(missing_ok=True)
         return None
 
     def _lock_of(self, place: str, shard: Shard, wait: bool) -> int | None:
@@ -138,26 +134,24 @@ class ShardCache:
         began, told = time.monotonic(), _changed(path)
         size, grew = _size(part), began
         while (lock := _try_lock(path)) is None:
-            if not wait:
-                return None
-            if self.has(shard):
+            if not wait or self.has(shard):
                 return None
             if _size(part) != size:
                 size, grew = _size(part), time.monotonic()
             if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
                 raise LocalError(
-                    f"{named(place, shard.file)}: process {_text(path) or 'unknown'} of this node fetches this "
+                    f"{named(place, shard.file)}: process {read_text(path) or 'unknown'} of this node fetches this "
                     f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
                 )
             time.sleep(_POLL)
         # While this process waited, another one may have lost its patience: once is enough for a node.
-        failure = _text(path)
+        failure = read_text(path)
         if failure.startswith(_FAILED) and _changed(path) != told:
-            _unlock(lock)
-            raise LocalError(failure.removeprefix(_FAILED))
+            with _held(lock):
+                raise LocalError(failure.removeprefix(_FAILED))
         return lock
 
-    def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Callable[[], bool]) -> None:
+    def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Event) -> None:
         if self.has(shard):
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 _touch(self._tar(shard))  # somebody is about to use it
@@ -181,27 +175,31 @@ class ShardCache:
 
     def _make_room(self, shard: Shard, part: Path) -> None:
         """Remove what was used least recently until the shard fits, and claim its place."""
-        began = time.monotonic()
+        began, path = time.monotonic(), self.path / "room.lock"
         if shard.bytes > self.config.bytes:
             raise LocalError(
                 f"data.cache.gib: found {self.config.gib:g}, wanted at least {shard.bytes / 2**30:.3g} for shard "
                 f"{shard.file} alone; raise it"
             )
         while True:
-            room = self._wait_for_room_lock(began)
-            try:
+            while (room := _try_lock(path)) is None:
+                if time.monotonic() - began > self.config.patience:
+                    raise LocalError(
+                        f"{path}: another process has held this lock for {time.monotonic() - began:.0f} s; end the process "
+                        "that has it open, or name another data.cache.directory"
+                    )
+                time.sleep(_POLL)
+            with _held(room):
                 kept = self._kept(part)
                 used = sum(size for _, _, size in kept)
-                for _, path, size in sorted(kept):
+                for _, other, size in sorted(kept):
                     if used + shard.bytes <= self.config.bytes:
                         break
-                    if _remove(path):
+                    if _remove(other):
                         used -= size
                 if used + shard.bytes <= self.config.bytes:
                     part.touch()
                     return
-            finally:
-                _unlock(room)
             if time.monotonic() - began > self.config.patience:
                 raise LocalError(
                     f"{self.path}: shard {shard.file} of {shard.bytes / 2**30:.3g} GiB does not fit beside "
@@ -224,17 +222,6 @@ class ShardCache:
                 )
         return found
 
-    def _wait_for_room_lock(self, began: float) -> int:
-        path = self.path / "room.lock"
-        while (lock := _try_lock(path)) is None:
-            if time.monotonic() - began > self.config.patience:
-                raise LocalError(
-                    f"{path}: another process has held this lock for {time.monotonic() - began:.0f} s; end the process "
-                    "that has it open, or name another data.cache.directory"
-                )
-            time.sleep(_POLL)
-        return lock
-
     @contextmanager
     def _in_words(self, place: str, shard: Shard) -> Iterator[None]:
         """What the cache's own disk does, in a sentence."""
@@ -251,35 +238,8 @@ class ShardCache:
             ) from None
 
 
-class CachedShard:
-    """One shard from afar. It is open only while it is read: what is not being read may make place for others."""
-
-    def __init__(self, cache: ShardCache, place: str, shard: Shard):
-        self._cache, self._place, self._shard = cache, place, shard
-
-    def read_into(self, ids: NDArray[np.uint8], offset: int) -> None:
-        """Fill `ids` with the bytes from `offset` on, fetching the shard first if it is not here."""
-        with self._cache.opened(self._place, self._shard) as file:
-            try:
-                read_fully(file, ids, offset)
-            except OSError as error:
-                raise LocalError(
-                    f"{self._cache.path}: the kept copy of {named(self._place, self._shard.file)} became "
-                    f"unreadable ({error.strerror}); see to the disk, then start the same line again: the run continues"
-                ) from None
-
-
 _FAILED = "failed: "
 """Begins the text in the lock file of a shard that was given up."""
-
-
-class _Damaged(Exception):
-    """A kept shard has other bytes than the index says."""
-
-
-def _verify(tar: Path, shard: Shard) -> None:
-    if sha256_of(tar) != shard.sha256:
-        raise _Damaged
 
 
 def _touch(tar: Path | int) -> None:
@@ -289,16 +249,30 @@ def _touch(tar: Path | int) -> None:
 
 def _try_lock(path: Path) -> int | None:
     """An exclusive lock on `path`, or None while somebody else has it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(file)
         return None
+
+
+def _lock(path: Path, flags: int, kind: int) -> int:
+    """The file at `path`, opened with `flags` and locked, `kind` says how."""
+    file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, kind)
     except BaseException:
         os.close(file)
         raise
     return file
+
+
+@contextmanager
+def _held(file: int) -> Iterator[None]:
+    """A block during which a file stays locked and open."""
+    try:
+        yield
+    finally:
+        _unlock(file)
 
 
 def _unlock(file: int) -> None:
@@ -316,10 +290,8 @@ def _remove(path: Path) -> bool:
         return True
     if lock is None:
         return False
-    try:
+    with _held(lock):
         path.unlink(missing_ok=True)
-    finally:
-        _unlock(lock)
     return True
 
 
@@ -328,22 +300,16 @@ def _tell(lock: int, text: str) -> None:
     os.pwrite(lock, text.encode(), 0)
 
 
-def _text(path: Path) -> str:
+def _state(path: Path) -> os.stat_result | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.stat()
     except OSError:
-        return ""
+        return None
 
 
 def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+    return state.st_mtime_ns if (state := _state(path)) else 0
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+    return state.st_size if (state := _state(path)) else -1

@@ -17,7 +17,7 @@ import pytest
 from hyena_ds.config.remote import CacheConfig
 from hyena_ds.data.remote import fetching, shard_cache
 from hyena_ds.data.remote.fetching import WRONG_BYTES
-from hyena_ds.data.remote.shard_cache import CachedShard, ShardCache
+from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.shards import Shard, ShardIndex, read_index
 from hyena_ds.errors import LocalError
 from tests.data.remote.afar_server import AfarServer, serving
@@ -71,7 +71,7 @@ def test_a_shard_is_fetched_once_and_has_the_bytes_of_the_directory(
             assert content(cache, server.place, shard) == (shards / shard.file).read_bytes()
     assert [server.times(shard.file) for shard in index.shards] == [1] * len(index.shards)
     ids = np.empty(10, dtype=np.uint8)
-    CachedShard(cache, server.place, index.shards[0]).read_into(ids, 700)
+    cache.read_into(server.place, index.shards[0], ids, 700)
     assert ids.tobytes() == (shards / index.shards[0].file).read_bytes()[700:710]
     assert len(server.asked) == len(index.shards)
 

@@ -10,16 +10,18 @@ ends its lines in \\n. Of text that is tidy not a byte is changed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import letters
-from data_prep.config import LONGEST_NAME
-from data_prep.letters import Counts
 from hyena_ds.errors import UserError
+from hyena_ds.genome import letters
+from hyena_ds.genome.letters import Counts
 
+LONGEST_NAME = 255
+"""Bytes of the name of a record, and of an assembly."""
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t"
 _CONTROL = [byte for byte in range(32) if byte not in b"\t\r\n"] + [127]
@@ -53,13 +55,9 @@ class Scanner:
         self._taken = self._given = 0
         self._ends_changed = False
         self._held = b""
-        """The end of the last block, where what follows it decides what it is."""
+        """The end of what came, where what follows it decides what it is."""
         self._begun = False
         """Whether the first header was met."""
-        self._header: bytes | None = None
-        """What there is of the header that a block ended in."""
-        self._line_begins = True
-        """Whether what comes next begins a line, and may be a header."""
         self._fresh = True
         """Whether what was given ends with a whole line."""
         self._seen: dict[str, int] = {}
@@ -80,24 +78,22 @@ class Scanner:
                 f"{self.source}: found more than {self.limit:,} bytes of FASTA; if it is a genome and no archive that "
                 "unpacks without end, raise 'limits.fasta_gib' in the config"
             )
-        return self._tidy(self._held + block, last=False)
+        return self._tidy(block, last=False)
 
     def finish(self) -> bytes:
         """The rest of the tidy text, after the last block."""
         if not self._taken:
             raise UserError(f"{self.source}: found nothing in the gzip stream, wanted a FASTA")
-        rest = self._tidy(self._held, last=True)
+        rest = self._tidy(b"", last=True)
         if not self._begun:
             raise self._no_header()
-        if self._header is not None:
-            rest += self._end_header()
         self._end_record()
         if not self._bases:
             raise UserError(f"{self.source}: found {len(self.records)} record(s) without a base, wanted sequences")
         return rest
 
-    def _tidy(self, text: bytes, last: bool) -> bytes:
-        self._held = b""
+    def _tidy(self, block: bytes, last: bool) -> bytes:
+        text, self._held = self._held + block, b""
         if not last and text.endswith(b"\r"):
             text, self._held = text[:-1], b"\r"
         if b"\r" in text:
@@ -105,12 +101,18 @@ class Scanner:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if not self._begun:
             text = self._begin(text, last)
-        given = self._text(text)
+        line = text.rfind(b"\n")
+        if self._begun and not last and text[line : line + 2] in (b"\n", b"\n>"):
+            text, self._held = text[:line], text[line:] + self._held  # it may become a header
+        given = b"".join(self._pieces(text, last))
         self._given += len(given)
+        if self._held.startswith(b"\n>"):
+            self._end_record()
+            self._check_length(self._held[2:].rstrip(b"\r"))
         return given
 
     def _begin(self, text: bytes, last: bool) -> bytes:
-        """The text from the first header on; nothing while there is none."""
+        """The text from the line above the first header on; nothing while there is none."""
         if any(byte in text[:_LONGEST_START] for byte in _CONTROL):
             raise UserError(f"{self.source}: found binary data, wanted the text of a FASTA (plain, gzip or bgzip)")
         start = text.removeprefix(_BOM)
@@ -126,48 +128,33 @@ class Scanner:
             self._held = text + self._held
             return b""
         self._begun = True
-        return start[header:]
+        return b"\n" + start[header:]
 
     def _no_header(self) -> UserError:
         return UserError(f"{self.source}: found no '>' header before the first letters, wanted a FASTA")
 
-    def _text(self, text: bytes) -> bytes:
-        """Tidy text of whole or broken lines that end in \\n."""
-        given: list[bytes] = []
-        if self._header is not None:
-            end, newline, text = text.partition(b"\n")
-            self._add_to_header(end)
-            if not newline:
-                return b""
-            given.append(self._end_header())
-            self._line_begins = True
-        if not text:
-            return b"".join(given)
-        if self._line_begins and text.startswith(b">"):
-            text = b"\n" + text
-        self._line_begins = text.endswith(b"\n")
-        *whole, last = text.split(b"\n>")
-        sequence, *records = [*(piece + b"\n" for piece in whole), last]
-        given.append(self._letters(sequence))
+    def _pieces(self, text: bytes, last: bool) -> Iterator[bytes]:
+        """Tidy text of whole lines, of which the last may be broken if it is no header."""
+        *whole, end = text.split(b"\n>")
+        sequence, *records = [*(piece + b"\n" for piece in whole), end]
+        yield self._letters(sequence)
         for record in records:
             header, newline, sequence = record.partition(b"\n")
+            self._ends_changed |= last and not newline
             self._end_record()
-            self._add_to_header(header)
-            if newline:
-                given.append(self._end_header())
-                given.append(self._letters(sequence))
-        return b"".join(given)
+            yield self._begin_record(header)
+            yield self._letters(sequence)
 
-    def _add_to_header(self, text: bytes) -> None:
-        self._header = (self._header or b"") + text
-        if len(self._header) > _LONGEST_HEADER:
+    def _check_length(self, header: bytes) -> None:
+        if len(header) > _LONGEST_HEADER:
             raise UserError(
                 f"{self.source}: the header of record {len(self.records) + 1} has more than {_LONGEST_HEADER:,} bytes; "
                 "the file is binary or damaged"
             )
 
-    def _end_header(self) -> bytes:
-        header, self._header, self._fresh = self._header or b"", None, True
+    def _begin_record(self, header: bytes) -> bytes:
+        self._check_length(header)
+        self._fresh = True
         number = len(self.records) + 1
         self._name = self._record_name(header, number)
         if self._name in self._seen:

@@ -74,9 +74,8 @@ def blocks(path: Path, what: str, missing: str, progress: bool = False) -> Gener
     check_file(path, what, missing)
     with readable(path, what, missing), path.open("rb") as file:
         size = path.stat().st_size
-        packed = is_packed(path)
         stream = _unpacked(file, path, what)
-        with tqdm(total=size, unit="B", unit_scale=True, desc="unpack", disable=not (progress and packed)) as bar:
+        with tqdm(total=size, unit="B", unit_scale=True, desc="unpack", disable=not progress or stream is file) as bar:
             while block := stream.read(COPY_BYTES):
                 yield block
                 bar.update(min(file.tell(), size) - bar.n)

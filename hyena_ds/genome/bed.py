@@ -8,14 +8,14 @@ Coordinates are in bases, 0-based and half-open, as BED has them.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 
-from data_prep.packed import blocks
-from hyena_ds.data.shards import SPLITS
 from hyena_ds.errors import UserError
+from hyena_ds.genome.packed import blocks
+from hyena_ds.genome.splits import SPLITS
 
 LONGEST_LINE = 1 << 16
 LONGEST_NUMBER = 18
@@ -28,13 +28,19 @@ GUARD = ("test", "valid", "train")
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """One line of the BED."""
+class Region:
+    """Bases `[start, end)` of a chromosome that belong to a split."""
 
     chromosome: str
     start: int
     end: int
     split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Region):
+    """One line of the BED."""
+
     line: int
 
 
@@ -112,7 +118,7 @@ def _interval(
     start, end = int(start_text), int(end_text)
     if chromosome not in lengths:
         raise UserError(
-            f"{where}: found the chromosome '{chromosome}', which the FASTA does not have ({_some(lengths)})"
+            f"{where}: found the chromosome '{chromosome}', which the FASTA does not have ({some(lengths)})"
         )
     if start >= end:
         raise UserError(f"{where}: found start {start} and end {end}, wanted the start below the end")
@@ -130,9 +136,9 @@ def _interval(
     return Interval(chromosome, start, end, split, line)
 
 
-def _some(lengths: Mapping[str, int]) -> str:
-    shown = list(lengths)[:4]
-    return f"it has {', '.join(shown)}{' …' if len(lengths) > len(shown) else ''}"
+def some(names: Collection[str]) -> str:
+    """The first few of the names that there are, for messages."""
+    return f"it has {', '.join([*names][:4])}{' …' if len(names) > 4 else ''}"
 
 
 def find_leaks(intervals: list[Interval]) -> list[Leak]:

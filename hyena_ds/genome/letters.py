@@ -1,14 +1,12 @@
 """From the letters of a FASTA to published token ids, by the rules of the config.
 
-    bytes of a chunk --LetterTable.tokens--> uint8 ids
-                     --masks and runs-----> soft-masked, N and unknown shares of the metadata
+    bytes of a chunk --token_table----> uint8 ids
+                     --masks and runs-> soft-masked, N and unknown shares of the metadata
 
 Three kinds of letters: A C G T N, the ten IUPAC codes for several bases, and everything else (U and gaps included).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,28 +36,20 @@ IS_LOWER = np.zeros(256, dtype=bool)
 IS_LOWER[ord("a") : ord("z") + 1] = True
 
 
-@dataclass(frozen=True)
-class LetterTable:
-    """How letters become tokens."""
+def token_table(fold_case: bool, ambiguous_to_n: bool, other_to_n: bool) -> Bytes:
+    """The id of each of the 256 bytes.
 
-    fold_case: bool
-    ambiguous_to_n: bool
-    other_to_n: bool
-
-    def tokens(self) -> Bytes:
-        """The id of each of the 256 bytes.
-
-        Upper-case A C G T N are the published ids. With `fold_case` a lower-case letter has the id of its upper-case
-        twin; without, every lower-case letter is unknown, as in the published tokenizer.
-        """
-        table = np.full(256, tokenizer.N if self.other_to_n else tokenizer.UNKNOWN, dtype=np.uint8)
-        for letter in AMBIGUOUS:
-            table[ord(letter)] = tokenizer.N if self.ambiguous_to_n else tokenizer.UNKNOWN
-        for letter, token in tokenizer.LETTERS.items():
-            table[ord(letter)] = token
-        lower, upper = slice(ord("a"), ord("z") + 1), slice(ord("A"), ord("Z") + 1)
-        table[lower] = table[upper] if self.fold_case else tokenizer.UNKNOWN
-        return table
+    Upper-case A C G T N are the published ids. With `fold_case` a lower-case letter has the id of its upper-case
+    twin; without, every lower-case letter is unknown, as in the published tokenizer.
+    """
+    table = np.full(256, tokenizer.N if other_to_n else tokenizer.UNKNOWN, dtype=np.uint8)
+    for letter in AMBIGUOUS:
+        table[ord(letter)] = tokenizer.N if ambiguous_to_n else tokenizer.UNKNOWN
+    for letter, token in tokenizer.LETTERS.items():
+        table[ord(letter)] = token
+    lower, upper = slice(ord("a"), ord("z") + 1), slice(ord("A"), ord("Z") + 1)
+    table[lower] = table[upper] if fold_case else tokenizer.UNKNOWN
+    return table
 
 
 def count_letters(letters: Bytes) -> Counts:

@@ -14,16 +14,17 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pyfaidx import Faidx, FastaIndexingError, FetchError
 
-from data_prep.letters import Bytes
-from data_prep.packed import COPY_BYTES, blocks, check_file, is_packed
-from data_prep.scan import RecordScan, Scanner
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import write_whole
+from hyena_ds.files.whole import aside, to_disk, write_whole
+from hyena_ds.genome.letters import Bytes
+from hyena_ds.genome.packed import COPY_BYTES, blocks, check_file, is_packed
+from hyena_ds.genome.scan import RecordScan, Scanner
 
 _MISSING = "name an existing FASTA, or fetch one with `hyena-ds prep download`"
 
@@ -79,8 +80,9 @@ def open_genome(source: Path, work: Path, limit: int) -> Opened:
     resumed = plain.exists()
     if resumed and note.exists():
         scanner = Scanner(source, limit)
-        for _ in _tidy(scanner, _plain_blocks(plain)):
-            pass
+        with plain.open("rb") as file:
+            for _ in _tidy(scanner, iter(partial(file.read, COPY_BYTES), b"")):
+                pass
         blanks, changed = int(json.loads(note.read_text(encoding="utf-8"))["blanks"]), False
     else:
         index.unlink(missing_ok=True)
@@ -105,27 +107,18 @@ def check_readable(source: Path) -> None:
 def _lay_out(source: Path, plain: Path, limit: int) -> Scanner:
     """Make `plain` what pyfaidx can read: the source itself where it is plain and tidy, else a copy of its tidy text."""
     scanner = Scanner(source, limit)
-    unfinished = plain.with_suffix(".tmp")
-    try:
+    with aside(plain) as unfinished:
         if not is_packed(source):
             with closing(blocks(source, "FASTA", _MISSING)) as pieces:
                 for _ in _tidy(scanner, pieces):
                     pass
             if not scanner.changed:
-                unfinished.unlink(missing_ok=True)
                 unfinished.symlink_to(source.resolve())
-                os.replace(unfinished, plain)
                 return scanner
             scanner = Scanner(source, limit)
-        unfinished.unlink(missing_ok=True)
         with unfinished.open("wb") as copy, closing(blocks(source, "FASTA", _MISSING, progress=True)) as pieces:
-            for block in _tidy(scanner, pieces):
-                copy.write(block)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(unfinished, plain)
-    finally:
-        unfinished.unlink(missing_ok=True)  # a full disk is not left full
+            copy.writelines(_tidy(scanner, pieces))
+            to_disk(copy)
     return scanner
 
 
@@ -135,23 +128,15 @@ def _tidy(scanner: Scanner, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield scanner.finish()
 
 
-def _plain_blocks(plain: Path) -> Iterator[bytes]:
-    with plain.open("rb") as file:
-        while block := file.read(COPY_BYTES):
-            yield block
-
-
 def _write_index(source: Path, plain: Path, index: Path) -> None:
-    unfinished = index.with_suffix(".fai.tmp")
-    unfinished.unlink(missing_ok=True)
-    try:
-        Faidx(str(plain), indexname=str(unfinished), as_raw=True).close()
-    except (FastaIndexingError, ValueError) as error:
-        problem = " ".join(str(error).split()).replace(str(plain), "the file").rstrip(".")
-        raise UserError(
-            f"{source}: cannot be indexed ({problem}); give every line of a record the same length"
-        ) from None
-    # pyfaidx takes an index that is older than its FASTA for stale, and a user's file may come from the future.
-    newest = max(unfinished.stat().st_mtime_ns, plain.stat().st_mtime_ns)
-    os.utime(unfinished, ns=(newest, newest))
-    os.replace(unfinished, index)
+    with aside(index) as unfinished:
+        try:
+            Faidx(str(plain), indexname=str(unfinished), as_raw=True).close()
+        except (FastaIndexingError, ValueError) as error:
+            problem = " ".join(str(error).split()).replace(str(plain), "the file").rstrip(".")
+            raise UserError(
+                f"{source}: cannot be indexed ({problem}); give every line of a record the same length"
+            ) from None
+        # pyfaidx takes an index that is older than its FASTA for stale, and a user's file may come from the future.
+        newest = max(unfinished.stat().st_mtime_ns, plain.stat().st_mtime_ns)
+        os.utime(unfinished, ns=(newest, newest))
