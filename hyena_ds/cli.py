@@ -1,4 +1,4 @@
-"""The `hyena-ds` command. Sub-commands import what they need when they run: `check` and `prep` work without torch."""
+"""The `hyena-ds` command. Sub-commands import torch when they run, if they need it: `check` and `prep` work without."""
 
 from __future__ import annotations
 
@@ -8,18 +8,36 @@ import io
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from hyena_ds.errors import LocalError, UserError
+from data_prep.cli import add_commands as add_prep_commands
+from hyena_ds.bench.command import add_commands as add_bench_commands
+from hyena_ds.checkpoints.listing import list_checkpoints
+from hyena_ds.config.arithmetic import describe, describe_hosts, plan_stages
+from hyena_ds.config.limits import MOST_RANKS, check_count, whole_number
+from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.names import check_new_name
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.command import add_commands as add_data_commands
+from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
+from hyena_ds.errors import LocalError, UserError, say
+from hyena_ds.planning.command import add_arguments as add_plan_arguments
+from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.report.command import add_arguments as add_report_arguments
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runtime import local_ranks
+from hyena_ds.runtime.interruption import Interruption
+from hyena_ds.runtime.supervisor import supervise
+from hyena_ds.shipped.command import add_commands as add_shipped_commands
+from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
 
 def run_process() -> NoReturn:
     """Run `main` as this process, and end it."""
-    from hyena_ds.runtime.local_ranks import end_rank, under_launcher
-
     code = main()
-    if under_launcher():
-        end_rank(code)
+    if local_ranks.under_launcher():
+        local_ranks.end_rank(code)
     sys.exit(code)
 
 
@@ -28,19 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 come out as they are
-    arguments, launch = _split(arguments)
     try:
         if any("\0" in argument for argument in arguments):
             raise UserError("found a NUL in an argument, wanted text")
         parsed = _parser().parse_args(arguments)
-        parsed.launch = launch
         code = parsed.run(parsed)
         sys.stdout.flush()
         return code
     except UserError as error:
         # Ranks agree on errors, so one of them speaks for all; what one has met alone it says itself.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LocalError):
-            print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}")
         return error.exit_code
     except BrokenPipeError:  # whoever read the output has seen enough
         if "RANK" in os.environ:
@@ -48,24 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if not _is_of_the_user(error) or (parsed.run is _train and "RANK" in os.environ):
+        named_or_full = error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not named_or_full or (parsed.run is _train and "RANK" in os.environ):
             raise  # of a rank: the watchdog has written it down, and the supervisor judges it
-        print(f"hyena-ds: error: {UserError(_sentence(error))}", file=sys.stderr, flush=True)
+        what = "disk" if error.filename is None else error.filename
+        said = UserError(f"{what}: {error.strerror}; look at the path, its permissions, and the room on its disk")
+        say(f"error: {said}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        cure = "; run the same command again to resume" if arguments[:1] == ["prep"] else ""
-        print(f"hyena-ds: interrupted{cure}", file=sys.stderr)
+        say("interrupted; run the same command again to resume" if arguments[:1] == ["prep"] else "interrupted")
         return 130
-
-
-def _is_of_the_user(error: OSError) -> bool:
-    """Whether it is about a file that somebody named, or a full disk."""
-    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _sentence(error: OSError) -> str:
-    name = "disk" if error.filename is None else error.filename
-    return f"{name}: {error.strerror}; look at the path, its permissions, and the room on its disk"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,30 +82,31 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(str(UserError(message)))
 
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """What was typed; a launch command behind `--` apart, and changes to the config behind options too."""
+        at = args.index("--") if args[:1] == ["supervise"] and "--" in args else len(args)
+        parsed, rest = self.parse_known_args(args[:at], namespace)
+        if rest:
+            if "overrides" not in parsed or any(word.startswith("-") for word in rest):
+                self.error(f"unrecognized arguments: {' '.join(rest)}")
+            parsed.overrides += rest  # argparse takes them in one place alone
+        parsed.launch = list(args[at + 1 :])
+        return parsed
+
 
 def _parser() -> argparse.ArgumentParser:
-    from data_prep.cli import add_commands
-    from hyena_ds.bench.command import add_commands as add_bench_commands
-    from hyena_ds.config.limits import whole_number
-    from hyena_ds.data.command import add_commands as add_data_commands
-    from hyena_ds.doctor.arguments import add_arguments as add_doctor_arguments
-    from hyena_ds.planning.command import add_arguments as add_plan_arguments
-    from hyena_ds.planning.command import add_plan_measurement
-    from hyena_ds.report.command import add_arguments as add_report_arguments
-    from hyena_ds.shipped.command import add_commands as add_shipped_commands
-    from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
-
     parser = _Parser(prog="hyena-ds", description="Train HyenaDNA on contexts of a million bases.")
     # The deepspeed launcher puts --local_rank before the sub-command; the rank is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_shipped_commands(commands)
-    add_commands(commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly"))
+    add_prep_commands(
+        commands.add_parser("prep", help="write a genome out as shards, verify them, download an assembly")
+    )
     bench = commands.add_parser("bench", help="time, memory and exchanged bytes of a step and its parts")
     add_plan_measurement(add_bench_commands(bench))
     add_data_commands(commands.add_parser("data", help="which bases a step of a run consumed"))
-    doctor = commands.add_parser("doctor", help="look at hosts, shards and links before a run does")
-    add_doctor_arguments(doctor)
+    add_doctor_arguments(commands.add_parser("doctor", help="look at hosts, shards and links before a run does"))
     train = commands.add_parser("train", help="train a model from a YAML config")
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
     add_plan_arguments(
@@ -130,18 +139,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.arithmetic import plan_stages
-    from hyena_ds.config.loading import load_yaml
-    from hyena_ds.config.schema import RunConfig
-    from hyena_ds.runs.directory import RunDirectory
-    from hyena_ds.runtime import local_ranks
-
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     if local_ranks.under_launcher():
-        from hyena_ds.runtime.interruption import Interruption
-
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
+        # Not before: torch takes seconds, in which a signal must be heard.
         from hyena_ds.tasks.next_token import NextTokenTask
         from hyena_ds.training.run import train
 
@@ -151,41 +153,22 @@ def _train(parsed: argparse.Namespace) -> int:
     RunDirectory(config).check(config)
     code = local_ranks.start_local_ranks(["train", parsed.config, *parsed.overrides], ranks)
     if code == 0 and not RunDirectory(config).is_complete():
-        print("hyena-ds: error: the launcher says that all went well, but the run is not complete", file=sys.stderr)
+        say("error: the launcher says that all went well, but the run is not complete")
         return 70
     return code
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of `hyena-ds supervise`, and the launch command behind `--`."""
-    if arguments[:1] == ["supervise"] and "--" in arguments:
-        at = arguments.index("--")
-        return arguments[:at], arguments[at + 1 :]
-    return arguments, []
-
-
 def _supervise(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.loading import load_yaml
-    from hyena_ds.config.schema import RunConfig
-    from hyena_ds.runtime.supervisor import supervise
-
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
     return supervise(config, command, os.environ)
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    from hyena_ds.config.arithmetic import describe, describe_hosts
-    from hyena_ds.config.limits import MOST_RANKS, check_count
-    from hyena_ds.config.loading import load_yaml
-    from hyena_ds.config.names import check_new_name
-    from hyena_ds.config.schema import RunConfig
-    from hyena_ds.runs.directory import RunDirectory
-
     config = load_yaml(parsed.config, RunConfig, parsed.overrides)
     check_new_name(config.name, RunDirectory(config).config_file, "name")
-    for option in ("ranks", "ranks_per_host"):
-        check_count(f"--{option.replace('_', '-')}", getattr(parsed, option), MOST_RANKS)
+    check_count("--ranks", parsed.ranks, MOST_RANKS)
+    check_count("--ranks-per-host", parsed.ranks_per_host, MOST_RANKS)
     ranks = parsed.ranks or config.local_ranks or config.widest_sequence_parallel
     hosts = [f"host {rank // (parsed.ranks_per_host or ranks)}" for rank in range(ranks)]
     print("\n".join([*describe(config, ranks), *describe_hosts(config, hosts)]))
@@ -193,8 +176,6 @@ def _check(parsed: argparse.Namespace) -> int:
 
 
 def _checkpoints(parsed: argparse.Namespace) -> int:
-    from hyena_ds.checkpoints.listing import list_checkpoints
-
     lines, whole = list_checkpoints(parsed.directory, parsed.verify)
     print("\n".join(lines))
     return 0 if whole else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 from hyena_ds.redaction import redacted
@@ -43,6 +44,11 @@ class NotFiniteError(UserError):
     """Loss or gradients were not finite more often than the config allows; all ranks raise it together."""
 
     exit_code = 3
+
+
+def say(text: str) -> None:
+    """Tell the user at once, on standard error, beside what a command prints."""
+    print(f"hyena-ds: {text}", file=sys.stderr, flush=True)
 
 
 def is_control(character: str) -> bool:

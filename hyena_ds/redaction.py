@@ -29,6 +29,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 """Bounded, so that a text of a megabyte is looked through in a moment; of a longer word the end is taken."""
 _ADDRESS = re.compile(rf"{_SCHEME.pattern}[^\s'\"]*[^\s'\",;:.)]")
 _QUOTED = re.compile(r"'([^'\n]*)'")
+_COMMAND = re.compile(r"\s*(pipe:)", re.IGNORECASE)
 _PIPE = re.compile(r"(?<!broken )(?<![\w/.-])pipe:", re.IGNORECASE)
 """Begins a command; a file of that name has a path before it."""
 _SAFE_START = re.compile(
@@ -45,17 +46,14 @@ _SHORTEST, _SHORTEST_OF_COMMAND = 3, 4
 
 def shown(place: str) -> str:
     """A place without what may be secret in it; other text stays as it is."""
-    before, pipe, command = _cut(place, "pipe:")
-    if pipe and not before.strip():
-        return place if _SAFE_COMMAND.fullmatch(command) else f"{pipe}{HIDDEN}"
-    found = _SCHEME.search(place)
-    head, rest = (place[: found.end()], place[found.end() :]) if found else ("", place)
-    user, at, tail = _user_of(rest)
-    if at and not found and ":" not in user:
+    if pipe := _COMMAND.match(place):
+        return place if _SAFE_COMMAND.fullmatch(place, pipe.end()) else f"{pipe[1]}{HIDDEN}"
+    head, user, at, tail = _parts(place)
+    if at and not head and ":" not in user:
         return place  # a directory with an @ in its name
     if at and not _SAFE_USER.fullmatch(user):
         user = HIDDEN
-    if found:
+    if head:
         tail, mark, fragment = tail.partition("#")
         tail, question, query = tail.partition("?")
         tail += question + (query if _SAFE_QUERY.fullmatch(query) else HIDDEN)
@@ -82,9 +80,8 @@ def is_hidden(place: str) -> bool:
     """Whether a place has lost its secrets, so that nothing can be fetched from it."""
     if place.startswith("pipe:"):
         return HIDDEN in place and bool(_SAFE_COMMAND.fullmatch(place.removeprefix("pipe:")))
-    found = _SCHEME.search(place)
-    user, _, tail = _user_of(place[found.end() :] if found else "")
-    return HIDDEN in user or HIDDEN in tail.partition("?")[2]
+    head, user, _, tail = _parts(place)
+    return bool(head) and (HIDDEN in user or HIDDEN in tail.partition("?")[2])
 
 
 def words_of(place: str, values: Iterable[str] = ()) -> tuple[str, ...]:
@@ -97,8 +94,8 @@ def words_of(place: str, values: Iterable[str] = ()) -> tuple[str, ...]:
         for address in _ADDRESS.findall(command):
             found.update(words_of(address))
     else:
-        scheme = _SCHEME.match(place)
-        user, _, tail = _user_of(place[scheme.end() :] if scheme else "")
+        head, user, _, tail = _parts(place)
+        user, tail = (user, tail) if head else ("", "")
         query = tail.partition("#")[0].partition("?")[2]
         pairs = query.split("&")
         found |= {user, *user.split(":", 1), query, *pairs, *(pair.partition("=")[2] for pair in pairs)}
@@ -115,19 +112,16 @@ def without(text: str, words: Iterable[str]) -> str:
     return text
 
 
-def _cut(text: str, word: str) -> tuple[str, str, str]:
-    at = text.lower().find(word)
-    return (text[:at], text[at : at + len(word)], text[at + len(word) :]) if at >= 0 else (text, "", "")
+def _parts(place: str) -> tuple[str, str, str, str]:
+    """A place up to `scheme://`, if it has one, then user info, @ and the rest.
 
-
-def _user_of(rest: str) -> tuple[str, str, str]:
-    """User info, @ and the rest of what follows `scheme://`. An @ beyond the host may be one of a password with a / in it."""
+    An @ beyond the host may be one of a password with a / in it.
+    """
+    found = _SCHEME.search(place)
+    head, rest = (place[: found.end()], place[found.end() :]) if found else ("", place)
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority and "@" not in rest[len(authority) :]:
-        user, at, _ = authority.rpartition("@")
-    else:
-        user, at, _ = rest.rpartition("@")
-    return user, at, rest[len(user) + len(at) :]
+    user, at, _ = (rest if "@" in rest[len(authority) :] else authority).rpartition("@")
+    return head, user, at, rest[len(user) + len(at) :]
 
 
 def _shown_within(value: str) -> str:
@@ -146,13 +140,12 @@ def _without_commands(text: str) -> str:
         safe = _SAFE_START.match(text, begin.end())
         line = max(done, text.rfind("\n", 0, begin.start()) + 1)
         is_quoted = text.count("'", line, begin.start()) % 2 == 1
+        newline = text.find("\n", begin.end())
+        end = newline if newline >= 0 else len(text)
         if safe:
             end = safe.end()
         elif is_quoted and last_quote >= begin.end():
             end = last_quote
-        else:
-            newline = text.find("\n", begin.end())
-            end = newline if newline >= 0 else len(text)
         parts += [text[done : begin.end()], safe[0] if safe else HIDDEN]
         done = end
     return "".join(parts) + text[done:]

@@ -47,6 +47,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def counted(count: int, what: str) -> str:
+    """1 rank, 2 ranks."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def in_tokens(length: float) -> str:
     """A context length as 512, 8k or 1M."""
     for unit, name in ((1 << 20, "M"), (1 << 10, "k")):

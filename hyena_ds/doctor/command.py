@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,154 +21,156 @@ from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.doctor import judge
-from hyena_ds.doctor.hosts import Probed, each, each_clock
+from hyena_ds.doctor.hosts import Probed, each
 from hyena_ds.doctor.launch import Heard, listen
 from hyena_ds.doctor.ranks_judge import together
-from hyena_ds.doctor.verdict import Level, Verdict, exit_code, table, to_json
+from hyena_ds.doctor.verdict import WRONG, Verdict, exit_code, table, to_json
 from hyena_ds.errors import UserError
-from hyena_ds.runtime.hostfile import DIRECTORY, Host, environment_file, launch_command, read_hostfile
+from hyena_ds.runtime.hostfile import Host, forwarded, launch_command, launch_environment, rank_program, read_hostfile
 from hyena_ds.runtime.local_ranks import devices_here, local_launch, local_ranks
-from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, end_launch
-from hyena_ds.shipped import launch_script
+from hyena_ds.runtime.ssh import LAUNCH, end_launch, missing_programs
+from hyena_ds.text import counted
 
 _HOST_SECONDS, _TORCH_SECONDS, _DISK_SECONDS = 30.0, 120.0, 60.0
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _SSH_SILENCE = 30.0
+_RANKS = "hyena_ds.doctor.ranks"
 
 
 @dataclass(frozen=True)
 class Patient:
     """What is looked at."""
 
-    hosts: tuple[Host, ...] | None
-    """None: this machine, without ssh."""
+    hosts: tuple[Host, ...]
     config_path: str | None
     overrides: list[str]
     config: RunConfig | None
     seconds: float
+    is_here: bool
+    """Whether it is this machine, which has no name, without ssh."""
 
-    @property
-    def config_arguments(self) -> list[str]:
-        return [] if self.config_path is None else [self.config_path, *self.overrides]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Set up the parser of `hyena-ds doctor`; `run` is a function of the parsed arguments."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="HOSTFILE | key.path=value",
+        help="a DeepSpeed hostfile (lines NAME slots=RANKS; without one, this machine), and changes to the config",
+    )
+    parser.add_argument("--config", help="YAML file of the run that is to start there: its shards, disk and model")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="limit of the shards' checksums, and of the ranks (default: 300)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdicts for programs")
+    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """1 when something is wrong."""
-    hostfiles = [word for word in parsed.words if "=" not in word]
-    overrides = [word for word in parsed.words if "=" in word]
+    hostfiles = [word for word in parsed.overrides if "=" not in word]
+    overrides = [word for word in parsed.overrides if "=" in word]
     if len(hostfiles) > 1 or (overrides and parsed.config is None):
         raise UserError(
-            f"doctor: found '{' '.join(parsed.words)}', wanted at most one hostfile, and key.path=value beside --config"
+            f"doctor: found '{' '.join(parsed.overrides)}', wanted at most one hostfile, and key.path=value beside --config"
         )
     config = None if parsed.config is None else load_yaml(parsed.config, RunConfig, overrides)
-    hosts = read_hostfile(Path(hostfiles[0])) if hostfiles else None
-    verdicts = examine(Patient(hosts, parsed.config, overrides, config, parsed.seconds))
+    if hostfiles:
+        hosts = read_hostfile(Path(hostfiles[0]))
+    else:
+        hosts = (Host("", local_ranks(config) if config is not None else devices_here() or 2),)
+    verdicts = examine(Patient(hosts, parsed.config, overrides, config, parsed.seconds, is_here=not hostfiles))
     print(to_json(verdicts) if parsed.json else table(verdicts), flush=True)
     return exit_code(verdicts)
 
 
 def examine(patient: Patient) -> list[Verdict]:
     """All verdicts. Main thread only."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
-    slots = [_local_slots(patient)] if patient.hosts is None else [host.slots for host in patient.hosts]
-    names = [None] if patient.hosts is None else [host.name for host in patient.hosts]
-    _say(f"looking at {'this machine' if patient.hosts is None else _hosts(len(names))}")
-    probed = [Probed(name, environment) for name in names]
+    environment = _without_rank(os.environ)
+    _say(f"looking at {'this machine' if patient.is_here else counted(len(patient.hosts), 'host')}")
+    probed = [Probed(host.name, environment) for host in patient.hosts]
     try:
         _ask(probed, patient)
     finally:
-        for host in probed:
-            host.close()
-    verdicts = _alone(probed, slots, patient)
-    answering = [number for number, host in enumerate(probed) if "devices" in host.facts]
-    return verdicts + _as_ranks(patient, answering, slots, environment)
+        for probe in probed:
+            probe.close()
+    answering = [host for host, probe in zip(patient.hosts, probed, strict=True) if "devices" in probe.facts]
+    return [*_alone(probed, patient), *_as_ranks(patient, answering, environment)]
 
 
 def _ask(probed: Sequence[Probed], patient: Patient) -> None:
     each(probed, "host", _HOST_SECONDS)
-    each_clock(probed, _HOST_SECONDS)
+    for host in probed:  # one after the other: what takes the time of this machine would be seen as a host's
+        host.ask_clock(_HOST_SECONDS)
     each(probed, "devices", _TORCH_SECONDS)
     request = {"config": patient.config_path, "overrides": patient.overrides}
     if patient.config is not None:
         each(probed, "config", _TORCH_SECONDS, **request)
-    where = {
-        "directory": "runs" if patient.config is None else patient.config.output,
-        "name": f".hyena-ds-doctor-{secrets.token_hex(4)}",
-    }
+    directory = "runs" if patient.config is None else patient.config.output
+    name = f".hyena-ds-doctor-{secrets.token_hex(4)}"
     for question in ("disk", "seen", "clean"):  # every host has written before any looks for what the others wrote
-        each(probed, question, _DISK_SECONDS, **where)
+        each(probed, question, _DISK_SECONDS, directory=directory, name=name)
     if patient.config is not None:
         _say(f"checking shards, for at most {patient.seconds:.0f} s")
         each(probed, "shards", patient.seconds + _DISK_SECONDS, seconds=patient.seconds, **request)
 
 
-def _alone(probed: Sequence[Probed], slots: Sequence[int], patient: Patient) -> list[Verdict]:
-    verdicts = judge.unreachable(probed)
-    verdicts += judge.versions(probed)
-    verdicts += judge.devices(probed, slots)
-    verdicts += judge.clocks(probed)
+def _alone(probed: Sequence[Probed], patient: Patient) -> Iterator[Verdict]:
+    slots = [host.slots for host in patient.hosts]
+    yield from judge.problems(probed, "host")
+    yield from judge.versions(probed)
+    yield from judge.devices(probed, slots)
+    yield from judge.clocks(probed)
     if patient.config is not None:
-        verdicts += judge.configs(probed)
+        yield from judge.configs(probed)
         try:
             plan_stages(patient.config, sum(slots))
         except UserError as error:
-            verdicts.append(Verdict("grid", f"{sum(slots)} ranks", Level.WRONG, str(error)))
+            yield Verdict("grid", f"{sum(slots)} ranks", WRONG, str(error))
     parameters = [host.facts["config"]["parameters"] for host in probed if "config" in host.facts]
     kept = 1 if patient.config is None else patient.config.checkpoint.keep_last
-    verdicts += judge.disks(probed, parameters[0] if parameters else None, kept)
-    return verdicts + judge.shards(probed)
+    yield from judge.disks(probed, parameters[0] if parameters else None, kept)
+    yield from judge.shards(probed)
 
 
-def _as_ranks(
-    patient: Patient, answering: Sequence[int], slots: Sequence[int], environment: dict[str, str]
-) -> list[Verdict]:
-    """What the ranks find, on the hosts that answer."""
-    ranks = sum(slots[number] for number in answering)
+def _as_ranks(patient: Patient, hosts: Sequence[Host], environment: dict[str, str]) -> list[Verdict]:
+    """What the ranks find on those of the hosts that answer."""
+    ranks = sum(host.slots for host in hosts)
     if not ranks:
         return []
-    missing = [program for program in ("pdsh", "ssh") if shutil.which(program) is None]
-    if patient.hosts is not None and missing:
+    if not patient.is_here and (missing := missing_programs(environment)):
         to_do = "Debian: apt-get install pdsh openssh-client; without it the ranks of each host are started there"
-        found = f"found no {' and no '.join(missing)}, so no rank was started"
-        return [Verdict("launcher", "this machine", Level.WRONG, found, to_do)]
-    _say(f"starting {ranks} {'rank' if ranks == 1 else 'ranks'}, for at most {patient.seconds:.0f} s")
-    arguments = [f"{patient.seconds:g}", *patient.config_arguments]
-    if patient.hosts is None:
-        command, own = local_launch(arguments, ranks, "hyena_ds.doctor.ranks")
-        heard = listen(command, {name: value for name, value in own.items() if name not in _OF_A_RANK}, patient.seconds)
+        return [Verdict("launcher", "this machine", WRONG, f"{missing}, so no rank was started", to_do)]
+    _say(f"starting {counted(ranks, 'rank')}, for at most {patient.seconds:.0f} s")
+    arguments = [f"{patient.seconds:g}"]
+    if patient.config_path is not None:
+        arguments += [patient.config_path, *patient.overrides]
+    if patient.is_here:
+        command, own = local_launch(arguments, ranks, _RANKS)
+        heard = listen(command, _without_rank(own), patient.seconds)
     else:
-        heard = _on_hosts([patient.hosts[number] for number in answering], arguments, environment, patient.seconds)
+        heard = _on_hosts(hosts, arguments, environment, patient.seconds)
     return together(heard, ranks, patient.seconds)
 
 
 def _on_hosts(hosts: Sequence[Host], arguments: list[str], environment: dict[str, str], seconds: float) -> Heard:
     """As launch/hostfile.sh starts a run's."""
-    own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment, LAUNCH: secrets.token_hex(8)}
-    own[DIRECTORY] = str(Path.cwd())
-    own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(_SSH_SILENCE)}".strip()
-    program = ["bash", str(launch_script("rank.sh")), sys.executable, "-m", "hyena_ds.doctor.ranks", *arguments]
-    with tempfile.TemporaryDirectory(prefix="hyena-ds-doctor-") as directory:
-        hostfile, forwarded = Path(directory) / "hosts", Path(directory) / "forwarded"
-        hostfile.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts))
-        forwarded.write_text(environment_file(own))
-        own["DS_ENV_FILE"] = str(forwarded)  # where DeepSpeed reads what to forward
+    own = launch_environment(environment, _SSH_SILENCE)
+    with tempfile.NamedTemporaryFile("w", prefix="hyena-ds-doctor-") as hostfile, forwarded(own):
+        hostfile.write("".join(f"{host.name} slots={host.slots}\n" for host in hosts))
+        hostfile.flush()
+        command = launch_command(Path(hostfile.name), hosts, rank_program(_RANKS, *arguments), own, ssh=True)
         heard = Heard()
         try:
-            heard = listen(launch_command(hostfile, hosts, program, own, ssh=True), own, seconds)
+            heard = listen(command, own, seconds)
         finally:
             if heard.code != 0:
                 end_launch([host.name for host in hosts], own[LAUNCH], own)
     return heard
 
 
-def _local_slots(patient: Patient) -> int:
-    if patient.config is not None:
-        return local_ranks(patient.config)
-    return devices_here() or 2
-
-
-def _hosts(count: int) -> str:
-    return f"{count} {'host' if count == 1 else 'hosts'}"
+def _without_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in _OF_A_RANK}
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ Probed --ssh HOST, or a pipe--> python -m hyena_ds.doctor.probe --a line for a l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shlex
@@ -12,115 +13,106 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.doctor.probe import MARK
+from hyena_ds.doctor.probe import MARK, clock
+from hyena_ds.runtime.ssh import ssh_command
 
-_CONNECT_SECONDS = 10
 _CLOCK_LOOKS = 5
 _ENDS_SECONDS = 5.0
+_LAST_LINES = 5
 
 
-class NoAnswer(Exception):
-    """What became of the host or of its answer, in words."""
+class Speaker:
+    """A process, in a session of its own, some lines of whose output are answers."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], stdin: int = subprocess.DEVNULL):
+        self.answers: queue.Queue[str | None] = queue.Queue()
+        """JSON, a text each; None at the end of the output."""
+        self.said: deque[str] = deque(maxlen=_LAST_LINES)
+        """The last lines that are no answer."""
+        output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, env=dict(environment), stdin=stdin, start_new_session=True, **output)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            line = raw.decode("utf-8", "replace").strip()
+            _, mark, answer = line.partition(MARK)
+            if mark:
+                self.answers.put(answer)
+            elif line:
+                self.said.append(line)
+        self.answers.put(None)
 
 
 class Probed:
     """One host that is asked."""
 
-    def __init__(self, name: str | None, environment: Mapping[str, str]):
-        """`name` as ssh knows it, or None for this machine."""
+    def __init__(self, name: str, environment: Mapping[str, str]):
+        """`name` as ssh knows it; empty, it is this machine."""
         self.name = name or "this machine"
         self.facts: dict[str, Any] = {}
         self.problems: dict[str, str] = {}
         """What was asked -> why there is no fact."""
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        self._said: list[str] = []
-        """What was printed that is no answer."""
-        self._gone = False
-        self._process = subprocess.Popen(
-            _command(name, environment),
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    @property
-    def answers(self) -> bool:
-        """Whether the host can still be asked."""
-        return not self._gone
+        self.is_gone = False
+        """Whether the host can no longer be asked."""
+        self._probe = Speaker(_command(name, environment), environment, subprocess.PIPE)
 
     def ask(self, fact: str, timeout: float, **request: Any) -> Any:
         """The answer to one request, kept as a fact; None where there is none, and a problem the first time."""
-        if self._gone:
+        if self.is_gone:
             return None
+        process, said = self._probe.process, self._probe.said
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended; how, is what it printed
+            process.stdin.write(f"{json.dumps({'do': fact, **request})}\n".encode())
+            process.stdin.flush()
+        answer = {}
         try:
-            self.facts[fact] = self._ask(timeout, do=fact, **request)
-            return self.facts[fact]
-        except NoAnswer as problem:
-            self.problems[fact] = str(problem)
-            return None
+            line = self._probe.answers.get(timeout=timeout)
+            if line is not None:
+                answer = json.loads(line)
+            else:
+                self.is_gone, code = True, process.wait()
+                self.problems[fact] = said[-1] if said else f"it ended with code {code}"
+        except queue.Empty:
+            self.is_gone = True
+            self.problems[fact] = f"no answer in {timeout:.0f} s"
+        if "problem" in answer:
+            self.problems[fact] = answer["problem"]
+        elif answer:
+            self.facts[fact] = answer["answer"]
+        return answer.get("answer")
 
     def ask_clock(self, timeout: float) -> None:
         """How far the host's clock is ahead of this one's, and the error of that: the quickest of a few answers."""
-        best: tuple[float, float] | None = None
+        looks = []
         for _ in range(_CLOCK_LOOKS):
-            began, asked = time.perf_counter(), _now()
+            began, asked = time.perf_counter(), clock()
             theirs = self.ask("clock", timeout)
-            took = time.perf_counter() - began
+            error = (time.perf_counter() - began) / 2
             if theirs is None:
+                self.facts.pop("clock", None)
                 return
-            if best is None or took / 2 < best[1]:
-                best = (theirs - (asked + took / 2), took / 2)
-        self.facts["clock"] = best
+            looks.append((theirs - (asked + error), error))
+        self.facts["clock"] = min(looks, key=lambda look: look[1])
 
     def close(self) -> None:
         """End the probe: by the end of its input, else at once."""
-        assert self._process.stdin is not None
+        process = self._probe.process
+        assert process.stdin is not None
         try:
-            self._process.stdin.close()
-            self._process.wait(_ENDS_SECONDS if not self._gone else 0.0)
+            process.stdin.close()
+            process.wait(_ENDS_SECONDS if not self.is_gone else 0.0)
         except (OSError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
-
-    def _ask(self, timeout: float, **request: Any) -> Any:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{json.dumps(request)}\n".encode())
-            self._process.stdin.flush()
-        except OSError:
-            pass  # it has ended; how, is what it printed
-        try:
-            line = self._lines.get(timeout=timeout)
-        except queue.Empty:
-            self._gone = True
-            raise NoAnswer(f"no answer in {timeout:.0f} s") from None
-        if line is None:
-            self._gone = True
-            code = self._process.wait()
-            raise NoAnswer(self._said[-1] if self._said else f"it ended with code {code}")
-        answer = json.loads(line)
-        if "problem" in answer:
-            raise NoAnswer(answer["problem"])
-        return answer["answer"]
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for raw in self._process.stdout:
-            line = raw.decode("utf-8", "replace").strip()
-            if line.startswith(MARK):
-                self._lines.put(line.removeprefix(MARK))
-            elif line:
-                self._said.append(line)
-        self._lines.put(None)
+            process.kill()
+            process.wait()
 
 
 def each(hosts: Sequence[Probed], fact: str, timeout: float, **request: Any) -> None:
@@ -129,28 +121,15 @@ def each(hosts: Sequence[Probed], fact: str, timeout: float, **request: Any) -> 
         list(pool.map(lambda host: host.ask(fact, timeout, **request), hosts))
 
 
-def each_clock(hosts: Sequence[Probed], timeout: float) -> None:
-    """One after the other: what takes the time of this machine would be seen as a host's."""
-    for host in hosts:
-        if host.answers:
-            host.ask_clock(timeout)
-
-
-def _now() -> float:
-    return datetime.now(UTC).timestamp()
-
-
-def _command(name: str | None, environment: Mapping[str, str]) -> list[str]:
+def _command(name: str, environment: Mapping[str, str]) -> list[str]:
     """The probe, where a run's ranks would be: same Python and directory, variables and HOST_SETUP as theirs."""
     probe = [sys.executable, "-m", "hyena_ds.doctor.probe"]
-    if name is None:
+    if not name:
         return probe
     steps = [f"cd {shlex.quote(str(Path.cwd()))}"]
     if environment.get("HOST_SETUP"):
         steps.append(f". {shlex.quote(environment['HOST_SETUP'])}")
     own = [f"{key}={value}" for key, value in environment.items() if key.startswith(("PYTHON", "CUDA_VISIBLE_"))]
     steps.append(f"exec env {shlex.join([*own, *probe])}")
-    options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
-    options += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
-    options += shlex.split(environment.get("PDSH_SSH_ARGS_APPEND", ""))
-    return ["ssh", *options, name, " && ".join(steps)]
+    ours = ["-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
+    return ssh_command(name, " && ".join(steps), environment, ours)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyena_ds.doctor.probe import MARK
-from hyena_ds.runtime.relay import end_session
+from hyena_ds.doctor.hosts import Speaker
+from hyena_ds.runtime.session import end_session
 
 _GRACE_SECONDS = 20.0
 """Beyond what the ranks have, for the launcher."""
-_LAST_LINES = 5
 
 
 @dataclass
@@ -40,37 +38,17 @@ class Heard:
 
 def listen(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> Heard:
     """Run the launcher `command`; whatever it does, this returns soon after `seconds`."""
-    launcher = subprocess.Popen(
-        command,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(launcher, lines), daemon=True).start()
-    heard = Heard()
+    launcher, heard = Speaker(command, environment), Heard()
     deadline = time.monotonic() + seconds + _GRACE_SECONDS
     try:
-        while (line := lines.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
-            _, mark, finding = line.partition(MARK)
-            if mark:
-                heard.findings.append(json.loads(finding))
-            elif line:
-                heard.others = [*heard.others, line][-_LAST_LINES:]
-        heard.code = launcher.wait(_GRACE_SECONDS)
+        while (finding := launcher.answers.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+            heard.findings.append(json.loads(finding))
+        heard.code = launcher.process.wait(_GRACE_SECONDS)
     except (queue.Empty, subprocess.TimeoutExpired):
         pass
     finally:
         # Not reaped before, so that its number is still its own.
-        end_session(launcher.pid)
-        launcher.wait()
+        end_session(launcher.process.pid)
+        launcher.process.wait()
+    heard.others = list(launcher.said)
     return heard
-
-
-def _read(launcher: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:
-    assert launcher.stdout is not None
-    for raw in launcher.stdout:
-        lines.put(raw.decode("utf-8", "replace").strip())
-    lines.put(None)

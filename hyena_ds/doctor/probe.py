@@ -23,6 +23,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from hyena_ds.errors import UserError
+
 MARK = "@hyena-ds-doctor "
 PACKAGES = ("deepspeed", "numpy", "safetensors")
 WRITTEN_BYTES = 256 << 20
@@ -39,7 +43,7 @@ def main() -> None:
             answer = {"answer": work(**request)}
         except Exception as error:  # of whatever kind: it is this host's answer
             text = str(error) or type(error).__name__
-            answer = {"problem": text if isinstance(error, _user_error()) else f"{type(error).__name__}: {text}"}
+            answer = {"problem": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"}
         say(answer)
 
 
@@ -48,21 +52,14 @@ def say(answer: dict[str, Any]) -> None:
     os.write(1, f"{MARK}{json.dumps(answer)}\n".encode())
 
 
-def _user_error() -> type[Exception]:
-    from hyena_ds.errors import UserError
-
-    return UserError
-
-
 def _host() -> dict[str, Any]:
     return {
         "name": socket.gethostname(),
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
         "hyena-ds": importlib.import_module("hyena_ds").__version__,
         "source": _source_digest(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "programs": [name for name in ("pdsh", "ssh", "nvidia-smi") if shutil.which(name)],
     }
 
@@ -75,7 +72,7 @@ def _version(name: str) -> str:
 
 
 def _source_digest() -> str:
-    """Of the package's source, as it lies here."""
+    """A digest of the package's source, as it lies here."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -83,13 +80,15 @@ def _source_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _clock() -> float:
+def clock() -> float:
+    """This host's clock: the time of day, in seconds."""
     return datetime.now(UTC).timestamp()
 
 
 def _devices() -> dict[str, Any]:
     """Torch, and what it computes on; imported here, as every rank will."""
-    torch = importlib.import_module("torch")
+    import torch
+
     from hyena_ds.parallel.devices import device_count
     from hyena_ds.runtime.local_ranks import usable_cores
 
@@ -104,14 +103,14 @@ def _devices() -> dict[str, Any]:
 
 def _config(config: str, overrides: list[str]) -> dict[str, Any]:
     """What the host makes of the config, and how large the model is."""
+    import torch
+
     from hyena_ds.config.loading import dump_yaml, load_yaml, to_plain
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.model.backbone import HyenaDNA
     from hyena_ds.redaction import kept
 
     loaded = load_yaml(config, RunConfig, overrides)
-    torch = importlib.import_module("torch")
-    from hyena_ds.model.backbone import HyenaDNA
-
     with torch.device("meta"):
         parameters = sum(each.numel() for each in HyenaDNA(loaded.model).parameters())
     text = dump_yaml(kept(to_plain(loaded)))
@@ -120,9 +119,8 @@ def _config(config: str, overrides: list[str]) -> dict[str, Any]:
 
 def _disk(directory: str, name: str) -> dict[str, Any]:
     """Free space where `directory` is or will be, and how fast a file is written there; the file NAME.HOST stays."""
-    place = nearest(Path(directory))
-    free = shutil.disk_usage(place).free
-    file = place / f"{name}.{socket.gethostname()}"
+    file = _file(directory, name)
+    free = shutil.disk_usage(file.parent).free
     wanted = min(WRITTEN_BYTES, free // 2)
     block = os.urandom(_BLOCK_BYTES)
     written, began = 0, time.perf_counter()
@@ -141,23 +139,22 @@ def _disk(directory: str, name: str) -> dict[str, Any]:
 
 def _seen(directory: str, name: str) -> list[str]:
     """The hosts whose files are seen here."""
-    return sorted(path.name.removeprefix(f"{name}.") for path in nearest(Path(directory)).glob(f"{name}.*"))
+    return sorted(path.name.removeprefix(f"{name}.") for path in _file(directory, name).parent.glob(f"{name}.*"))
 
 
 def _clean(directory: str, name: str) -> None:
-    (nearest(Path(directory)) / f"{name}.{socket.gethostname()}").unlink(missing_ok=True)
+    _file(directory, name).unlink(missing_ok=True)
 
 
-def nearest(directory: Path) -> Path:
-    """The directory, or the nearest above it that exists."""
-    place = directory.absolute()
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
-    return place
+def _file(directory: str, name: str) -> Path:
+    """This host's file in the directory, or in the nearest above it that exists."""
+    wanted = Path(directory).absolute()
+    place = next(place for place in (wanted, *wanted.parents) if place.is_dir() or place == place.parent)
+    return place / f"{name}.{socket.gethostname()}"
 
 
 def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str, Any]]:
-    """Of every source: its index, and which of its shards are not as the index says, as far as the time allows."""
+    """Every source's index, and which of its shards are not as the index says, as far as the time allows."""
     from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.remote import is_afar
     from hyena_ds.config.schema import RunConfig
@@ -171,25 +168,25 @@ def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str,
         row: dict[str, Any] = {"place": shown(source.shards), "bad": [], "checked": 0, "shards": 0, "bytes": 0}
         try:
             look[is_afar(source.shards)](loaded, source.shards, row, ends)
-        except _user_error() as error:
+        except UserError as error:
             row["bad"].append(str(error))
         found.append(row)
     return found
 
 
 def _look_here(loaded: Any, place: str, row: dict[str, Any], ends: float) -> None:
-    from hyena_ds.data.shards import INDEX_NAME, parse_index, read_index, sha256_of, verify_shard
+    from hyena_ds.data.shards import INDEX_NAME, read_index, sha256_of, verify_shard
 
     with contextlib.suppress(OSError):
         row["index"] = sha256_of(Path(place) / INDEX_NAME)[:12]
-        row["shards"] = len(parse_index((Path(place) / INDEX_NAME).read_bytes(), place).shards)
-    index = read_index(place)
-    for shard in index.shards:
+    shards = read_index(place).shards
+    row["shards"] = len(shards)
+    for shard in shards:
         if time.monotonic() > ends:
             return
         try:
             verify_shard(place, shard)
-        except (OSError, _user_error()) as error:
+        except (OSError, UserError) as error:
             row["bad"].append(str(error))
         row["checked"] += 1
         row["bytes"] += shard.bytes
@@ -212,14 +209,8 @@ def _look_afar(loaded: Any, place: str, row: dict[str, Any], ends: float) -> Non
 
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
-    "host": _host,
-    "clock": _clock,
-    "devices": _devices,
-    "config": _config,
-    "disk": _disk,
-    "seen": _seen,
-    "clean": _clean,
-    "shards": _shards,
+    **{"host": _host, "clock": clock, "devices": _devices, "config": _config},
+    **{"disk": _disk, "seen": _seen, "clean": _clean, "shards": _shards},
 }
 
 if __name__ == "__main__":

@@ -16,9 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -32,7 +30,7 @@ from hyena_ds.doctor.probe import say
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.collectives import start_all_to_all
-from hyena_ds.parallel.devices import Compute, start_compute
+from hyena_ds.parallel.devices import Compute, largest_of_ranks, start_compute
 from hyena_ds.runtime.heartbeat import FAULT_CODE, this_place
 from hyena_ds.runtime.local_ranks import end_rank
 from hyena_ds.training.engine import quiet
@@ -59,8 +57,11 @@ class _Step:
     def tell(self, kind: str, **found: Any) -> None:
         say({"kind": kind, "rank": self.rank, "host": self.host, **found})
 
+    def problem(self, text: str) -> None:
+        self.tell("problem", step=self.name, text=text)
+
     def _late(self, seconds: float) -> None:
-        self.tell("problem", step=self.name, text=f"not done after {seconds:.0f} s")
+        self.problem(f"not done after {seconds:.0f} s")
         os._exit(FAULT_CODE)
 
 
@@ -74,11 +75,11 @@ def main(arguments: list[str]) -> int:
         config = load_yaml(arguments[1], RunConfig, arguments[2:]) if len(arguments) > 1 else None
         _look(config, step)
     except UserError as error:
-        step.tell("problem", step=step.name, text=str(error))
+        step.problem(str(error))
         return error.exit_code
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]
-        step.tell("problem", step=step.name, text=f"{type(error).__name__}: {text}"[:1500])
+        step.problem(f"{type(error).__name__}: {text}"[:1500])
         return FAULT_CODE
     return 0
 
@@ -89,12 +90,13 @@ def _look(config: RunConfig | None, step: _Step) -> None:
     compute = start_compute(timedelta(seconds=MEETING_SECONDS))
     places = from_every_rank((this_place(compute.rank).machine, socket.gethostname()))
     step.tell("met", backend=compute.backend, device=str(compute.device), ranks=compute.ranks)
-    for group in _groups(places, compute):
-        step.name = f"exchange, {group.name}"
-        found = _measured(group, compute) if compute.rank in group.members else None
+    for what, name, members in _exchanges(places):
+        step.name = f"exchange, {name}"
+        group = dist.new_group(members)
+        found = _measured(group, members, compute) if compute.rank in members else None
         dist.barrier()  # nobody else uses the links meanwhile
-        if found is not None and compute.rank == group.members[0]:
-            step.tell("exchange", what=group.what, between=group.name, size=len(group.members), **found)
+        if found is not None and compute.rank == members[0]:
+            step.tell("exchange", what=what, between=name, size=len(members), **found)
     if config is not None:
         for size in sorted({stage.sequence_parallel for stage in config.schedule if stage.sequence_parallel > 1}):
             step.name = f"parity, sequence parallel {size}"
@@ -108,19 +110,8 @@ def _look(config: RunConfig | None, step: _Step) -> None:
     dist.destroy_process_group()
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Ranks that exchange."""
-
-    what: str
-    """inside, between, or all."""
-    name: str
-    members: list[int]
-    group: Any
-
-
-def _groups(places: list[tuple[str, str]], compute: Compute) -> list[_Group]:
-    """All that is measured, made by every rank in the same order. Collective."""
+def _exchanges(places: list[tuple[str, str]]) -> list[tuple[str, str, list[int]]]:
+    """All that is measured, the same on every rank: inside, between or all; a name; the ranks that exchange."""
     hosts: dict[str, list[int]] = {}
     for rank, (machine, _) in enumerate(places):
         hosts.setdefault(machine, []).append(rank)
@@ -128,53 +119,51 @@ def _groups(places: list[tuple[str, str]], compute: Compute) -> list[_Group]:
     wanted = [("inside", names[machine], ranks) for machine, ranks in hosts.items() if len(ranks) > 1]
     pairs = list(combinations(hosts, 2))
     if len(hosts) > _ALL_PAIRS:
-        order = list(hosts)
-        near = list(pairwise(order))
-        pairs = near + [(order[0], other) for other in order[2:]]
+        first, _, *others = hosts
+        pairs = [*pairwise(hosts), *((first, other) for other in others)]
     wanted += [("between", f"{names[a]} - {names[b]}", [hosts[a][0], hosts[b][0]]) for a, b in pairs]
-    if len(hosts) > 1 and compute.ranks > 2:
-        wanted.append(("all", f"all {compute.ranks} ranks", list(range(compute.ranks))))
-    return [_Group(what, name, members, dist.new_group(members)) for what, name, members in wanted]
+    if len(hosts) > 1 and len(places) > 2:
+        wanted.append(("all", f"all {len(places)} ranks", list(range(len(places)))))
+    return wanted
 
 
-def _measured(group: _Group, compute: Compute) -> dict[str, Any]:
+def _measured(group: Any, members: list[int], compute: Compute) -> dict[str, Any]:
     """Values and time of all-to-alls in a group. Collective in it."""
-    P, index = len(group.members), group.members.index(compute.rank)
-    size, seconds, right = _LEAST_BYTES, 0.0, True
+    P, index = len(members), members.index(compute.rank)
+    size = _LEAST_BYTES
     while True:
         elements = size // 4 // P
         ramp = torch.arange(elements, device=compute.device).remainder(251).float()
         numbers = torch.arange(P, device=compute.device).float().view(P, 1)
         pieces_P = ramp + 1000 * (index * P + numbers)
-        received = start_all_to_all(pieces_P, group.group).wait()
-        right = right and bool((received == ramp + 1000 * (numbers * P + index)).all())
-        seconds = min(_timed(partial(_through, pieces_P, group.group), compute) for _ in range(3))
+        received = _exchanged(pieces_P, group)
+        wrong = float((received != ramp + 1000 * (numbers * P + index)).any())
+        seconds = min(_timed(compute, _exchanged, pieces_P, group) for _ in range(3))
         # The slowest and the worst of the group's ranks: all of them go on, or none.
-        both = torch.tensor([seconds, 0.0 if right else 1.0], dtype=torch.float64, device=compute.device)
-        dist.all_reduce(both, dist.ReduceOp.MAX, group=group.group)
-        seconds, right = float(both[0]), not float(both[1])
-        if seconds >= _TIMED_SECONDS or size >= _MOST_BYTES or not right:
+        seconds, wrong = largest_of_ranks((seconds, wrong), compute, group)
+        if seconds >= _TIMED_SECONDS or size >= _MOST_BYTES or wrong:
             break
         size = min(_MOST_BYTES, size * (16 if seconds < _TIMED_SECONDS / 16 else 4))
     one = torch.zeros(1, device=compute.device)
-    latency = min(_timed(lambda: dist.all_reduce(one, group=group.group), compute) for _ in range(20))
+    latency = min(_timed(compute, dist.all_reduce, one, dist.ReduceOp.SUM, group) for _ in range(20))
     sent = size // P * (P - 1)
-    return {"right": right, "bytes": sent, "seconds": seconds, "rate": sent / seconds, "latency": latency}
+    return {"right": not wrong, "bytes": sent, "seconds": seconds, "rate": sent / seconds, "latency": latency}
 
 
-def _through(pieces_P: torch.Tensor, group: Any) -> None:
-    start_all_to_all(pieces_P, group).wait()
+def _exchanged(pieces_P: torch.Tensor, group: Any) -> torch.Tensor:
+    return start_all_to_all(pieces_P, group).wait()
 
 
-def _timed(work: Callable[[], Any], compute: Compute) -> float:
-    _finished(compute)
+def _timed(compute: Compute, work: Callable[..., Any], *given: Any) -> float:
+    """Seconds of a call, whatever it queues on the device included."""
+    _finish(compute)
     began = time.perf_counter()
-    work()
-    _finished(compute)
+    work(*given)
+    _finish(compute)
     return time.perf_counter() - began
 
 
-def _finished(compute: Compute) -> None:
+def _finish(compute: Compute) -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize(compute.device)
 

@@ -6,9 +6,8 @@ import json
 import textwrap
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
-from hyena_ds.text import aligned
+from hyena_ds.text import aligned, counted
 
 
 class Level(StrEnum):
@@ -17,6 +16,9 @@ class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"
     WRONG = "WRONG"
+
+
+OK, WARNING, WRONG = Level.OK, Level.WARNING, Level.WRONG
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,11 @@ class Verdict:
 
 
 _WIDTH = 120
-_WHOLE: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}  # paths stay whole
 
 
 def exit_code(verdicts: list[Verdict]) -> int:
     """1 when something is wrong; a warning lets a run begin."""
-    return int(any(verdict.level is Level.WRONG for verdict in verdicts))
+    return int(any(verdict.level is WRONG for verdict in verdicts))
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -47,13 +48,10 @@ def table(verdicts: list[Verdict]) -> str:
     hang = " " * (max(map(len, begins)) + 2)
     lines = []
     for begin, verdict in zip(begins, verdicts, strict=True):
-        lines += textwrap.wrap(f"{begin:<{len(hang)}}{verdict.found}", _WIDTH, subsequent_indent=hang, **_WHOLE)
-        if verdict.to_do:
-            lines += textwrap.wrap(
-                verdict.to_do, _WIDTH, initial_indent=f"{hang}-> ", subsequent_indent=f"{hang}   ", **_WHOLE
-            )
-    wrong, warned = (sum(each.level is level for each in verdicts) for level in (Level.WRONG, Level.WARNING))
-    lines.append(f"{len(verdicts)} checks: {wrong} wrong, {warned} {'warning' if warned == 1 else 'warnings'}")
+        lines += _wrapped(verdict.found, f"{begin:<{len(hang)}}", hang)
+        lines += _wrapped(verdict.to_do, f"{hang}-> ", f"{hang}   ")
+    wrong, warned = (sum(each.level is level for each in verdicts) for level in (WRONG, WARNING))
+    lines.append(f"{len(verdicts)} checks: {wrong} wrong, {counted(warned, 'warning')}")
     return "\n".join(lines)
 
 
@@ -61,3 +59,9 @@ def to_json(verdicts: list[Verdict]) -> str:
     """For programs."""
     found = [{**asdict(verdict), "level": verdict.level.value.lower()} for verdict in verdicts]
     return json.dumps({"ok": not exit_code(verdicts), "verdicts": found}, indent=1)
+
+
+def _wrapped(text: str, first: str, others: str) -> list[str]:
+    """Lines of the table; paths stay whole."""
+    wrapper = textwrap.TextWrapper(_WIDTH, first, others, break_on_hyphens=False, break_long_words=False)
+    return wrapper.wrap(text)

@@ -76,10 +76,10 @@ def peak_memory_gib(compute: Compute) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def largest_of_ranks(values: Sequence[float], compute: Compute) -> list[float]:
-    """The largest of all ranks, number by number, in one exchange. Collective."""
+def largest_of_ranks(values: Sequence[float], compute: Compute, group: dist.ProcessGroup | None = None) -> list[float]:
+    """The largest of all ranks, or those of a group, number by number, in one exchange. Collective."""
     largest = torch.tensor(values, dtype=torch.float64, device=compute.device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
     return [float(value) for value in largest]
 
 

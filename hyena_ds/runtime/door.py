@@ -31,6 +31,7 @@ class Door:
     def __init__(self, server: socket.socket):
         server.setblocking(False)
         self._server = server
+        self.is_open = True
         self._waiting: dict[Wire, float] = {}
         """Callers and when they came, the first first."""
 
@@ -41,7 +42,7 @@ class Door:
             if now - since > INTRODUCTION_SECONDS:
                 self._end(caller)
             else:
-                self._listen(caller, came)
+                came += self._introduction(caller)
         for _ in range(missing + _ACCEPTED_A_LOOK):
             try:
                 connection, _ = self._server.accept()
@@ -54,28 +55,30 @@ class Door:
                 break  # nobody calls, or none can be let in before the next look
             caller = Wire(connection, INTRODUCTION_BYTES)
             self._waiting[caller] = now
-            self._listen(caller, came)  # a rank has mostly spoken by now, however many call after it
+            came += self._introduction(caller)  # a rank has mostly spoken by now, however many call after it
             while len(self._waiting) > missing + SPARE:
                 self._end(next(iter(self._waiting)))
         return came
 
     def close(self) -> None:
         """Nobody is expected any more."""
+        self.is_open = False
         self._server.close()
         for caller in list(self._waiting):
             self._end(caller)
 
-    def _listen(self, caller: Wire, came: list[tuple[Wire, list[bytes]]]) -> None:
+    def _introduction(self, caller: Wire) -> list[tuple[Wire, list[bytes]]]:
+        """Look at one caller: what it has sent, once that is a line; one that is gone, or says too much, is let go."""
         try:
-            lines = caller.lines()
+            if lines := caller.lines():
+                del self._waiting[caller]
+                return [(caller, lines)]
+            is_over = caller.overfull
         except EOFError:
+            is_over = True
+        if is_over:
             self._end(caller)
-            return
-        if lines:
-            del self._waiting[caller]
-            came.append((caller, lines))
-        elif caller.overfull:
-            self._end(caller)
+        return []
 
     def _end(self, caller: Wire) -> None:
         del self._waiting[caller]

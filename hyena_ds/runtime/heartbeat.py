@@ -32,8 +32,6 @@ FAULT_CODE = 70
 """EX_SOFTWARE: with it the ranks of a broken run leave."""
 
 TICK = 0.2
-LAST_SECONDS = 1.0
-"""What the other sides have for taking the last words."""
 PAUSE = 3.0
 """A thread that slept longer than this between two looks was stopped itself, and may not judge the silence of others."""
 MEETING_SECONDS = 30.0
@@ -51,6 +49,13 @@ class Place:
     machine: str
     """Equal for processes that see each other's process ids."""
     pid: int
+
+    def __post_init__(self) -> None:
+        whole(self.rank, 0), whole(self.pid, 1, (1 << 31) - 1)  # this process can be signalled
+
+    def named(self, more: str = "") -> str:
+        """As a sentence names the rank, with `more` of it within the brackets."""
+        return f"rank {self.rank} on {self.host} (process {self.pid}{more})"
 
 
 @dataclass
@@ -89,81 +94,119 @@ class Fault:
     text: str
     code: int = FAULT_CODE
 
+    def __post_init__(self) -> None:
+        whole(self.code, 0, 255)  # a process can end with it
+
+
+OnFault = Callable[[Fault], None]
+
 
 def this_place(rank: int) -> Place:
-    """Of the calling process."""
+    """The place of the calling process."""
     host = socket.gethostname()
     machine = [host]
-    for source in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    ):
+    for source in (Path("/proc/sys/kernel/random/boot_id").read_text, lambda: os.readlink("/proc/self/ns/pid")):
         with contextlib.suppress(OSError):
-            machine.append(source())
+            machine.append(source().strip())
     return Place(rank, host, " ".join(machine), os.getpid())
 
 
-class Member:
-    """The side of every other rank: sends its pulse, and learns of a fault or of the loss of rank 0."""
+class Side:
+    """What rank 0's side and those of all others have in common: a thread that watches until the run is over or has a fault."""
 
-    def __init__(
-        self,
-        place: Place,
-        address: str,
-        port: int,
-        token: str,
-        silence: float,
-        pulse: Pulse,
-        on_fault: Callable[[Fault], None],
-    ):
-        self.place, self._silence, self._pulse, self._on_fault = place, silence, pulse, on_fault
+    name = "heartbeat"
+
+    def __init__(self, place: Place, silence: float, pulse: Pulse, on_fault: OnFault):
+        self.place, self.silence, self._pulse, self._on_fault = place, silence, pulse, on_fault
         self._known: dict[int, Place] = {}
+        self._wires: list[Wire] = []
+        """To whom this side speaks."""
         self._lock = threading.Lock()
         self._closed = False
-        self._wire = _introduced(address, port, {"token": token, "place": asdict(place)}, max(silence, MEETING_SECONDS))
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="heartbeat")
-        self._thread.start()
+        self._looked = 0.0
+        self._thread = threading.Thread(target=self._serve, daemon=True, name=self.name)
 
     @property
     def roster(self) -> list[Place]:
-        """The places of all ranks by their number; empty until rank 0 has said them."""
+        """The places of the ranks by their number; empty until rank 0 has said them."""
         return [self._known[rank] for rank in sorted(self._known)] if 0 in self._known else []
 
-    def beat(self) -> None:
-        """Send a beat now: fast steps would otherwise come and go between two."""
-        with self._lock:
-            if not self._wire.owes:  # rank 0 does not read; another beat would tell it nothing
-                self._wire.send(self._beat())
-
-    def raised(self, error: str, of_collective: bool) -> None:
-        self._send({**self._beat(), "raised": error[:TEXT_LENGTH], "of_collective": of_collective})
-
-    def left(self, why: str, code: int) -> None:
-        self._send({**self._beat(), "left": why[:TEXT_LENGTH], "code": code})
-
     def close(self) -> None:
-        """The run is over for this rank; the monitor does not miss it from here on."""
-        self._closed = True
-        self._send({"bye": True})
+        """The run is over for this rank; nobody misses it from here on."""
         with self._lock:
-            drain([self._wire], LAST_SECONDS)
+            self._closed = True
+            self._tell({"bye": True})
+            drain(self._wires)
 
     def _serve(self) -> None:
+        self._looked = time.monotonic()
         try:
             fault = self._watch()
-            if fault is None or self._closed:
-                return
-            end_culprit(fault, self.roster, self.place)
         except Exception as error:
-            fault = broken_watch("heartbeat", self.place, self._pulse.step, error)
-            self._send({"fault": asdict(fault)})
-        if not self._closed:
+            fault = broken_watch(self.name, self.place, self._pulse.step, error)
+        if fault is None or self._closed:
+            return
+        try:
+            if self.place.rank == 0 or (fault.kind, fault.rank) == ("watch", self.place.rank):
+                with self._lock:
+                    self._tell({"fault": asdict(fault)})
+                    drain(self._wires)
+            end_culprit(fault, self.roster, self.place)
+        finally:
             self._on_fault(fault)
 
     def _watch(self) -> Fault | None:
-        """Beat and listen until the run is over (None) or has a fault."""
+        """Until the run is over (None) or has a fault."""
+        raise NotImplementedError
+
+    def _tell(self, message: dict[str, Any], only_if_read: bool = False) -> None:
+        """To every other side, without waiting for one that does not read; its silence or its end is noted where it is read."""
+        for wire in self._wires:
+            if not (only_if_read and wire.owes):
+                wire.send(message)
+
+    def _is_silent(self, since: float, now: float) -> str:
+        """What is said of a rank that nothing was heard of since then; nothing, while that is not too long."""
+        if now - since <= self.silence:
+            return ""
+        return f"has been silent for {now - since:.0f} s: its host is dead, its link is cut, or its process has stopped"
+
+    def _slept(self, now: float) -> float:
+        """For how long this thread was stopped itself since it last looked: others may not be judged by that time."""
+        since, self._looked = now - self._looked, now
+        return since if since > PAUSE else 0.0
+
+
+class Member(Side):
+    """The side of every other rank: sends its pulse, and learns of a fault or of the loss of rank 0."""
+
+    def __init__(
+        self, place: Place, address: str, port: int, token: str, silence: float, pulse: Pulse, on_fault: OnFault
+    ):
+        super().__init__(place, silence, pulse, on_fault)
+        self._wire = _introduced(address, port, {"token": token, "place": asdict(place)}, max(silence, MEETING_SECONDS))
+        self._wires = [self._wire]
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Send a beat now: fast steps would otherwise come and go between two."""
+        self._send({}, only_if_read=True)  # who does not read learns nothing from another one
+
+    def raised(self, error: str, of_collective: bool) -> None:
+        self._send({"raised": error[:TEXT_LENGTH], "of_collective": of_collective})
+
+    def left(self, why: str, code: int) -> None:
+        self._send({"left": why[:TEXT_LENGTH], "code": code})
+
+    def _send(self, news: dict[str, Any], only_if_read: bool = False) -> None:
+        where, waiting = main_thread_place()
+        pulse = {**asdict(self._pulse), "allowed": min(self._pulse.allowed, 1e12)}
+        with self._lock:
+            self._tell({"pulse": pulse, "where": where, "waiting": waiting, **news}, only_if_read)
+
+    def _watch(self) -> Fault | None:
+        """Beat and listen."""
         sent, heard = 0.0, time.monotonic()
-        looked = heard
         selector = selectors.DefaultSelector()
         selector.register(self._wire.fileno(), selectors.EVENT_READ)
         while not self._closed:
@@ -173,9 +216,7 @@ class Member:
                 self.beat()
             ready = selector.select(TICK)
             now = time.monotonic()
-            if now - looked > PAUSE:
-                heard += now - looked
-            looked = now
+            heard += self._slept(now)
             with self._lock:
                 self._wire.flush()
             try:
@@ -190,34 +231,26 @@ class Member:
                     if "bye" in message:
                         return None
                     if "fault" in message:
-                        return fault_of(message["fault"])
-                    for place in map(place_of, _list(message.get("roster", []))):
-                        self._known[place.rank] = place
+                        return record(Fault, message["fault"])
+                    self._meet(message.get("roster", []))
                 except ValueError:
                     continue
                 heard = now
-            if now - heard > self._silence:
-                return self._lost(
-                    "silent",
-                    f"has been silent for {now - heard:.0f} s: its host is dead, its link is cut, or its process has stopped",
-                )
+            if silent := self._is_silent(heard, now):
+                return self._lost("silent", silent)
         return None
 
+    def _meet(self, roster: Any) -> None:
+        if not isinstance(roster, list):
+            raise ValueError("no list")
+        for found in roster:
+            place = record(Place, found)
+            self._known[place.rank] = place
+
     def _lost(self, kind: str, seen: str) -> Fault:
-        roster = self.roster
-        where = f" on {roster[0].host} (process {roster[0].pid})" if roster else ""
-        return Fault(
-            kind, 0, self._pulse.step, f"rank 0{where} {seen}; seen by rank {self.place.rank} in {self._pulse}"
-        )
-
-    def _beat(self) -> dict[str, Any]:
-        where, waiting = main_thread_place()
-        pulse = {**asdict(self._pulse), "allowed": min(self._pulse.allowed, 1e12)}
-        return {"pulse": pulse, "where": where, "waiting": waiting}
-
-    def _send(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            self._wire.send(message)
+        rank_0 = self.roster[0].named() if self.roster else "rank 0"
+        why = f"{rank_0} {seen}; seen by rank {self.place.rank} in {self._pulse}"
+        return Fault(kind, 0, self._pulse.step, why)
 
 
 def _introduced(address: str, port: int, introduction: dict[str, Any], seconds: float) -> Wire:
@@ -244,61 +277,23 @@ def _introduced(address: str, port: int, introduction: dict[str, Any], seconds: 
     raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
-def place_of(found: Any) -> Place:
-    """A place that was sent. Raises ValueError; its process can be signalled."""
-    place = record(Place, found)
-    whole(place.rank, 0), whole(place.pid, 1, (1 << 31) - 1)
-    return place
-
-
-def fault_of(found: Any) -> Fault:
-    """A fault that was sent. Raises ValueError; a process can end with its code."""
-    fault = record(Fault, found)
-    whole(fault.code, 0, 255)
-    return fault
-
-
-def _list(found: Any) -> list[Any]:
-    if not isinstance(found, list):
-        raise ValueError("no list")
-    return found
-
-
 def broken_watch(who: str, place: Place, step: int, error: Exception) -> Fault:
     """The fault of a thread of the heartbeat or watchdog that met an unexpected error; prints its traceback."""
     traceback.print_exception(error)
     what = text(" ".join(f"{type(error).__name__}: {error}".split()))[: TEXT_LENGTH // 2]
     said = (
-        f"the {who} of rank {place.rank} on {place.host} (process {place.pid}) itself failed: {what}; no rank is to blame: "
-        "report it with the traceback above, or train without it (watchdog.enabled=false)"
+        f"the {who} of {place.named()} itself failed: {what}; no rank is to blame: report it with the traceback above, or "
+        "train without it (watchdog.enabled=false)"
     )
     return Fault("watch", place.rank, step, said)
 
 
-def speaker(fault: Fault, roster: list[Place]) -> int:
-    """The rank that tells the user of a fault: 0, or where that is the one lost, the lowest that can be alive.
-
-    A rank whose own watching failed says so itself.
-    """
-    if fault.kind == "watch":
-        return fault.rank
-    if fault.rank != 0 or fault.kind not in ("died", "silent"):
-        return 0
-    others = [place for place in roster if place.rank != 0]
-    elsewhere = [place for place in others if place.machine != roster[0].machine]
-    candidates = elsewhere if fault.kind == "silent" and elsewhere else others
-    return min((place.rank for place in candidates), default=1)
-
-
 def end_culprit(fault: Fault, roster: list[Place], own: Place) -> None:
     """A silent process of this machine is stopped or hung, and would hear nothing: nothing of the run may remain."""
+    if fault.kind != "silent":
+        return
     for place in roster:
-        if (
-            fault.kind == "silent"
-            and place.rank == fault.rank
-            and place.machine == own.machine
-            and place.pid != own.pid
-        ):
+        if (place.rank, place.machine) == (fault.rank, own.machine) and place.pid != own.pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(place.pid, signal.SIGKILL)
 

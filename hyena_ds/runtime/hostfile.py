@@ -17,7 +17,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,11 +29,12 @@ from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.nodes import read_text_file
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control, say
 from hyena_ds.files.rows import read_faults
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.heartbeat import FAULT_CODE
 from hyena_ds.runtime.interruption import AGAIN, STOP_FILE
+from hyena_ds.runtime.local_ranks import QUIET
 from hyena_ds.runtime.relay import RELAY, run_relayed
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
 from hyena_ds.runtime.supervisor import WANTED_CODES
@@ -42,17 +44,11 @@ DIRECTORY = "HYENA_DIRECTORY"
 """The directory that ranks start in; DeepSpeed's own `cd` on a host knows no blanks."""
 
 _FORWARDED = (
-    STOP_FILE,
-    LAUNCH,
-    DIRECTORY,
-    "HYENA_BIND_CORES",
-    "DS_ACCELERATOR",
-    "GLIBC_TUNABLES",
-    "LD_LIBRARY_PATH",
-    "TF_CPP_MIN_LOG_LEVEL",
+    *(STOP_FILE, LAUNCH, DIRECTORY, "HYENA_BIND_CORES"),
+    *("DS_ACCELERATOR", "GLIBC_TUNABLES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL"),
 )
 _FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "TORCH_")
-"""Of variables that libraries read. What begins with PYTHON or UCX is forwarded by DeepSpeed."""
+"""How variables begin that libraries read. What begins with PYTHON or UCX is forwarded by DeepSpeed."""
 _END_SECONDS = 10
 """Beyond twice the silence: the watchdog's, and then ssh's."""
 _ENTRY = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[0-9]{1,9})\s*(#.*)?")
@@ -109,18 +105,12 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], envir
     script = launch_script("rank.sh")
     names, silence, ssh = [host.name for host in hosts], config.watchdog.silence, not environment.get("NO_SSH")
     stop_file = environment.get("STOP_FILE") or f".hyena-stop.{socket.gethostname()}.{os.getpid()}"
-    own = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    own |= {STOP_FILE: str(Path(stop_file).absolute()), LAUNCH: secrets.token_hex(8)}
+    own = launch_environment({**environment, STOP_FILE: str(Path(stop_file).absolute())}, silence, ssh)
     if ssh:
-        own[DIRECTORY] = str(Path.cwd())
-        own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(silence)}".strip()
         check_hosts(names, {"directory": Path.cwd(), "Python": Path(sys.executable), "script": script}, own)
-    program = ["bash", str(script), sys.executable, "-m", "hyena_ds", "train", config_path, *overrides]
+    program = rank_program("hyena_ds", "train", config_path, *overrides)
     known = len(read_faults(directory.faults))
-    with tempfile.NamedTemporaryFile("w", prefix="hyena-forwarded-") as file:
-        file.write(environment_file(own) if ssh else "")
-        file.flush()
-        own["DS_ENV_FILE"] = file.name  # where DeepSpeed reads what to forward
+    with forwarded(own, ssh):
         command = launch_command(hostfile, hosts, program, own, ssh)
         # The launcher of hosts needs no accelerator, and would look for one.
         base = {**own, "DS_ACCELERATOR": "cpu"} if ssh else own
@@ -136,16 +126,44 @@ def train_on_hosts(hostfile: Path, config_path: str, overrides: list[str], envir
     return _say_why(code, sorted(faults, key=lambda fault: fault.get("seen_on") not in near))
 
 
+def launch_environment(environment: Mapping[str, str], silence: float, ssh: bool = True) -> dict[str, str]:
+    """What the launcher of hosts starts with; where ssh is used, it gives up a host no sooner than after `silence`."""
+    own = {**QUIET, **environment, LAUNCH: secrets.token_hex(8)}
+    if ssh:
+        own[DIRECTORY] = str(Path.cwd())
+        own[ARGUMENTS] = f"{environment.get(ARGUMENTS, '')} {alive_arguments(silence)}".strip()
+    return own
+
+
+def rank_program(module: str, *arguments: str) -> list[str]:
+    """What every host starts as each of its ranks: a module, by way of launch/rank.sh."""
+    return ["bash", str(launch_script("rank.sh")), sys.executable, "-m", module, *arguments]
+
+
+@contextmanager
+def forwarded(own: dict[str, str], ssh: bool = True) -> Iterator[None]:
+    """Within the block, `own` names a file that says what every host's ranks are to see of `own`."""
+    with tempfile.NamedTemporaryFile("w", prefix="hyena-forwarded-") as file:
+        file.write(environment_file(own) if ssh else "")
+        file.flush()
+        own["DS_ENV_FILE"] = file.name  # where DeepSpeed reads what to forward
+        yield
+
+
 def overdue(faults: Path, seconds: float) -> Callable[[], bool]:
     """Whether a fault has been written for so long that the launcher should have ended.
 
     It waits for a process that is stopped; and the host's other ranks, which would end it, there may not be.
     """
-    known, since = _size(faults), math.inf
+
+    def size() -> int:
+        return faults.stat().st_size if faults.exists() else 0
+
+    known, since = size(), math.inf
 
     def is_overdue() -> bool:
         nonlocal since
-        if since == math.inf and _size(faults) != known:
+        if since == math.inf and size() != known:
             since = time.monotonic()
         return time.monotonic() - since > seconds
 
@@ -193,16 +211,16 @@ def address_of(host: Host) -> str | None:
 def environment_file(environment: Mapping[str, str]) -> str:
     """What every host's ranks are to see of `environment`, as DeepSpeed reads it. Raises UserError."""
     lines = []
-    for name in sorted({*_FORWARDED, *environment.get("FORWARD", "").split()} | _kinds(environment)):
-        value = environment.get(name)
-        if value is None:
+    wanted = {*_FORWARDED, *environment.get("FORWARD", "").split()}
+    for name, value in sorted(environment.items()):
+        if name not in wanted and not name.startswith(_FORWARDED_KINDS):
             continue
         if "\n" in value:
             raise UserError(
                 f"{name}: found a value of several lines, wanted one line, or the hosts cannot have it; unset it"
             )
         # DeepSpeed writes export NAME="VALUE" for the host's shell.
-        lines.append(f"{name}={_in_double_quotes(value)}")
+        lines.append(f"{name}=" + _escaped(value, '$`"'))
     # There it is sshd's process for this connection, with which the ranks end.
     lines.append(f"{RELAY}=$PPID")
     return "".join(f"{line}\n" for line in lines)
@@ -211,32 +229,21 @@ def environment_file(environment: Mapping[str, str]) -> str:
 def quoted(argument: str) -> str:
     """An argument as the host's shell and pdsh understand it, after DeepSpeed has put `"` around it if it has a space."""
     if " " in argument:
-        return re.sub(r"([\\$`])", r"\\\1", argument).replace("%", "%%")
+        return _escaped(argument, "$`")
     return shlex.quote(argument).replace("%", "%%")
 
 
-def _in_double_quotes(value: str) -> str:
-    return re.sub(r"([\\$`\"])", r"\\\1", value).replace("%", "%%")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _kinds(environment: Mapping[str, str]) -> set[str]:
-    return {name for name in environment if name.startswith(_FORWARDED_KINDS)}
+def _escaped(text: str, characters: str) -> str:
+    """A backslash before each of the characters and before another one, for a shell; pdsh wants its % twice."""
+    return re.sub(rf"([\\{characters}])", r"\\\1", text).replace("%", "%%")
 
 
 def _say_why(code: int, faults: list[dict[str, Any]]) -> int:
     """Say once more, below what launchers say of their end, why the run has ended; its exit code."""
     if faults:
-        print(f"hyena-ds: error: the run has ended: {faults[0]['text']}", file=sys.stderr, flush=True)
+        say(f"error: the run has ended: {faults[0]['text']}")
         return FAULT_CODE
-    print(
-        f"hyena-ds: error: the launcher ended with code {code}, but the run is not complete",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"error: the launcher ended with code {code}, but the run is not complete")
     return code or FAULT_CODE
 
 
@@ -244,10 +251,10 @@ def _main(arguments: list[str]) -> int:
     try:
         return train_on_hosts(Path(arguments[0]), arguments[1], arguments[2:], os.environ)
     except UserError as error:
-        print(f"hyena-ds: error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:  # while ssh is tried; later the relay hears it
-        print("hyena-ds: interrupted", file=sys.stderr)
+        say("interrupted")
         return AGAIN.code
 
 

@@ -11,17 +11,20 @@ No torch.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+from hyena_ds.errors import say
 
 STOP_FILE = "HYENA_STOP_FILE"
 """Names a file; once it exists, the run stops. It holds the number of the signal that somebody else received."""
@@ -34,6 +37,8 @@ ECHO_SECONDS = 2.0
 """One Ctrl-C reaches a process once from the terminal and again from its launcher: signals closer than this are one."""
 DEADLINE_CODE = 75
 """EX_TEMPFAIL: start it again later."""
+STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
+"""Exit codes of a run that was asked to stop, and saved."""
 
 _LOOK_SECONDS = 0.5
 
@@ -68,9 +73,10 @@ def name_of(number: int) -> str:
     return "Ctrl-C (SIGINT)" if number == signal.SIGINT else signal.Signals(number).name
 
 
-def started() -> float:
-    """When the outermost command on this machine started, by time.monotonic(); now, if this is the outermost."""
-    return float(os.environ.get(STARTED) or time.monotonic())
+def take_over(hear: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
+    """Let `hear` handle the signals; who handled them before. One that was ignored stays so: nohup stays nohup."""
+    taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, hear) for number in taken}
 
 
 def request_in(stop_file: Path) -> int | None:
@@ -87,26 +93,24 @@ class Interruption:
     """A rank's ear. `listen` before the slow part of a start, `hold` before the first step, `release` after the last."""
 
     def __init__(self, stop_after: str | None = None, stop_after_seconds: float | None = None):
-        self._stop_after = stop_after
-        self._deadline = None if stop_after_seconds is None else started() + stop_after_seconds
+        late = Stop(f"the deadline (stop_after: {stop_after})", DEADLINE_CODE)
+        self._stops = (*(Stop(name_of(number), 128 + number) for number in SIGNALS), late)
+        started = float(os.environ.get(STARTED) or time.monotonic())
+        self._deadline = math.inf if stop_after_seconds is None else started + stop_after_seconds
         path = os.environ.get(STOP_FILE)
         self._stop_file = Path(path) if path else None
         self._requests = Requests()
         self._holding = False
         self._lock = threading.Lock()
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self.leave: Callable[[Stop], None] = leave_alone
         """Ends the process at once, after telling whom it concerns. Called by the thread."""
 
     def listen(self) -> None:
         """Take the signals over from their default. Main thread only."""
-        self._ear, mouth = socket.socketpair()
-        mouth.setblocking(False)
-        self._mouth = mouth
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-                self._before[number] = signal.signal(number, _heard_by_the_thread)
-        signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        take_over(_heard_by_the_thread)
+        signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._serve, daemon=True, name="interruption").start()
 
     def hold(self) -> None:
@@ -123,17 +127,11 @@ class Interruption:
         """This rank's word on stopping, one number for each signal and one for the deadline; see `stop_of`."""
         self._look()
         asked = tuple(float(self._requests.first == number) for number in SIGNALS)
-        return (*asked, float(self._deadline is not None and time.monotonic() >= self._deadline))
+        return (*asked, float(time.monotonic() >= self._deadline))
 
     def stop_of(self, votes: Sequence[float]) -> Stop | None:
         """What the votes of all ranks, added up, mean."""
-        *asked, late = votes
-        for number, count in zip(SIGNALS, asked, strict=True):
-            if count:
-                return Stop(name_of(number), 128 + number)
-        if late:
-            return Stop(f"the deadline (stop_after: {self._stop_after})", DEADLINE_CODE)
-        return None
+        return next((stop for stop, count in zip(self._stops, votes, strict=True) if count), None)
 
     def _serve(self) -> None:
         while True:
@@ -167,7 +165,7 @@ def leave_alone(stop: Stop) -> None:
 
 def say_left(stop: Stop) -> None:
     saved = "its newest checkpoint stays" if stop.why == AGAIN.why else "no step was under way, nothing is lost"
-    print(f"hyena-ds: stopped by {stop.why}: {saved}; the same command goes on", file=sys.stderr, flush=True)
+    say(f"stopped by {stop.why}: {saved}; the same command goes on")
 
 
 def _heard_by_the_thread(number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,8 @@ TUNABLES = {
 and the next tensor of that size pays for its pages again. Larger ones do go back: among small ones they would leave holes
 that nothing else fills. Those of a step are few: its large tensors have blocks of their own (ops/large.py)."""
 
+QUIET = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3"}
+"""Keeps libraries from talking, unless the user lets them."""
 _DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
 """What a driver of GPUs leaves on Linux: NVIDIA's on servers and on Tegra, AMD's, and Windows' for its guests."""
 
@@ -136,9 +138,7 @@ def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[st
 
     `deepspeed` itself would come to the same command, after seconds of its own, and it passes over CUDA_VISIBLE_DEVICES.
     """
-    environment = dict(os.environ)
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    environment.setdefault("PYTHONWARNINGS", "ignore")
+    environment = {**QUIET, **os.environ}
     settings = cpu_settings(ranks, environment)
     places = [str(number) for number in range(ranks)]
     if devices_here() == 0:

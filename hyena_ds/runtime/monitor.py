@@ -7,10 +7,10 @@ answers is stuck, is the judgement of who makes the monitor.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import selectors
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,21 +18,8 @@ from typing import Any
 
 from hyena_ds.parallel.listening import listen
 from hyena_ds.runtime.door import INTRODUCTION_BYTES, LOOK_SECONDS, Door
-from hyena_ds.runtime.heartbeat import (
-    BEAT_SECONDS,
-    LAST_SECONDS,
-    PAUSE,
-    TICK,
-    Fault,
-    Place,
-    Pulse,
-    broken_watch,
-    end_culprit,
-    fault_of,
-    main_thread_place,
-    place_of,
-)
-from hyena_ds.runtime.wire import LINE_BYTES, TEXT_LENGTH, Wire, drain, parsed, record, text, truth, whole
+from hyena_ds.runtime.heartbeat import BEAT_SECONDS, TICK, Fault, OnFault, Place, Pulse, Side, main_thread_place
+from hyena_ds.runtime.wire import LINE_BYTES, TEXT_LENGTH, Wire, parsed, record, text, truth, whole
 
 _PLACES_A_LINE = 16
 GRACE_SECONDS = 5.0
@@ -60,39 +47,40 @@ class Seen:
     lost_at: float = 0.0
 
     def __str__(self) -> str:
-        return f"rank {self.place.rank} on {self.place.host} (process {self.place.pid}, {self.pulse})"
+        return self.place.named(f", {self.pulse}")
 
     @property
     def last_heard(self) -> str:
-        """Of a rank that says nothing any more; it may have come a second further."""
-        return f"rank {self.place.rank} on {self.place.host} (process {self.place.pid}, last heard of in {self.pulse})"
+        """A rank that says nothing any more; it may have come a second further."""
+        return self.place.named(f", last heard of in {self.pulse}")
+
+    def fault(self, kind: str, why: str, code: int = Fault.code) -> Fault:
+        """A failure whose cause is this rank."""
+        return Fault(kind, self.place.rank, self.pulse.step, why, code)
 
 
-class Monitor:
+Judge = Callable[[list[Seen], float], Fault | None]
+
+
+class Monitor(Side):
     """Rank 0's side: hears all ranks, judges, and tells all of them. `on_fault` ends the process."""
 
+    name = "monitor"
+
     def __init__(
-        self,
-        place: Place,
-        ranks: int,
-        silence: float,
-        pulse: Pulse,
-        judge: Callable[[list[Seen], float], Fault | None],
-        on_fault: Callable[[Fault], None],
-        address: str = "",
+        self, place: Place, ranks: int, silence: float, pulse: Pulse, judge: Judge, on_fault: OnFault, address: str = ""
     ):
-        self.silence, self._ranks, self._pulse, self._judge, self._on_fault = silence, ranks, pulse, judge, on_fault
+        super().__init__(place, silence, pulse, on_fault)
+        self._ranks, self._judge = ranks, judge
         self.token = secrets.token_hex(16)
         server = listen(address)
         self.port = int(server.getsockname()[1])
-        self._door: Door | None = Door(server)
+        self._door = Door(server)
         now = time.monotonic()
+        self._known[place.rank] = place
         self._seen = {place.rank: Seen(place, pulse, now, now)}
         self._selector = selectors.DefaultSelector()
         self._own_error: Fault | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="monitor")
         self._thread.start()
 
     def beat(self) -> None:
@@ -108,50 +96,28 @@ class Monitor:
             self._closed = True
             self._tell({"fault": asdict(Fault("left", 0, self._pulse.step, why, code))})
 
-    def close(self) -> None:
-        """The run is over; no rank misses rank 0 from here on."""
-        with self._lock:
-            self._closed = True
-            self._tell({"bye": True})
-            drain(self._wires(), LAST_SECONDS)
-
-    def _serve(self) -> None:
-        try:
-            fault = self._watch()
-        except Exception as error:
-            fault = broken_watch("monitor", self._seen[0].place, self._pulse.step, error)
-        self._close_door()
-        if fault is None:
-            return
-        try:
-            with self._lock:
-                self._closed = True
-                self._tell({"fault": asdict(fault)})
-                drain(self._wires(), LAST_SECONDS)
-            end_culprit(fault, [seen.place for seen in self._seen.values()], self._seen[0].place)
-        finally:
-            self._on_fault(fault)
-
     def _watch(self) -> Fault | None:
-        """Hear and judge until the run is over (None) or has a fault."""
-        acknowledged = looked = time.monotonic()
+        with contextlib.closing(self._door):
+            return self._hear_and_judge()
+
+    def _hear_and_judge(self) -> Fault | None:
+        acknowledged = time.monotonic()
         while True:
-            events = self._selector.select(TICK if self._door is None else LOOK_SECONDS)
+            events = self._selector.select(LOOK_SECONDS if self._door.is_open else TICK)
             with self._lock:
                 if self._closed:
                     return None
                 now = time.monotonic()
-                if now - looked > PAUSE:
+                if slept := self._slept(now):
                     for seen in self._seen.values():
-                        seen.heard_at += now - looked
-                        seen.progress_at += now - looked
-                looked = now
+                        seen.heard_at += slept
+                        seen.progress_at += slept
                 faults = [self._read(key.data, now) for key, _ in events] + self._let_in(now)
                 self._look_at_own(now)
                 fault = next(filter(None, faults), None) or self._first_fault(now)
                 if fault is not None:
                     return fault
-                for wire in self._wires():
+                for wire in self._wires:
                     wire.flush()
                 if now - acknowledged >= BEAT_SECONDS:
                     acknowledged = now
@@ -159,7 +125,7 @@ class Monitor:
 
     def _let_in(self, now: float) -> list[Fault | None]:
         """Hear who calls at the door; with the last rank it closes for good."""
-        if self._door is None:
+        if not self._door.is_open:
             return []
         faults = []
         missing = self._ranks - len(self._seen)
@@ -170,16 +136,11 @@ class Monitor:
             else:
                 faults.append(self._hear(seen, lines, now))
         if len(self._seen) == self._ranks:
-            self._close_door()
-            places = [asdict(self._seen[rank].place) for rank in sorted(self._seen)]
+            self._door.close()
+            places = [asdict(place) for place in self.roster]
             for first in range(0, len(places), _PLACES_A_LINE):
                 self._tell({"roster": places[first : first + _PLACES_A_LINE]})
         return faults
-
-    def _close_door(self) -> None:
-        if self._door is not None:
-            self._door.close()
-            self._door = None
 
     def _welcomed(self, wire: Wire, introduction: bytes, now: float) -> Seen | None:
         """The rank that introduces itself; None for a stranger who came upon the port."""
@@ -187,12 +148,14 @@ class Monitor:
             message = parsed(introduction, INTRODUCTION_BYTES)
             if not hmac.compare_digest(text(message.get("token")).encode(), self.token.encode()):
                 return None
-            place = place_of(message.get("place"))
+            place = record(Place, message.get("place"))
         except ValueError:
             return None
         if place.rank in self._seen or place.rank >= self._ranks:
             return None
         wire.longest = LINE_BYTES
+        self._known[place.rank] = place
+        self._wires.append(wire)
         seen = self._seen[place.rank] = Seen(place, Pulse(), now, now, wire=wire)
         self._selector.register(wire.fileno(), selectors.EVENT_READ, seen)
         wire.send({"alive": True})
@@ -204,12 +167,12 @@ class Monitor:
             return self._hear(seen, seen.wire.lines(), now)
         except EOFError:
             self._selector.unregister(seen.wire.fileno())
+            self._wires.remove(seen.wire)
             seen.wire.close()
-            seen.wire = None
         if seen.said_bye:
             return None
         why = f"{seen.last_heard} died: its connection to rank 0 closed without a word (killed, out of memory, or crashed)"
-        return Fault("died", seen.place.rank, seen.pulse.step, why)
+        return seen.fault("died", why)
 
     def _hear(self, seen: Seen, lines: list[bytes], now: float) -> Fault | None:
         for line in lines:
@@ -234,11 +197,9 @@ class Monitor:
         if "raised" in message:
             return self._note_error(seen, text(message["raised"]), truth(message.get("of_collective")))
         if "left" in message:
-            code = whole(message.get("code"), 0, 255)
-            return Fault("left", seen.place.rank, seen.pulse.step, text(message["left"]), code)
+            return seen.fault("left", text(message["left"]), whole(message.get("code"), 0, 255))
         if "fault" in message:
-            fault = fault_of(message["fault"])
-            return Fault("watch", seen.place.rank, seen.pulse.step, fault.text)
+            return seen.fault("watch", record(Fault, message["fault"]).text)
         if "bye" in message:
             seen.said_bye = True
         return None
@@ -247,7 +208,7 @@ class Monitor:
         if of_collective:
             seen.lost_collective, seen.lost_at = error, time.monotonic()
             return None
-        return Fault("raised", seen.place.rank, seen.pulse.step, f"{seen} {error}"[:TEXT_LENGTH])
+        return seen.fault("raised", f"{seen} {error}"[:TEXT_LENGTH])
 
     def _look_at_own(self, now: float) -> None:
         own = self._seen[0]
@@ -263,28 +224,16 @@ class Monitor:
         everyone = list(self._seen.values())
         present = [seen for seen in everyone if not seen.said_bye]
         for seen in present:
-            if now - seen.heard_at > self.silence:
-                why = f"{seen.last_heard} has been silent for {now - seen.heard_at:.0f} s: its host is dead, its link is cut, or its process has stopped"
+            if silent := self._is_silent(seen.heard_at, now):
+                why = f"{seen.last_heard} {silent}"
                 if seen.unreadable:
                     why += f"; messages of it that could not be read: {seen.unreadable}"
-                return Fault("silent", seen.place.rank, seen.pulse.step, why)
+                return seen.fault("silent", why)
         broken = [seen for seen in everyone if seen.lost_collective is not None and now - seen.lost_at > GRACE_SECONDS]
-        if broken:
-            gone = [seen for seen in everyone if seen.said_bye]
-            first = gone[0] if gone else broken[0]
-            seen_text = (
-                "left before the others"
-                if gone
-                else f"lost a connection to another rank, though all answer: {first.lost_collective}"
-            )
-            return Fault("died", first.place.rank, first.pulse.step, f"{first} {seen_text}")
-        return self._judge(present, now)
-
-    def _tell(self, message: dict[str, Any], only_if_read: bool = False) -> None:
-        """To every rank, without waiting for one that does not read; its silence or its end is noted where it is read."""
-        for wire in self._wires():
-            if not (only_if_read and wire.owes):
-                wire.send(message)
-
-    def _wires(self) -> list[Wire]:
-        return [seen.wire for seen in self._seen.values() if seen.wire is not None]
+        if not broken:
+            return self._judge(present, now)
+        if gone := [seen for seen in everyone if seen.said_bye]:
+            return gone[0].fault("died", f"{gone[0]} left before the others")
+        first = broken[0]
+        why = f"lost a connection to another rank, though all answer: {first.lost_collective}"
+        return first.fault("died", f"{first} {why}")

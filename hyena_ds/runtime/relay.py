@@ -11,7 +11,6 @@ DeepSpeed's launcher would end its ranks one after another, each after 30 second
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from hyena_ds.errors import say
 from hyena_ds.files.whole import write_whole
-from hyena_ds.runtime.interruption import AGAIN, AT_ONCE, SIGNALS, STARTED, STOP_FILE, Requests, name_of
+from hyena_ds.runtime.interruption import AGAIN, AT_ONCE, STARTED, STOP_FILE, Requests, name_of
+from hyena_ds.runtime.session import end_session, heard, members_of
 
 RELAY = "HYENA_RELAY_PID"
 """The process without which the ranks of this machine leave: the one that relays signals to them, or, on a host that ssh
@@ -32,7 +33,6 @@ LEFT_BEHIND_CODE = 70
 _AT_ONCE_SECONDS = 2.0
 _LAST_SECONDS = 2.0
 """What the launcher started may take to end after it."""
-_KILL_SECONDS = 5.0
 
 
 def run_relayed(
@@ -62,15 +62,10 @@ class _Relay:
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         # Handlers first: a signal between the launcher's start and theirs would leave it alone in its session.
-        taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._hear) for number in taken}
-        try:
+        with heard(self._hear):
             launcher = subprocess.Popen(command, env=environment, start_new_session=True)
             left_behind = self._wait(launcher)
             code = launcher.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return self._code(128 - code if code < 0 else code, left_behind)
 
     def _wait(self, launcher: subprocess.Popen[bytes]) -> bool:
@@ -81,7 +76,7 @@ class _Relay:
                 return end_session(launcher.pid)
             time.sleep(0.1)
         ended = time.monotonic()
-        while _members(launcher.pid) and time.monotonic() - ended < _LAST_SECONDS:
+        while members_of(launcher.pid) and time.monotonic() - ended < _LAST_SECONDS:
             time.sleep(0.1)
         return end_session(launcher.pid)
 
@@ -92,7 +87,7 @@ class _Relay:
         if asked is not None and (code >= 128 or left_behind):
             return 128 + asked
         if left_behind and code == 0:
-            print("hyena-ds: the launcher ended before its ranks; they were ended too", file=sys.stderr, flush=True)
+            say("the launcher ended before its ranks; they were ended too")
             return LEFT_BEHIND_CODE
         return code
 
@@ -100,48 +95,11 @@ class _Relay:
         again = self.requests.hear(number, time.monotonic())
         if again and self.at_once is None:
             self.at_once = time.monotonic()
-            self._ask(AT_ONCE)
+            write_whole(self.stop_file, f"{int(AT_ONCE)}\n")
         elif self.requests.first == number and not self.stop_file.exists():
-            self._ask(number)
-            print(
-                f"\nhyena-ds: {name_of(number)}: the run finishes its step, saves and leaves; Ctrl-C again ends it at once",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _ask(self, number: int) -> None:
-        write_whole(self.stop_file, f"{int(number)}\n")
-
-
-def end_session(leader: int) -> bool:
-    """SIGKILL what still runs in the session of process `leader` (a child of ours, not reaped yet); whether anything did."""
-    found = False
-    deadline = time.monotonic() + _KILL_SECONDS
-    while members := _members(leader):
-        found = True
-        for member in members:
-            try:
-                os.kill(member, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    return found
-
-
-def _members(session: int) -> list[int]:
-    """Living processes of a session."""
-    import psutil
-
-    members = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                members.append(process.pid)
-        except (ProcessLookupError, PermissionError, psutil.Error):
-            continue
-    return members
+            write_whole(self.stop_file, f"{number}\n")
+            print(file=sys.stderr)  # below a terminal's ^C
+            say(f"{name_of(number)}: the run finishes its step, saves and leaves; Ctrl-C again ends it at once")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -31,13 +31,18 @@ def alive_arguments(silence: float) -> str:
     return f"-o ServerAliveInterval={math.ceil(silence / 3)} -o ServerAliveCountMax=4"
 
 
+def missing_programs(environment: Mapping[str, str]) -> str:
+    """What this machine lacks of the programs that start ranks on other hosts, in words; empty where it has all."""
+    missing = [program for program in ("pdsh", "ssh") if shutil.which(program, path=environment.get("PATH")) is None]
+    return f"found no {' and no '.join(missing)}" if missing else ""
+
+
 def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Mapping[str, str]) -> None:
     """Raise UserError with every host that ssh does not reach, or that lacks one of the `files`."""
-    missing = [program for program in ("pdsh", "ssh") if shutil.which(program, path=environment.get("PATH")) is None]
-    if missing:
+    if missing := missing_programs(environment):
         raise UserError(
-            f"this machine: found no {' and no '.join(missing)}; install it (Debian: apt-get install pdsh openssh-client), or "
-            "start the ranks of each host there: NO_SSH=1 NODE_RANK=... bash launch/hostfile.sh ..."
+            f"this machine: {missing}; install it (Debian: apt-get install pdsh openssh-client), or start the ranks of each "
+            "host there: NO_SSH=1 NODE_RANK=... bash launch/hostfile.sh ..."
         )
     look = "; ".join(
         f"[ -e {shlex.quote(str(path))} ] || {{ echo found no {what} {shlex.quote(str(path))} >&2; exit 1; }}"
@@ -74,8 +79,13 @@ def hang_up(launch: str) -> None:
                 process.kill()
 
 
-@dataclass(frozen=True)
-class _Answer:
+def ssh_command(host: str, command: str, environment: Mapping[str, str], ours: Sequence[str] = ()) -> list[str]:
+    """ssh that runs a command on a host, with options of `ours` before those of PDSH_SSH_ARGS_APPEND; the first one counts."""
+    theirs = shlex.split(environment.get(ARGUMENTS, ""))
+    return ["ssh", "-o", "BatchMode=yes", *ours, *theirs, "-o", f"ConnectTimeout={_CONNECT_SECONDS}", host, command]
+
+
+class _Answer(NamedTuple):
     code: int
     out: str
     """Last line of its output."""
@@ -85,24 +95,9 @@ class _Answer:
 
 def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> list[_Answer]:
     """Run a command on every host at once."""
-    options = [
-        "-o",
-        "BatchMode=yes",
-        *shlex.split(environment.get(ARGUMENTS, "")),
-        "-o",
-        f"ConnectTimeout={_CONNECT_SECONDS}",
-    ]
-    calls = [
-        subprocess.Popen(
-            ["ssh", *options, host, command],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in hosts
-    ]
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    commands = [ssh_command(host, command, environment) for host in hosts]
+    calls = [subprocess.Popen(each, env=environment, text=True, **pipes) for each in commands]
     answers = []
     for call in calls:
         try:

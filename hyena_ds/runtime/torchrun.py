@@ -12,7 +12,7 @@ import errno
 import sys
 from typing import Any
 
-from hyena_ds.errors import LocalError
+from hyena_ds.errors import LocalError, say
 from hyena_ds.runtime.heartbeat import FAULT_CODE
 
 
@@ -52,7 +52,7 @@ def _serve_store(arguments: list[str]) -> Any:
 def _cannot_meet(why: str) -> int:
     taken = "EADDRINUSE" in why
     cure = "choose another MASTER_PORT, the same on every machine" if taken else "look whether machine 0 has started"
-    print(f"hyena-ds: error: the machines cannot meet: {why}; {cure}", file=sys.stderr, flush=True)
+    say(f"error: the machines cannot meet: {why}; {cure}")
     return LocalError.exit_code if taken else FAULT_CODE
 
 

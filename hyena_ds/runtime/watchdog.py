@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.config.schema import WatchdogConfig
-from hyena_ds.errors import LocalError
+from hyena_ds.errors import LocalError, say
 from hyena_ds.files.growing import append_line
 from hyena_ds.parallel.listening import meeting_address
 from hyena_ds.redaction import redacted
@@ -34,7 +34,6 @@ from hyena_ds.runtime.heartbeat import (
     Pulse,
     broken_watch,
     main_thread_place,
-    speaker,
     this_place,
 )
 from hyena_ds.runtime.interruption import Stop, leave_alone, say_left
@@ -78,22 +77,37 @@ def stuck(ranks: list[Seen], now: float) -> Fault | None:
     busy = [seen for seen in behind if not seen.waiting]
     suspects = busy or behind
     first = suspects[0]
-    seconds = now - max(late, key=lambda seen: now - seen.progress_at).progress_at
-    at = f" at {first.where}" if first.where else ""
+    seconds = now - min(seen.progress_at for seen in late)
+    at = f"at {first.where}" if first.where else "in unknown code"
     if len(suspects) < len(ranks):
         which = "is behind the others" if len(behind) < len(ranks) else "is the one that the others wait for"
-        text = f"{first} is stuck: no progress for {seconds:.0f} s, and it {which}; it is{at or ' in unknown code'}"
+        text = f"{first} is stuck: no progress for {seconds:.0f} s, and it {which}; it is {at}"
     else:
         text = (
             f"all {len(ranks)} ranks are stuck: no progress for {seconds:.0f} s in {first.pulse}, and none is behind; "
-            f"rank {first.place.rank} is{at or ' in unknown code'}"
+            f"rank {first.place.rank} is {at}"
         )
-    text += f"; if that is only slow, raise watchdog.{_SETTING.get(first.pulse.phase, 'step')}"
+    text += f"; if that is only slow, raise watchdog.{first.pulse.phase if first.pulse.phase in _BOUNDED else 'step'}"
     return Fault("stuck", first.place.rank, first.pulse.step, text)
 
 
-_SETTING = {"start": "start", "validation": "validation", "save": "save"}
-"""Whose bound is a setting of that name; a step's is `step`, and the count at the end has none."""
+_BOUNDED = ("start", "validation", "save")
+"""Phases whose bound is a setting of that name; a step's is `step`, and the count at the end has none."""
+
+
+def speaker(fault: Fault, roster: list[Place]) -> int:
+    """The rank that tells the user of a fault: 0, or where that is the one lost, the lowest that can be alive.
+
+    A rank whose own watching failed says so itself.
+    """
+    if fault.kind == "watch":
+        return fault.rank
+    if fault.rank != 0 or fault.kind not in ("died", "silent"):
+        return 0
+    others = [place for place in roster if place.rank != 0]
+    elsewhere = [place for place in others if place.machine != roster[0].machine]
+    candidates = elsewhere if fault.kind == "silent" and elsewhere else others
+    return min((place.rank for place in candidates), default=1)
 
 
 class Watchdog:
@@ -154,8 +168,7 @@ class Watchdog:
 
     def enter(self, phase: str, step: int) -> None:
         """Something other than a step begins: validation, save or finish."""
-        bound = getattr(self.config, _SETTING[phase]) if phase in _SETTING else float("inf")
-        self._enter(phase, step, bound)
+        self._enter(phase, step, getattr(self.config, phase) if phase in _BOUNDED else float("inf"))
 
     def mark(self, doing: str) -> None:
         """The main thread has come to `doing`; every rank marks the same."""
@@ -221,9 +234,9 @@ class Watchdog:
             if self.config.enabled and self._side is None and waited > self.config.start:
                 where, _ = main_thread_place()
                 text = (
-                    f"rank {self._place.rank} on {self._place.host} (process {self._place.pid}) has been starting for "
-                    f"{waited:.0f} s without reaching all other ranks; it is at {where or 'unknown code'}; look whether every "
-                    "rank was started and reaches MASTER_ADDR, or raise watchdog.start"
+                    f"{self._place.named()} has been starting for {waited:.0f} s without reaching all other ranks; it is at "
+                    f"{where or 'unknown code'}; look whether every rank was started and reaches MASTER_ADDR, or raise "
+                    "watchdog.start"
                 )
                 fault = Fault("stuck", self._place.rank, 0, text)
                 if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -233,7 +246,7 @@ class Watchdog:
     def _end(self, fault: Fault) -> None:
         """All ranks come here, each in its heartbeat's thread, while the main thread may wait in a collective."""
         try:
-            roster: list[Place] = self._side.roster if isinstance(self._side, Member) else []
+            roster = self._side.roster if self._side is not None else []
             if self._place.rank == speaker(fault, roster):
                 self._tell(fault)
         finally:
@@ -244,7 +257,7 @@ class Watchdog:
         if fault.kind == "left":
             say_left(Stop(fault.text, fault.code))
             return
-        print(f"hyena-ds: error: {fault.text}", file=sys.stderr, flush=True)
+        say(f"error: {fault.text}")
         append_fault(self._faults, fault)
 
 
@@ -257,14 +270,12 @@ def append_fault(faults: Path, fault: Fault) -> None:
         faults.parent.mkdir(parents=True, exist_ok=True)
         append_line(faults, json.dumps(row))
     except OSError as error:
-        print(f"hyena-ds: {faults}: not written ({error.strerror})", file=sys.stderr, flush=True)
+        say(f"{faults}: not written ({error.strerror})")
 
 
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

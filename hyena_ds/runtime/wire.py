@@ -12,7 +12,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -95,15 +95,13 @@ class Wire:
         self._unread += part[: self.longest + 1 - len(self._unread)]
 
 
-def drain(wires: Iterable[Wire], seconds: float) -> None:
-    """Wait until the other sides have taken everything, for at most so long together."""
+def drain(wires: Sequence[Wire], seconds: float = 1.0) -> None:
+    """Wait until the other sides have taken everything, the last words too, for at most so long together."""
     deadline = time.monotonic() + seconds
-    owing = [wire for wire in wires if wire.owes]
-    while owing and time.monotonic() < deadline:
+    while (owing := [wire for wire in wires if wire.owes]) and time.monotonic() < deadline:
         time.sleep(0.02)
         for wire in owing:
             wire.flush()
-        owing = [wire for wire in owing if wire.owes]
 
 
 def parsed(line: bytes, longest: int = LINE_BYTES) -> dict[str, Any]:

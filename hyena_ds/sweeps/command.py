@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.errors import UserError, in_one_line
 from hyena_ds.sweeps.plan import Sweep, SweepRun, load_sweep
 from hyena_ds.sweeps.results import rows_of, table, write_csv
-from hyena_ds.sweeps.runner import Runner
+from hyena_ds.sweeps.runner import run_all
 from hyena_ds.sweeps.slurm import write_array
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `hyena-ds sweep`; sets `run`, a function of the parsed arguments."""
+    """Set up the parser of `hyena-ds sweep`; `run` is a function of the parsed arguments."""
     parser.add_argument("sweep", help="YAML file of a sweep, for instance configs/sweeps/contexts.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting of all runs")
     way = parser.add_mutually_exclusive_group()
@@ -33,44 +32,41 @@ def _sweep(parsed: argparse.Namespace) -> int:
     sweep = load_sweep(parsed.sweep, parsed.overrides)
     if parsed.list:
         print("\n".join(_listed(sweep)))
-        return 0
-    if parsed.arguments is not None:
+    elif parsed.arguments is not None:
         chosen = _chosen(sweep, parsed.arguments)
         chosen.check_secrets()
         print(shlex.join(chosen.arguments))
-        return 0
-    if parsed.slurm:
+    elif parsed.slurm:
         print(write_array(sweep, parsed.overrides))
-        return 0
-    if parsed.table:
+    elif parsed.table:
         _collect(sweep)
-        return 0
-    runs = sweep.runs if parsed.only is None else (_chosen(sweep, parsed.only),)
-    _check_here(sweep.file, runs)
-    code = Runner(len(sweep.runs)).run(runs)
-    if parsed.only is None:
+    else:
+        return _run(sweep, parsed.only)
+    return 0
+
+
+def _run(sweep: Sweep, only: str | None) -> int:
+    runs = sweep.runs if only is None else (_chosen(sweep, only),)
+    for run in runs:  # does each fit the number of processes that it asks for?
+        try:
+            if run.config.local_ranks is not None:
+                plan_stages(run.config, run.config.local_ranks)
+        except UserError as error:
+            raise UserError(f"{sweep.file}: run {run.name}: {error}") from None
+    code = run_all(sweep, runs)
+    if only is None:
         _collect(sweep)
     return code
 
 
 def _chosen(sweep: Sweep, wanted: str) -> SweepRun:
-    by_number = {str(run.number): run for run in sweep.runs}  # goes before a name: a task of an array is a number
-    found = by_number.get(wanted) or next((run for run in sweep.runs if run.name == wanted), None)
-    if found is not None:
-        return found
+    known = {run.name: run for run in sweep.runs}
+    known |= {str(run.number): run for run in sweep.runs}  # goes before a name: a task of an array is a number
+    if wanted in known:
+        return known[wanted]
     raise UserError(
         f"{sweep.file}: found no run '{wanted}', wanted 0 to {len(sweep.runs) - 1} or a name; --list prints them"
     )
-
-
-def _check_here(file: str, runs: Sequence[SweepRun]) -> None:
-    """Raise UserError where a run does not fit the number of processes that it asks for."""
-    for run in runs:
-        try:
-            if run.config.local_ranks is not None:
-                plan_stages(run.config, run.config.local_ranks)
-        except UserError as error:
-            raise UserError(f"{file}: run {run.name}: {error}") from None
 
 
 def _listed(sweep: Sweep) -> list[str]:

@@ -89,12 +89,16 @@ class SweepRun:
     varied: dict[str, str]
     """What is its own: values of the rows' and axes' keys."""
     arguments: tuple[str, ...]
-    """Of `hyena-ds train`: the config and its overrides."""
+    """What `hyena-ds train` is given: the config and its overrides."""
     config: RunConfig
 
     @property
+    def paths(self) -> RunDirectory:
+        return RunDirectory(self.config)
+
+    @property
     def directory(self) -> Path:
-        return Path(self.config.output) / self.config.name
+        return self.paths.path
 
     def check_secrets(self) -> None:
         """Raise UserError where its arguments, which are about to be written down, hold a secret."""

@@ -12,9 +12,8 @@ from typing import Any
 from hyena_ds.errors import UserError
 from hyena_ds.files.rows import read_summary
 from hyena_ds.plots import GREY, INK, dress, line, panels
-from hyena_ds.runs.directory import SUMMARY
 from hyena_ds.sweeps.plan import Sweep
-from hyena_ds.sweeps.results import Row, is_complete
+from hyena_ds.sweeps.results import COMPLETE, Row
 
 PLOT = "contexts.png"
 _OF_LOSS = {"loss": float, "perplexity": math.exp}
@@ -54,7 +53,7 @@ def lines_of(sweep: Sweep, rows: list[Row]) -> dict[str, list[Row]]:
     others = [keys for keys in sweep.config.dimensions if not any(key.endswith("context_length") for key in keys)]
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        if row["status"] == "complete":
+        if row["status"] == COMPLETE:
             label = ", ".join(f"{key.rpartition('.')[2]} {row[key]}" for keys in others for key in keys)
             lines.setdefault(label, []).append(row)
     return {label: sorted(points, key=lambda row: row["context_length"]) for label, points in lines.items()}
@@ -63,7 +62,7 @@ def lines_of(sweep: Sweep, rows: list[Row]) -> dict[str, list[Row]]:
 def _title(sweep: Sweep, rows: list[Row]) -> str:
     models = [f"HyenaDNA of width {run.config.model.width}, {run.config.model.layers} layers; " for run in sweep.runs]
     model = models[0] if len({*models}) == 1 else ""
-    tokens = {row["tokens"] for row in rows if row["status"] == "complete"}
+    tokens = {row["tokens"] for row in rows if row["status"] == COMPLETE}
     each = f"{tokens.pop():,} tokens a run" if len(tokens) == 1 else "tokens differ between runs"
     return f"{sweep.config.name}: {model}{each}"
 
@@ -72,10 +71,9 @@ def _baselines(sweep: Sweep) -> dict[str, list[tuple[int, float]]]:
     """Context length and loss by order, of the runs that counted."""
     found: dict[str, dict[int, float]] = {}
     for run in sweep.runs:
-        if is_complete(run):
-            summary = read_summary(run.directory / SUMMARY) or {}
-            for order, loss in summary.get("markov_losses", {}).items():
-                found.setdefault(order, {})[summary["context_length"]] = loss
+        summary = read_summary(run.paths.summary) or {}
+        for order, loss in summary.get("markov_losses", {}).items():
+            found.setdefault(order, {})[summary["context_length"]] = loss
     return {order: sorted(points.items()) for order, points in found.items()}
 
 
@@ -83,11 +81,5 @@ def _draw_baselines(axes: Any, key: str, baselines: dict[str, list[tuple[int, fl
     for order, points in baselines.items():
         lengths, values = [length for length, _ in points], [_OF_LOSS[key](loss) for _, loss in points]
         axes.plot(lengths, values, color="#999999", linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate(
-            f"Markov, order {order}",
-            xy=(lengths[0], values[0]),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=GREY,
-            fontsize=8,
-        )
+        above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points"}
+        axes.annotate(f"Markov, order {order}", xy=(lengths[0], values[0]), color=GREY, fontsize=8, **above)

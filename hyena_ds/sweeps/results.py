@@ -12,18 +12,16 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyena_ds.files.rows import METRICS as METRICS_SHAPE
-from hyena_ds.files.rows import Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
+from hyena_ds.files.rows import METRICS, Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
 from hyena_ds.files.whole import aside, write_whole
 from hyena_ds.redaction import redacted
-from hyena_ds.runs.directory import FAULTS, METRICS, SUMMARY
-from hyena_ds.runtime.interruption import DEADLINE_CODE, SIGNALS
+from hyena_ds.runtime.interruption import STOPPED_CODES
 from hyena_ds.sweeps.plan import Sweep, SweepRun
 from hyena_ds.text import aligned
 
 RESULTS = "results.csv"
-STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
-"""Exit codes of a run that was asked to stop, and saved."""
+COMPLETE = "complete"
+"""Status of a run that is."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,18 @@ def read_outcome(run: SweepRun) -> Outcome | None:
     return found if whole else None
 
 
-def is_complete(run: SweepRun) -> bool:
-    return (run.directory / SUMMARY).is_file()
-
-
 def rows_of(sweep: Sweep) -> list[Row]:
     """A row a run, in the sweep's order."""
     return [_row(run) for run in sweep.runs]
 
 
 def _row(run: SweepRun) -> Row:
-    steps = [row for row in read_rows(run.directory / METRICS, METRICS_SHAPE) if "loss" in row]
-    complete, outcome = is_complete(run), read_outcome(run)
-    summary = read_summary(run.directory / SUMMARY) or {}
+    steps = [row for row in read_rows(run.paths.metrics, METRICS) if "loss" in row]
+    outcome = read_outcome(run)
+    summary = read_summary(run.paths.summary) or {}
     seconds, tokens = training_time(steps)
     last = steps[-1] if steps else {}
-    status, error = _status(run, complete, outcome, last.get("step", 0))
+    status, error = _status(run, outcome, last.get("step", 0))
     return {
         "run": run.name,
         **run.varied,
@@ -72,24 +66,22 @@ def _row(run: SweepRun) -> Row:
         "status": status,
         "step": last.get("step", 0),
         "tokens": last.get("tokens", 0),
-        "loss": summary.get("validation_loss"),
-        "perplexity": summary.get("validation_perplexity"),
-        "bits_per_base": summary.get("validation_bits_per_base"),
+        **{key: summary.get(f"validation_{key}") for key in ("loss", "perplexity", "bits_per_base")},
         "tokens_per_second": tokens / seconds if seconds else None,
         "training_seconds": seconds or None,
         "peak_memory_gib": max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0) or None,
-        "exit_code": outcome.exit_code if outcome and not complete else 0 if complete else None,
+        "exit_code": 0 if status == COMPLETE else outcome and outcome.exit_code,
         "error": error,
     }
 
 
-def _status(run: SweepRun, complete: bool, outcome: Outcome | None, step: int) -> tuple[str, str | None]:
+def _status(run: SweepRun, outcome: Outcome | None, step: int) -> tuple[str, str | None]:
     """In a word or two, and the last error of a run that is not complete."""
-    if complete:
-        return "complete", None
+    if run.paths.is_complete():
+        return COMPLETE, None
     if outcome is not None and outcome.exit_code not in STOPPED_CODES:
         return f"failed ({outcome.exit_code})", outcome.error and redacted(outcome.error)
-    faults = read_faults(run.directory / FAULTS)
+    faults = read_faults(run.paths.faults)
     error = redacted(str(faults[-1]["text"])) if faults else None
     if step or faults:
         return f"unfinished, {step:,} of {run.config.total_steps:,} steps", error
@@ -107,25 +99,26 @@ def write_csv(sweep: Sweep, rows: list[Row]) -> Path:
     return file
 
 
-_TITLES = ("", "run", "context", "status", "tokens", "loss", "perplexity", "bits a base", "tokens/s", "GiB", "seconds")
+_NUMBERS = (
+    *(
+        ("tokens", "tokens", 0),
+        ("loss", "loss", 4),
+        ("perplexity", "perplexity", 4),
+        ("bits a base", "bits_per_base", 4),
+    ),
+    *(("tokens/s", "tokens_per_second", 0), ("GiB", "peak_memory_gib", 2), ("seconds", "training_seconds", 1)),
+)
+"""Title, key of a row, and decimals that are shown."""
 
 
 def table(rows: list[Row]) -> list[str]:
     """For reading; loss is of the last validation, tokens/s and seconds are of training alone."""
-    cells = [_TITLES]
+    cells = [["", "run", "context", "status", *(title for title, _, _ in _NUMBERS)]]
     for number, row in enumerate(rows):
-        shown = (
-            _number(row["tokens"] or None, 0),
-            *(_number(row[key], 4) for key in ("loss", "perplexity", "bits_per_base")),
-            *(_number(row[key], digits) for key, digits in (("tokens_per_second", 0), ("peak_memory_gib", 2))),
-            _number(row["training_seconds"], 1),
-        )
-        cells.append((str(number), row["run"], f"{row['context_length']:,}", row["status"], *shown))
+        known = {**row, "tokens": row["tokens"] or None}
+        shown = ("-" if known[key] is None else f"{known[key]:,.{digits}f}" for _, key, digits in _NUMBERS)
+        cells.append([str(number), row["run"], f"{row['context_length']:,}", row["status"], *shown])
     return aligned(cells, left=(1, 3)) + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def _outcome_file(run: SweepRun) -> Path:

@@ -10,7 +10,7 @@ import shlex
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 
-from hyena_ds.cli import _parser, _split
+from hyena_ds.cli import _parser
 from tests.paths import ROOT
 
 OTHERS = {
@@ -132,7 +132,7 @@ def check_hyena_ds(words: list[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parser.parse_args(_split(words)[0])
+            parser.parse_args(words)
     except SystemExit as ended:
         if ended.code:
             raise Wrong(said.getvalue()) from None

@@ -10,6 +10,8 @@ import pytest
 
 from hyena_ds.cli import main
 from hyena_ds.data.shards import read_index
+from hyena_ds.doctor import command
+from hyena_ds.doctor.verdict import Verdict
 from tests.paths import ROOT
 from tests.training.runs import TIMEOUT, make_shards, write_config
 
@@ -45,3 +47,39 @@ def test_one_damaged_shard_is_all_that_is_wrong_here(tmp_path: Path) -> None:
 def test_words_that_make_no_sense_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_changes_and_the_hostfile_may_stand_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts, options = tmp_path / "hosts", ["--config", str(write_config(tmp_path / "config.yaml", tmp_path))]
+    hosts.write_text("node0 slots=3\n")
+    asked: list[command.Patient] = []
+
+    def examine(patient: command.Patient) -> list[Verdict]:
+        asked.append(patient)
+        return []
+
+    monkeypatch.setattr(command, "examine", examine)
+    words = ["name=x", "seed=5"]
+    for typed in (
+        [str(hosts), *words, *options],
+        [str(hosts), *options, *words],
+        [*options, *words, str(hosts)],
+        [words[0], *options, words[1], str(hosts)],
+    ):
+        assert main(["doctor", *typed, "--json"]) == 0
+    assert len(asked) == 4 and all(patient == asked[0] for patient in asked)
+    assert asked[0].overrides == words and [host.slots for host in asked[0].hosts] == [3]
+
+
+def test_what_is_no_change_is_refused_behind_options_as_before_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in (["doctor", "--json", "name=x", "--no-such-option"], ["report", "runs/x", "--output", "y", "z"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(typed)
+        assert "unrecognized arguments: " in capsys.readouterr().err
+
+
+def test_changes_may_stand_behind_the_options_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(ROOT / "configs" / "quickstart.yaml"), "--ranks", "2", "name=other"]) == 0
+    behind = capsys.readouterr().out
+    assert main(["check", str(ROOT / "configs" / "quickstart.yaml"), "name=other", "--ranks", "2"]) == 0
+    assert capsys.readouterr().out == behind and behind.startswith("other: ")

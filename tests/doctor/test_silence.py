@@ -34,7 +34,7 @@ def test_hosts_that_are_silent_or_end_are_named_and_the_others_are_asked_on(monk
     assert time.monotonic() - began < 12
     assert [host.problems for host in found] == [{"host": "no answer in 4 s"}, {"host": "kex_exchange: refused"}, {}]
     assert set(found[2].facts) == {"host", "clock"}
-    assert [(verdict.where, verdict.level) for verdict in judge.unreachable(found)] == [
+    assert [(verdict.where, verdict.level) for verdict in judge.problems(found, "host")] == [
         ("node0", Level.WRONG),
         ("node1", Level.WRONG),
     ]

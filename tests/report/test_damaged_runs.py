@@ -32,11 +32,10 @@ from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml, to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.files.rows import read_faults
 from hyena_ds.report.page import page
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runs.records import read_records
-from hyena_ds.runtime.supervisor import _Supervisor, newest_step
+from hyena_ds.runtime.supervisor import failure_of, newest_step
 from hyena_ds.sweeps.plan import load_sweep
 from hyena_ds.sweeps.plot import plot
 from hyena_ds.sweeps.results import Outcome, rows_of, table, write_csv
@@ -188,8 +187,7 @@ def test_a_damaged_run_is_supervised_and_checked(original: Path, tmp_path: Path)
         shutil.copytree(original, run)
         which = [damage_one(run, draw) for _ in range(draw.choice((1, 3)))]
         directory = RunDirectory(base)
-        supervisor = _Supervisor(directory, 3)
-        failure = supervisor._failure(70, read_faults(directory.faults))
+        failure = failure_of(70, directory, known=0)
         assert isinstance(failure.why, str) and 0 <= newest_step(directory) <= 10, f"{which}"
         try:
             directory.check(base)
