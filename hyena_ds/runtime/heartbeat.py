@@ -165,9 +165,9 @@ class Side:
             if not (only_if_read and wire.owes):
                 wire.send(message)
 
-    def _is_silent(self, since: float, now: float) -> str:
-        """What is said of a rank that nothing was heard of since then; nothing, while that is not too long."""
-        if now - since <= self.silence:
+    def _is_silent(self, since: float, now: float, share: float = 1.0) -> str:
+        """What is said of a rank that nothing was heard of since then; nothing, while that is no such share of the silence."""
+        if now - since <= share * self.silence:
             return ""
         return f"has been silent for {now - since:.0f} s: its host is dead, its link is cut, or its process has stopped"
 
@@ -222,6 +222,9 @@ class Member(Side):
             try:
                 lines = self._wire.lines() if ready else []
             except EOFError:
+                # Another rank that has missed it a moment sooner ends its process, and with it this connection.
+                if silent := self._is_silent(heard, now, share=0.75):
+                    return self._lost("silent", silent)
                 return self._lost(
                     "died", "died: its connections closed without a word (killed, out of memory, or crashed)"
                 )
