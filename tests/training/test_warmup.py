@@ -169,8 +169,9 @@ def test_finished_runs_with_and_without_a_ladder_are_set_side_by_side(
     assert {(row["tokens"], row["context_length"], row["steps"]) for row in rows[:4]} == {(2304, 64, 8)}
     measured = [json.loads(line) for line in (ladder / "metrics.jsonl").read_text().splitlines()]
     batches = (128, 128, 256, 256, 512, 512, 256, 256)
-    rates = [row["tokens_per_second"] for row in measured if "loss" in row]
-    assert rows[0]["training_seconds"] == pytest.approx(sum(b / r for b, r in zip(batches, rates, strict=True)))
+    steps = [row for row in measured if "loss" in row]
+    seconds = [b / row["tokens_per_second"] + row["input_wait_seconds"] for b, row in zip(batches, steps, strict=True)]
+    assert rows[0]["training_seconds"] == pytest.approx(sum(seconds))
     assert rows[4]["validation_loss"]["mean"] == pytest.approx(loss + 0.125)
     assert rows[4]["validation_loss"]["standard_deviation"] == pytest.approx(0.25 / math.sqrt(2))
     assert rows[5]["validation_loss"] == {"mean": pytest.approx(loss), "standard_deviation": 0.0}
