@@ -45,10 +45,12 @@ class LimitsConfig:
 
     @property
     def fasta_bytes(self) -> int:
+        """Bytes that a FASTA file may have once it is unpacked."""
         return int(self.fasta_gib * 2**30)
 
     @property
     def bed_bytes(self) -> int:
+        """Bytes that a BED file may have once it is unpacked."""
         return int(self.bed_mib * 2**20)
 
 

@@ -43,6 +43,7 @@ class PlannedShard:
 
     @property
     def bases(self) -> int:
+        """Bases of the shard's chunks."""
         return sum(chunk.end - chunk.start for chunk in self.chunks)
 
     @property

@@ -78,10 +78,12 @@ class ShardRecord:
     """Byte value -> occurrences in the chunks that were written."""
 
     def to_json(self) -> str:
+        """The record as one line."""
         return json.dumps(dataclasses.asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ShardRecord:
+        """The record of such a line. Raises ValueError, KeyError or TypeError."""
         raw: dict[str, Any] = json.loads(text)
         raw["chunks"] = tuple(chunk_from(chunk) for chunk in raw["chunks"])
         raw["dropped"] = tuple((name, start, end) for name, start, end in raw["dropped"])

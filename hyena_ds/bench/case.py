@@ -47,6 +47,7 @@ class Case:
 
     @property
     def local_length(self) -> int:
+        """Tokens of a rank's slice."""
         return self.context_length // self.sequence_parallel
 
     @property
@@ -56,6 +57,7 @@ class Case:
 
     @property
     def activation_policy(self) -> Policy:
+        """The activation policy by its name."""
         return POLICIES[self.policy]
 
     @property
@@ -132,6 +134,7 @@ class Side:
 
     @property
     def processes(self) -> int:
+        """Processes that the side runs as."""
         return self.case.sequence_parallel
 
     @property
@@ -160,6 +163,7 @@ class Side:
 
     @property
     def label(self) -> str:
+        """The side's name in a table."""
         case = self.case
         words: list[str] = [self.kind]
         if self.kind.startswith("hyena-ds"):

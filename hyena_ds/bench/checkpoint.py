@@ -90,6 +90,7 @@ class Saver:
         }
 
     def size(self) -> int:
+        """Parameters of the model that is saved."""
         return self.parameters
 
     def _sums(self) -> dict[str, str]:

@@ -26,9 +26,11 @@ class EngineSide(HyenaSide):
     steps = 0
 
     def extra(self) -> dict[str, Any]:
+        """Seconds of the filter, for the side's row."""
         return {"filter_seconds": self.filter_seconds()}
 
     def whole_step(self, length: int) -> float:
+        """Seconds of one optimizer step at a context of `length` tokens. Collective."""
         if self.engine is None:
             self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)

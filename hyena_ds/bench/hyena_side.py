@@ -47,6 +47,7 @@ class HyenaSide(StepSide):
         return Layout.slice_of(length, topology, self.compute.rank, self.groups, self.traffic)
 
     def passes(self, length: int, accumulation: int) -> float:
+        """Seconds of `accumulation` forward and backward passes at a context of `length` tokens. Collective."""
         self.bytes_forward = self.bytes_backward = 0
         self.filter_clock.take()
         return self._passes(self.layout(length), accumulation, self.dtype)
@@ -72,6 +73,7 @@ class HyenaSide(StepSide):
         return float(total)
 
     def extra(self) -> dict[str, Any]:
+        """Bytes that the last passes kept and exchanged, and seconds of the filter, for the side's row."""
         return {
             "bytes_forward": self.bytes_forward,
             "bytes_backward": self.bytes_backward,
@@ -88,6 +90,7 @@ class HyenaSide(StepSide):
         return None if torch.cuda.is_available() else seconds
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
+        """Loss and gradients at the checked length, which have to be those of the whole sequence. Collective."""
         length = self.case.checked_length
         whole = self._values(Layout.whole(length))
         if self.compute.ranks > 1:

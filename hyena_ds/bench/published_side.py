@@ -47,9 +47,11 @@ class PublishedSide(WholeSide):
         self.embedding = dict(model.named_parameters())[_EMBEDDING]
 
     def logits(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) -> (B, L, 16)."""
         return F.linear(self.model(ids_BL), self.embedding)
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
+        """Loss at the checked length, and its gradients under our names."""
         loss = self._passes(self.case.checked_length, 1, False)
         parameters = dict(self.model.named_parameters())
         gradients: dict[str, Tensor] = {}
@@ -61,6 +63,7 @@ class PublishedSide(WholeSide):
         return loss, gradients
 
     def prepare(self) -> dict[str, Any]:
+        """What the row says of the side, with the packages that were stood in for."""
         note = f"{', '.join(self.stood_in)} not installed: empty stand-ins, which the step never calls"
         return {**super().prepare(), "notes": [f"published code: {note}"] if self.stood_in else []}
 

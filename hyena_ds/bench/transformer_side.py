@@ -54,6 +54,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) -> logits (B, L, V)."""
         r_BLD = self.embedding(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
         for block in self.blocks:
             r_BLD = block(r_BLD)
@@ -70,6 +71,7 @@ class TransformerSide(WholeSide):
         super().__init__(compute, case, model)
 
     def logits(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) -> (B, L, V)."""
         return self.model(ids_BL)
 
     @torch.no_grad()

@@ -39,6 +39,7 @@ class Sides(Generic[K]):
             self._attempt(side, self._ranks[side].ready)
 
     def alive(self) -> list[K]:
+        """The sides that still take part."""
         return list(self._ranks)
 
     def ask(self, side: K, method: str) -> list[Any] | None:

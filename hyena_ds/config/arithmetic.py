@@ -36,6 +36,7 @@ class StagePlan:
 
     @property
     def end_step(self) -> int:
+        """The first step of the run after this stage."""
         return self.first_step + self.config.step_count
 
 

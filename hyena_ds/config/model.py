@@ -72,6 +72,7 @@ class ModelConfig:
 
     @property
     def mlp_width(self) -> int:
+        """Channels inside the MLP: `inner_width`, or four times the width."""
         return self.inner_width or 4 * self.width
 
     @property

@@ -124,10 +124,12 @@ class CacheConfig:
 
     @property
     def path(self) -> Path:
+        """Directory of the cache: `directory` with variables and ~ expanded, or the user's own."""
         if self.directory is not None:
             return Path(os.path.expandvars(self.directory)).expanduser()
         return user_cache() / "shards"
 
     @property
     def bytes(self) -> int:
+        """Bytes that the cache may hold."""
         return int(self.gib * 2**30)

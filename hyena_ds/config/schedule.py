@@ -111,6 +111,7 @@ class StageConfig:
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step."""
         return self.sequences * self.context_length
 
     @property

@@ -316,16 +316,20 @@ class RunConfig:
 
     @property
     def stop_after_seconds(self) -> float | None:
+        """`stop_after` in seconds; None where the run has no deadline."""
         return None if self.stop_after is None else parse_duration(self.stop_after)
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of all stages."""
         return sum(stage.step_count for stage in self.schedule)
 
     @property
     def total_tokens(self) -> int:
+        """Tokens of all stages."""
         return sum(stage.total_tokens for stage in self.schedule)
 
     @property
     def widest_sequence_parallel(self) -> int:
+        """Most ranks that share a sequence in any stage."""
         return max(stage.sequence_parallel for stage in self.schedule)

@@ -194,6 +194,7 @@ class Cluster:
 
     @property
     def ranks(self) -> int:
+        """Devices of all nodes."""
         return self.nodes * self.devices_per_node
 
     def exchange_seconds(self, shape: StepShape, sent: float, messages: float) -> float:

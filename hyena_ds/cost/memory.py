@@ -49,6 +49,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
     @property

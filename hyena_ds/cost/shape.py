@@ -29,14 +29,17 @@ class StepShape:
 
     @property
     def width(self) -> int:
+        """Channels of the model."""
         return self.config.width
 
     @property
     def layers(self) -> int:
+        """Blocks of the model."""
         return self.config.layers
 
     @property
     def local_length(self) -> int:
+        """Tokens of a rank's slice."""
         return self.context_length // self.sequence_parallel
 
     @property
@@ -46,10 +49,12 @@ class StepShape:
 
     @property
     def activation_policy(self) -> Policy:
+        """The activation policy by its name."""
         return POLICIES[self.policy]
 
     @property
     def ranks(self) -> int:
+        """Ranks of the whole grid."""
         return self.data_parallel * self.sequence_parallel
 
     @property

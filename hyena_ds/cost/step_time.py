@@ -37,6 +37,7 @@ class StepTime:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all parts."""
         return sum(self.parts.values())
 
 

@@ -30,6 +30,7 @@ class Amount:
 
     @property
     def total(self) -> float:
+        """What has to be done once, and what is done again."""
         return self.minimum + self.again
 
 

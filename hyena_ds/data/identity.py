@@ -33,6 +33,7 @@ class ListedShard(Shard):
 
     @property
     def content(self) -> tuple[str, str, int, str]:
+        """What two lists must agree on besides the chunks."""
         return self.file, self.split, self.bytes, self.sha256
 
 
@@ -53,6 +54,7 @@ class ShardList:
 
     @classmethod
     def of(cls, indices: Sequence[ShardIndex]) -> ShardList:
+        """The list of sources with these indices."""
         return cls(tuple(_listed(index) for index in indices))
 
     @property

@@ -70,6 +70,7 @@ class Chunk:
 
     @property
     def length(self) -> int:
+        """Bases of the chunk."""
         return self.end - self.start
 
     def metadata(self) -> dict[str, Any]:

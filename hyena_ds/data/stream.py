@@ -70,6 +70,7 @@ class Sources:
         return context_length + (0 if self.config.append_end_token else 1)
 
     def windows(self, context_length: int) -> list[Windows]:
+        """The windows of each source at a context length in tokens."""
         return [Windows(track, context_length, self.bases(context_length)) for track in self.tracks]
 
     def tokens(self, sample: Sample, context_length: int, offset: int, length: int) -> NDArray[np.uint8]:
@@ -95,6 +96,7 @@ class Sources:
         return total
 
     def origin(self, sample: Sample, context_length: int) -> Origin:
+        """Where a sample of `context_length` tokens comes from: chromosome, coordinates, strand."""
         track = self.tracks[sample.source]
         return track.origin(sample.start, self.bases(context_length), "-" if sample.reverse else "+")
 

@@ -111,6 +111,7 @@ class Track:
 
     @property
     def index_by_file(self) -> dict[str, Shard]:
+        """Shards by the names of their files."""
         return {shard.file: shard for shard in self.index.shards}
 
     def shards(self, start: int, length: int) -> list[str]:

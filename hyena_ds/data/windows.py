@@ -54,6 +54,7 @@ class Windows:
         return np.minimum(tiled + offsets, self.track.segment_ends[segment] - self.bases)
 
     def segment(self, slots: Positions) -> Positions:
+        """Numbers of the segments that hold the slots."""
         return np.searchsorted(self._first_slot, slots, side="right") - 1
 
     def _worth(self, starts: Positions) -> NDArray[np.bool_]:

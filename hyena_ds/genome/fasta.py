@@ -55,6 +55,7 @@ class Genome:
         return np.frombuffer(text.encode("latin-1"), dtype=np.uint8)
 
     def close(self) -> None:
+        """Close the FASTA file."""
         self._faidx.close()
 
 

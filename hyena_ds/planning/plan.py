@@ -86,6 +86,7 @@ class Search:
 
     @property
     def is_over(self) -> bool:
+        """Whether the search has used up its tries."""
         return self._left < 0
 
     def predict_if(self, shape: StepShape | None, cluster: Cluster) -> Prediction | None:

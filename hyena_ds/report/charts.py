@@ -54,6 +54,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        """The place of a value, in the picture's units."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         at = math.log(max(value, 1e-300)) if self.log else value
         return self.start + (at - low) / ((high - low) or 1.0) * (self.end - self.start)

@@ -75,10 +75,12 @@ class Pulse:
         return f"{at}, {self.doing}" if self.doing else at
 
     def enter(self, phase: str, step: int, allowed: float) -> None:
+        """Begin a phase of the run that may last `allowed` seconds without progress."""
         self.phase, self.step, self.doing, self.allowed = phase, step, "", allowed
         self.progress += 1
 
     def mark(self, doing: str) -> None:
+        """Note progress within the phase, and what is done now."""
         self.doing = doing
         self.progress += 1
 
@@ -193,9 +195,11 @@ class Member(Side):
         self._send({}, only_if_read=True)  # who does not read learns nothing from another one
 
     def raised(self, error: str, of_collective: bool) -> None:
+        """Tell rank 0 of an error on this rank, and whether it is that of a collective."""
         self._send({"raised": error[:TEXT_LENGTH], "of_collective": of_collective})
 
     def left(self, why: str, code: int) -> None:
+        """Tell rank 0 that this rank leaves, why, and with which exit code."""
         self._send({"left": why[:TEXT_LENGTH], "code": code})
 
     def _send(self, news: dict[str, Any], only_if_read: bool = False) -> None:

@@ -70,6 +70,7 @@ class Requests:
 
 
 def name_of(number: int) -> str:
+    """A signal's name as users know it."""
     return "Ctrl-C (SIGINT)" if number == signal.SIGINT else signal.Signals(number).name
 
 
@@ -164,6 +165,7 @@ def leave_alone(stop: Stop) -> None:
 
 
 def say_left(stop: Stop) -> None:
+    """Tell the user that the run was stopped at once, and what of it is saved."""
     saved = "its newest checkpoint stays" if stop.why == AGAIN.why else "no step was under way, nothing is lost"
     say(f"stopped by {stop.why}: {saved}; the same command goes on")
 

@@ -87,6 +87,7 @@ class Monitor(Side):
         """Rank 0's own pulse needs no sending."""
 
     def raised(self, error: str, of_collective: bool) -> None:
+        """Note an error on rank 0 itself, and whether it is that of a collective."""
         with self._lock:
             self._own_error = self._note_error(self._seen[0], text(error), of_collective)
 

@@ -57,6 +57,7 @@ class Pace:
         """Seconds a token."""
 
     def took(self, seconds: float, tokens: int) -> None:
+        """Note that a step of `tokens` tokens took so many seconds."""
         self._slowest = max(self._slowest, seconds / tokens)
 
     def allowed(self, tokens: int, first_of_stage: bool) -> float:
@@ -164,6 +165,7 @@ class Watchdog:
         self._enter("step", step, self._pace.allowed(tokens, first))
 
     def end_step(self) -> None:
+        """Note that the step is done, and how long it took."""
         self._pace.took(time.monotonic() - self._began, self._tokens)
 
     def enter(self, phase: str, step: int) -> None:

@@ -48,6 +48,7 @@ class Wire:
         return len(self._unread) > self.longest
 
     def fileno(self) -> int:
+        """The connection's file descriptor, for a selector."""
         return self._connection.fileno()
 
     def lines(self) -> list[bytes]:
@@ -78,6 +79,7 @@ class Wire:
         self.flush()
 
     def flush(self) -> None:
+        """Send what waits, as far as the peer takes it now."""
         while self._unsent:
             try:
                 sent = self._connection.send(self._unsent[:_PIECE_BYTES])
@@ -89,6 +91,7 @@ class Wire:
             del self._unsent[:sent]
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def _keep(self, part: bytes) -> None:

@@ -94,10 +94,12 @@ class SweepRun:
 
     @property
     def paths(self) -> RunDirectory:
+        """Files of the run."""
         return RunDirectory(self.config)
 
     @property
     def directory(self) -> Path:
+        """Directory of the run."""
         return self.paths.path
 
     def check_secrets(self) -> None:
@@ -120,6 +122,7 @@ class Sweep:
 
     @property
     def directory(self) -> Path:
+        """Directory of the sweep, beside those of its runs."""
         return Path(self.config.output) / self.config.name
 
 

@@ -34,6 +34,7 @@ class Outcome:
     """From start to end, on the clock."""
 
     def write(self, run: SweepRun) -> None:
+        """Write the outcome down beside the run's directory."""
         write_whole(_outcome_file(run), json.dumps(asdict(self), indent=1) + "\n")
 
 

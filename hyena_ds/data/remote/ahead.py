@@ -33,6 +33,7 @@ class Ahead:
         self._thread = threading.Thread(target=self._run, daemon=True, name="shards ahead")
 
     def start(self) -> None:
+        """Begin to fetch."""
         self._thread.start()
 
     def reached(self, step: int) -> None:
