@@ -48,7 +48,7 @@ class PlannedShard:
 
     @property
     def name(self) -> str:
-        """Of the unfinished work's files; the final name counts only shards that hold something."""
+        """Name of the unfinished work's files; the final name counts only shards that hold something."""
         return f"{self.position:06d}-{self.split}"
 
 

@@ -1,4 +1,4 @@
-"""Imports go down only, from floor to floor; the lowest floors and the command line do without torch."""
+"""Imports go down only, from floor to floor; the lowest floors and the command line do without torch; docstrings stand alone."""
 
 from __future__ import annotations
 
@@ -133,3 +133,10 @@ def test_check_prints_the_batch_arithmetic_where_there_is_no_torch() -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "dp 1 x sp 2   2 = 1 x 1 x 2" in result.stdout
+
+
+@pytest.mark.parametrize("top", [PACKAGE, "data_prep", "tests"])
+def test_docstrings_can_be_read_without_the_name_above_them(top: str) -> None:
+    begin = '"' * 3 + "Of "
+    found = [path for path in (ROOT / top).rglob("*.py") if begin in path.read_text(encoding="utf-8")]
+    assert not found

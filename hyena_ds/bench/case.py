@@ -52,7 +52,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Of an optimizer step, over all ranks."""
+        """Tokens of an optimizer step, over all ranks."""
         return self.batch * self.accumulation * self.context_length
 
     @property

@@ -38,7 +38,7 @@ _COPIED = 1 << 25
 _EXCHANGED = 1 << 21
 _FILTERED = 1 << 14
 _TRANSFORMS = 9
-"""Of one channel: 3 forward, 6 backward with the output made again."""
+"""Transforms of one channel: 3 forward, 6 backward with the output made again."""
 
 
 class Ceilings:
@@ -83,7 +83,7 @@ class Ceilings:
         return torch.randn(shape, device=self.compute.device)
 
     def _gemm(self, dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]]) -> float:
-        """Of products of (rows, inner, columns), one after the other."""
+        """Flops a second of products of (rows, inner, columns), one after the other."""
         products = {}
         for rows, inner, columns in shapes:
             a, b = self._tensor(rows, inner).to(dtype), self._tensor(inner, columns).to(dtype)

@@ -94,7 +94,7 @@ class Saver:
         return self.parameters
 
     def _sums(self) -> dict[str, str]:
-        """Of the newest checkpoint, which must be whole, without what says how it was made."""
+        """SHA-256 by file of the newest checkpoint, which must be whole, without what says how it was made."""
         manifest = read_checkpoint(checkpoints_in(self.directory)[0]).manifest
         return {name: file.sha256 for name, file in manifest.files.items() if name != RUN_STATE}
 

@@ -32,7 +32,7 @@ from hyena_ds.text import number
 
 KINDS = {"hyena-ds": "hyena-ds, some channels at a time", "autograd": "autograd of torch.fft, all channels"}
 TRANSFORMS = {"forward": 3, "backward": 5}
-"""Of a channel at batch 1: u, k, y; then u, k, dy, du, dk."""
+"""Transforms of a channel at batch 1: u, k, y; then u, k, dy, du, dk."""
 _TOLERANCE = 1e-5
 _CHECKED_CHANNELS = 3
 

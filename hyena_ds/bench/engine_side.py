@@ -30,7 +30,7 @@ class EngineSide(HyenaSide):
         return {"filter_seconds": self.filter_seconds()}
 
     def whole_step(self, length: int) -> float:
-        """Seconds of one optimizer step at a context of `length` tokens. Collective."""
+        """One optimizer step at a context of `length` tokens; this rank's part of the mean loss. Collective."""
         if self.engine is None:
             self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)

@@ -47,7 +47,7 @@ class HyenaSide(StepSide):
         return Layout.slice_of(length, topology, self.compute.rank, self.groups, self.traffic)
 
     def passes(self, length: int, accumulation: int) -> float:
-        """Seconds of `accumulation` forward and backward passes at a context of `length` tokens. Collective."""
+        """Forward and backward of all micro steps over `length` tokens; this rank's part of the mean loss. Collective."""
         self.bytes_forward = self.bytes_backward = 0
         self.filter_clock.take()
         return self._passes(self.layout(length), accumulation, self.dtype)
@@ -73,7 +73,7 @@ class HyenaSide(StepSide):
         return float(total)
 
     def extra(self) -> dict[str, Any]:
-        """Bytes that the last passes kept and exchanged, and seconds of the filter, for the side's row."""
+        """Bytes that the last passes sent forward and backward, and seconds of the filter, for the side's row."""
         return {
             "bytes_forward": self.bytes_forward,
             "bytes_backward": self.bytes_backward,
@@ -81,11 +81,11 @@ class HyenaSide(StepSide):
         }
 
     def parts(self) -> Seconds:
-        """Of one more step, untimed: where its seconds go. Collective."""
+        """Where the seconds of one more step go, which is not timed. Collective."""
         return seconds_by_part(lambda: self.whole_step(self.case.context_length), lambda: self.traffic.seconds_waited)
 
     def filter_seconds(self) -> float | None:
-        """Of the last step; an accelerator runs behind the clock, so there it is not known."""
+        """Seconds of the last step's filter; an accelerator runs behind the clock, so there it is not known."""
         seconds = self.filter_clock.take()
         return None if torch.cuda.is_available() else seconds
 

@@ -37,7 +37,7 @@ class Timed:
     wall_seconds: float
     cpu_seconds: float
     peak_memory_gib: float
-    """Of the process since it began."""
+    """The most that the process has held since it began."""
     result: Any
 
     def answer(self) -> dict[str, float]:

@@ -44,7 +44,7 @@ _PACKAGE = Path(__file__).parents[1]
 _MULTIPLYING = {"model.operator", "model.mlp", "ops.products"}
 
 Seconds = dict[str, tuple[float, float]]
-"""Of the clock and of the CPU, by part."""
+"""Seconds of the clock and of the CPU, by part."""
 
 
 def seconds_by_part(work: Callable[[], Any], waited: Callable[[], float]) -> Seconds:

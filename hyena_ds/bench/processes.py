@@ -164,7 +164,7 @@ def available_memory_gib() -> float:
 
 
 def _environment(processes: int, threads: int, allocator: Allocator) -> dict[str, str]:
-    """Of one rank: this process's, without a launcher's ranks."""
+    """The environment of one rank: this process's, without a launcher's ranks."""
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in launcher}
     environment |= cpu_settings(processes, environment)

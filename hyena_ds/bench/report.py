@@ -28,7 +28,7 @@ def spread(seconds: Iterable[float]) -> dict[str, float]:
 
 
 def spread_of_turns(turns: Sequence[Sequence[dict[str, Any]]]) -> Row:
-    """Of turns, each the answers of all ranks: seconds of the slowest, CPU seconds of all, memory of the largest."""
+    """What turns took, each the answers of all ranks: seconds of the slowest, CPU seconds of all, memory of the largest."""
     return {
         "wall_seconds": spread(max(answer["wall_seconds"] for answer in turn) for turn in turns),
         "cpu_seconds": spread(sum(answer["cpu_seconds"] for answer in turn) for turn in turns),

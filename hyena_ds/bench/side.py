@@ -111,7 +111,7 @@ class WholeSide(StepSide):
         """(B, L, V)."""
 
     def passes(self, length: int, accumulation: int) -> float:
-        """Seconds of `accumulation` forward and backward passes over `length` tokens."""
+        """Forward and backward of all micro steps over `length` tokens; this rank's part of the mean loss."""
         return self._passes(length, accumulation, self.case.precision == "bfloat16")
 
     def _passes(self, length: int, accumulation: int, mixed: bool) -> float:

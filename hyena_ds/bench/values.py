@@ -9,9 +9,9 @@ from hyena_ds.bench.processes import WrongValue
 TOLERANCE = 1e-5
 """Largest relative error of a loss in float32."""
 GRADIENT_TOLERANCE = 1e-4
-"""Of a gradient, relative to its largest element: a sum over a thousand tokens whose terms nearly cancel."""
+"""The error that a gradient may have, relative to its largest element: a sum over a thousand tokens whose terms nearly cancel."""
 BFLOAT16_TOLERANCE = 1e-2
-"""Of a loss with bfloat16 projections against float32 ones."""
+"""The error that a loss may have with bfloat16 projections against float32 ones."""
 
 
 def check_loss(found: float, wanted: float, what: str, precisions: tuple[str, ...] = ()) -> None:

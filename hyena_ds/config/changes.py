@@ -63,7 +63,7 @@ def forbidden(
 
 
 def _forbidden_of_stages(before: Sequence[StageConfig], after: Sequence[StageConfig], step: int) -> list[Change]:
-    """Of finished stages context length, batch and steps; of the one under way its steps may change, not below those done."""
+    """Changes of finished stages' context length, batch and steps; the stage under way may get other steps, not fewer than are done."""
     fixed: list[Change] = []
     first = 0
     for number, old in enumerate(before):

@@ -27,13 +27,13 @@ class Links:
     latency_between: float
 
     def latency(self, wide: bool) -> float:
-        """Of a message that leaves the machine, or not."""
+        """Seconds until a message arrives that leaves the machine, or not."""
         return self.latency_between if wide else self.latency_inside
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one rank while all ranks of its machine work."""
+    """What one rank reaches while all ranks of its machine work."""
 
     gemm_float32: float
     """Flops a second."""
@@ -55,7 +55,7 @@ class Rates:
     """Whether the host starts kernels while others run, and exchanges go on beside transforms."""
 
     def transform_seconds(self, points: int, flops: float) -> float:
-        """Of `flops` in transforms of `points`, with the copies and products around them."""
+        """Seconds of `flops` in transforms of `points`, with the copies and products around them."""
         if points == 1:  # a context of one token: nothing to transform
             return 0.0
         if not self.transforms:
@@ -111,7 +111,7 @@ _STEP = 5e-3
 _CONTEXT = 2.0 * GIB
 """CUDA context, NCCL's buffers and cuFFT's plans: an assumption."""
 _LATENCY_INSIDE, _LATENCY_BETWEEN = 20e-6, 40e-6
-"""Of a small collective: an assumption."""
+"""Seconds of a small collective: an assumption."""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _transforms(shape: StepShape, kind: str, on_cpu: bool) -> list[Held]:
 
 
 def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
-    """Of a group in channel layout, sent and received: as many tensors here, the next ones on their way, and results leaving."""
+    """Tensors of a group in channel layout, sent and received: as many tensors here, the next ones on their way, and results leaving."""
     if shape.sequence_parallel == 1:
         return []
     group = channels_at_once(shape, on_cpu)

@@ -44,7 +44,7 @@ class StepShape:
 
     @property
     def own_channels(self) -> int:
-        """Of the channel layout, on a rank."""
+        """Channels of a rank in the channel layout."""
         return self.width // self.sequence_parallel
 
     @property
@@ -59,7 +59,7 @@ class StepShape:
 
     @property
     def sequences(self) -> int:
-        """Of an optimizer step, over all ranks."""
+        """Sequences of an optimizer step, over all ranks."""
         return self.batch * self.accumulation * self.data_parallel
 
     def on(self, sequence_parallel: int, batch: int, policy: PolicyName, ranks: int) -> StepShape | None:

@@ -42,7 +42,7 @@ class StepTime:
 
 
 def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
-    """Of every part. Parts follow each other, but for exchanges that run beside transforms."""
+    """Seconds of every part. Parts follow each other, but for exchanges that run beside transforms."""
     device = cluster.device
     rates = device.rates
     points = fft_length(shape.context_length)

@@ -30,7 +30,7 @@ _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange":
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one rank and one optimizer step."""
+    """What one rank moves in one optimizer step."""
 
     layer_bytes: float
     """Projections, gates, norms, MLP, dropout, embedding, head and loss."""
@@ -58,7 +58,7 @@ def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
 
 
 def _layer_units(shape: StepShape) -> float:
-    """Of a token and layer. In bfloat16 products read half as much, and what they read and write is converted."""
+    """Units that a token moves in a layer. In bfloat16 products read half as much, and what they read and write is converted."""
     policy, i = shape.activation_policy, shape.config.mlp_width / shape.width
     mixed = shape.precision == "bfloat16"
     projection = _PROJECTION + (4.0 if mixed else 0.0)
@@ -88,7 +88,7 @@ def _ends_units(shape: StepShape) -> float:
 
 
 def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
-    """Of a position and layer, whatever B and M: evaluated once or twice, and its gradient.
+    """Floats that a position moves in a layer, whatever B and M: evaluated once or twice, and its gradient.
 
     Each of them makes the window of one chunk in float64 first.
     """

@@ -20,7 +20,7 @@ from hyena_ds.files.whole import aside
 from hyena_ds.redaction import shown
 
 EPOCHS_RECORDED = 100
-"""Of each source in each stage; a toy genome may be read a million times."""
+"""Epochs that are recorded of each source in each stage; a toy genome may be read a million times."""
 
 
 @dataclass(frozen=True)

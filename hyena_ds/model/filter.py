@@ -162,7 +162,7 @@ def decay_rates(width: int, device: torch.device) -> Tensor:
 @dataclass(frozen=True)
 class _Chunk:
     here: slice
-    """Of the tokens that were asked for."""
+    """The part of the chunk that holds the tokens which were asked for."""
     z_Ec: Tensor
     window_Dc: Tensor
 

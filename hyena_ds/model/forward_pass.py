@@ -31,7 +31,7 @@ class ForwardPass:
     policy: Policy = POLICIES["balanced"]
     """What is kept for backward."""
     compute_dtype: torch.dtype = torch.float32
-    """Of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
+    """Precision of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
     convolution: Convolution = FFT
     """The long convolution's back end; the same on every rank."""
 

@@ -78,7 +78,7 @@ class Kept(NamedTuple):
     projected_BCm: Tensor | None = None
     y_BDl: Tensor | None = None
     groups: tuple[tuple[Tensor, ...], ...] = ()
-    """Of each group of channels the convolution's input in channel layout, or the spectra of input and filter."""
+    """For each group of channels, the convolution's input in channel layout, or the spectra of input and filter."""
 
 
 def operator_forward(
@@ -141,7 +141,7 @@ def operator_backward(
     out_weight = weights.out_weight.to(run.compute_dtype)
 
     def output_gradient(tile: Tile) -> tuple[Tensor, Tensor]:
-        """Of the out projection's output (B, n, D) and input (B, D, n)."""
+        """Gradients of the out projection's output (B, n, D) and input (B, D, n)."""
         dmixed_BnD = run.drop(dout_BlD[_rows(tile)], tile, layer, dropout).to(run.compute_dtype)
         return dmixed_BnD, to_channels(out_weight.t(), dmixed_BnD)
 

@@ -24,14 +24,14 @@ class Reached:
 
     step: int
     tokens: int
-    """Of all steps so far, also of those on which nothing was trained."""
+    """Tokens of all steps so far, also of those on which nothing was trained."""
     stage: int
     context_length: int
     loss: float
 
 
 class Progress:
-    """Of a run that continues after `step` steps and `tokens` tokens."""
+    """The progress of a run that continues after `step` steps and `tokens` tokens."""
 
     def __init__(self, total_steps: int, total_tokens: int, step: int, tokens: int):
         self._total_steps, self._total_tokens = total_steps, total_tokens

@@ -148,7 +148,7 @@ def _find_cudnn() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _worst_difference(convolution: Convolution, device: torch.device, lengths: Iterable[int]) -> float:
-    """Of all results from FFT's, at every length, relative to the largest value of each."""
+    """The largest difference of any result from FFT's, at every length, relative to the largest value of each."""
     names = ("output", "gradient of the input", "gradient of the filter", "output in backward")
     worst, cure = 0.0, "install another cuDNN"
     for length in lengths:

@@ -16,7 +16,7 @@ _FEWEST_TRANSFORMS = 2
 """On a CPU a single long transform runs at a quarter to a third of the speed of two (measured on an Intel Xeon)."""
 _MOST_CHANNELS = 64
 _EXCHANGED_ELEMENTS = 1 << 21
-"""Of what is exchanged without work in between, on a CPU: 8 MiB."""
+"""Elements that are exchanged without work in between, on a CPU: 8 MiB."""
 
 LARGE = 1 << 22
 """Bytes from which a tensor on a CPU gets a block of memory of its own (large.py)."""
@@ -26,7 +26,7 @@ GIVEN_BACK = 1 << 24
 (runtime/local_ranks.py)."""
 
 _CACHED_ELEMENTS = 1 << 18
-"""Of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
+"""Elements of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
 _FEWEST_TOKENS = 64
 _DEVICE_ELEMENTS = 1 << 27
 """On an accelerator a tile only bounds memory."""

@@ -43,7 +43,7 @@ STEPS: tuple[tuple[int, PolicyName], ...] = (
 CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
 _THREADS = 1
-"""Of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
+"""Threads of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, f
 
 
 def _rates(found: dict[str, Any], ranks: int, fit: Fit) -> Rates:
-    """Of `ranks` ranks that were measured."""
+    """The rates of one of `ranks` ranks that were measured."""
     ceiling = found["ceilings"][str(ranks)]
     exchange, latency = ceiling.get("exchange", math.inf), ceiling.get("latency", 0.0)
     return Rates(

@@ -23,9 +23,9 @@ from hyena_ds.cost.step_time import StepTime, step_time
 USABLE = 0.95
 """Share of a device's memory that a plan fills."""
 WORTH = 0.95
-"""Of the predicted time: another grid is told when it takes less than this."""
+"""Share of the predicted time: another grid is told when it takes less than this."""
 _NEARLY = 1.03
-"""Of grids that take no longer than this beside the fastest, the one that needs least memory is told."""
+"""How much longer than the fastest a grid may take: of those, the one that needs least memory is told."""
 _MOST_RANKS = 1 << 16
 _OF_A_PREDICTION = 20
 """Grids that do not divide and are passed over in the time of one prediction."""
@@ -66,7 +66,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of all its steps."""
+        """Seconds of all its steps."""
         return self.plan.config.step_count * self.prediction.time.seconds
 
 
@@ -141,7 +141,7 @@ def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
 
 
 def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster, search: Search) -> Cure | None:
-    """Of the fewest changed settings those that cost least time; where nothing fits, on twice the machines, and so on."""
+    """The fewest changed settings that fit, those that cost least time; where nothing fits, on twice the machines, and so on."""
     shape, nodes = shape_of_stage(config, plan), cluster.nodes
     while nodes * cluster.devices_per_node <= _MOST_RANKS and not search.is_over:
         wider = replace(cluster, nodes=nodes)

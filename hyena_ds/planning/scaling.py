@@ -29,7 +29,7 @@ _GRID = "grid, micro batch x micro steps, policy"
 _OF_A_NODE = 8
 _LENGTH = 1 << 20
 _SEQUENCES = 128
-"""Of a step, as published."""
+"""Sequences of a step, as published."""
 _TOKENS_OF_A_DEVICE = 1 << 18
 """Where the context grows with the devices."""
 _TOGETHER = 1 << 28

@@ -11,7 +11,7 @@ from hyena_ds.files.whole import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `hyena-ds report`; sets `run`, a function of the parsed arguments."""
+    """Add the arguments of `hyena-ds report`; sets `run`, a function of the parsed arguments."""
     parser.add_argument("directory", metavar="RUN", help="directory of a run, for instance runs/quickstart")
     parser.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
     parser.set_defaults(run=_report)

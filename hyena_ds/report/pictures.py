@@ -115,7 +115,7 @@ def _points(records: Records, rows: Sequence[Row], key: str) -> list[Point]:
 
 
 def _seconds(records: Records, row: Row) -> float:
-    """Of a step and its data."""
+    """Seconds of a step and its data."""
     rate = row.get("tokens_per_second")
     tokens = tokens_until(records.config, row["step"]) - tokens_until(records.config, row["step"] - 1)
     return tokens / rate + row["input_wait_seconds"] if rate else 0.0

@@ -26,7 +26,7 @@ _LOG_LINES = 60
 
 @dataclass(frozen=True)
 class Records:
-    """Of one run."""
+    """What one run left."""
 
     path: Path
     config: RunConfig
@@ -57,7 +57,7 @@ class Records:
 
 
 def read_records(path: Path) -> Records:
-    """Of the run in the directory `path`. Raises UserError where there is no run."""
+    """The records of the run in the directory `path`. Raises UserError where there is no run."""
     try:
         (path / CONFIG).stat()
     except PermissionError as error:

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class Place:
     pid: int
 
     def __post_init__(self) -> None:
-        whole(self.rank, 0), whole(self.pid, 1, (1 << 31) - 1)  # this process can be signalled
+        whole(self.rank, 0)
+        whole(self.pid, 1, (1 << 31) - 1)  # a process that can be signalled
 
     def named(self, more: str = "") -> str:
         """As a sentence names the rank, with `more` of it within the brackets."""
@@ -113,7 +115,7 @@ def this_place(rank: int) -> Place:
     return Place(rank, host, " ".join(machine), os.getpid())
 
 
-class Side:
+class Side(ABC):
     """What rank 0's side and those of all others have in common: a thread that watches until the run is over or has a fault."""
 
     name = "heartbeat"
@@ -157,9 +159,9 @@ class Side:
         finally:
             self._on_fault(fault)
 
+    @abstractmethod
     def _watch(self) -> Fault | None:
         """Until the run is over (None) or has a fault."""
-        raise NotImplementedError
 
     def _tell(self, message: dict[str, Any], only_if_read: bool = False) -> None:
         """To every other side, without waiting for one that does not read; its silence or its end is noted where it is read."""
@@ -168,7 +170,7 @@ class Side:
                 wire.send(message)
 
     def _is_silent(self, since: float, now: float, share: float = 1.0) -> str:
-        """What is said of a rank that nothing was heard of since then; nothing, while that is no such share of the silence."""
+        """What is said of a rank that was last heard of at `since`; nothing, while that is less than this share of `silence` ago."""
         if now - since <= share * self.silence:
             return ""
         return f"has been silent for {now - since:.0f} s: its host is dead, its link is cut, or its process has stopped"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import glob
 import json
 import os
@@ -50,8 +51,9 @@ def end_rank(code: int) -> NoReturn:
     aborts the process after a run that went well.
     """
     atexit._run_exitfuncs()  # as the processes of multiprocessing end
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever listened is gone, and the code still counts
+            stream.flush()
     os._exit(code)
 
 

@@ -278,6 +278,8 @@ def append_fault(faults: Path, fault: Fault) -> None:
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
     return True

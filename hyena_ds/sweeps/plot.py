@@ -81,5 +81,11 @@ def _draw_baselines(axes: Any, key: str, baselines: dict[str, list[tuple[int, fl
     for order, points in baselines.items():
         lengths, values = [length for length, _ in points], [_OF_LOSS[key](loss) for _, loss in points]
         axes.plot(lengths, values, color="#999999", linestyle=(0, (4, 3)), linewidth=1)
-        above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points"}
-        axes.annotate(f"Markov, order {order}", xy=(lengths[0], values[0]), color=GREY, fontsize=8, **above)
+        axes.annotate(
+            f"Markov, order {order}",
+            xy=(lengths[0], values[0]),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=8,
+        )

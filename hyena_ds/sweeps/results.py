@@ -101,13 +101,13 @@ def write_csv(sweep: Sweep, rows: list[Row]) -> Path:
 
 
 _NUMBERS = (
-    *(
-        ("tokens", "tokens", 0),
-        ("loss", "loss", 4),
-        ("perplexity", "perplexity", 4),
-        ("bits a base", "bits_per_base", 4),
-    ),
-    *(("tokens/s", "tokens_per_second", 0), ("GiB", "peak_memory_gib", 2), ("seconds", "training_seconds", 1)),
+    ("tokens", "tokens", 0),
+    ("loss", "loss", 4),
+    ("perplexity", "perplexity", 4),
+    ("bits a base", "bits_per_base", 4),
+    ("tokens/s", "tokens_per_second", 0),
+    ("GiB", "peak_memory_gib", 2),
+    ("seconds", "training_seconds", 1),
 )
 """Title, key of a row, and decimals that are shown."""
 

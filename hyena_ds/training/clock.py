@@ -18,10 +18,10 @@ from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one step."""
+    """What one step took."""
 
     seconds: float
-    """Of the step, without the wait for its data."""
+    """Duration of the step, without the wait for its data."""
     peak_memory_gib: float
     """Most that a rank has held so far; the largest of all ranks."""
     exchange_share: float
@@ -54,7 +54,7 @@ class StepClock:
         self._began, self._waited_before = time.perf_counter(), self.traffic.seconds_waited
 
     def exchange_share(self) -> float:
-        """Of the step so far, on this rank."""
+        """The exchanges' share of the step so far, on this rank."""
         if not waits_take_time(self._compute):
             return math.nan
         return (self.traffic.seconds_waited - self._waited_before) / (time.perf_counter() - self._began)

@@ -25,7 +25,7 @@ _PACKAGES = ("hyena-ds", "torch", "deepspeed", "numpy")
 
 @dataclass(frozen=True)
 class Environment:
-    """Of one start."""
+    """On what one start runs."""
 
     time: str
     """ISO 8601, UTC."""
@@ -35,9 +35,9 @@ class Environment:
     hosts: dict[str, int]
     """Ranks on each."""
     device: str
-    """Of a rank; several, where they differ."""
+    """What a rank computes on; several, where they differ."""
     threads: int
-    """Of rank 0, for work on the CPU."""
+    """Threads of rank 0, for work on the CPU."""
     system: str
     launcher: str
     """Who gave the machines, where that can be seen."""
@@ -67,7 +67,7 @@ class Environment:
 
 
 def versions() -> dict[str, str]:
-    """Of what a run's numbers may depend on."""
+    """Versions of what a run's numbers may depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -31,7 +31,7 @@ from hyena_ds.parallel.devices import Compute
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the whole global batch; the same on every rank."""
+    """What came of the whole global batch; the same on every rank."""
 
     loss: float
     """Mean of the losses that were added up."""

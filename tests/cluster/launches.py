@@ -62,7 +62,7 @@ def write_run(directory: Path, shards: Path, sequence_parallel: int = 2, steps: 
 
 
 def losses(run: Path) -> list[float]:
-    """Of every step, in order."""
+    """The loss of every step, in order."""
     found = [(row["step"], row["loss"]) for row in rows(run) if "loss" in row]
     assert [step for step, _ in found] == list(range(1, len(found) + 1))
     return [loss for _, loss in found]

@@ -21,7 +21,7 @@ from hyena_ds.tasks.next_token import NextToken
 
 MIB = 1 << 20
 UNIT = 4 * 1024 * 1024 * 128
-"""Of a million tokens, width 128: 512 MiB."""
+"""Bytes of a million tokens at width 128: 512 MiB."""
 MILLION = StepShape(ModelConfig(width=128, layers=2, maximum_context=1 << 20), 1 << 20, policy="leanest")
 RATES = Rates(1e11, 2e11, 1e10, 1e10, Links(1e9, 1e9, 1e-4, 1e-4))
 CPU = Device("a processor", 24 * GIB, RATES, 0.3 * GIB, 0.5, on_cpu=True)

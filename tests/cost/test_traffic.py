@@ -78,7 +78,7 @@ class Counted(TorchDispatchMode):
 
 
 def count(shape: StepShape) -> Counted:
-    """Of one forward and backward pass."""
+    """What one forward and backward pass moves."""
     objective = NextToken(build_model(shape.config, 1))
     ids_BL = torch.randint(7, 11, (shape.batch, shape.context_length))
     run = ForwardPass(

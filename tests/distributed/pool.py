@@ -50,7 +50,7 @@ class Pool:
             raise
 
     def process_ids(self) -> list[int]:
-        """Of the living pool, by rank; empty when it is not started."""
+        """Process ids of the living pool, by rank; empty when it is not started."""
         return [process.pid for process in self._processes]
 
     def close(self) -> None:

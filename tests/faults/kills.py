@@ -114,7 +114,7 @@ class _Run:
         self._killed: set[int] = set()
 
     def step(self) -> int:
-        """Of the last whole row of metrics.jsonl."""
+        """The step of the last whole row of metrics.jsonl."""
         try:
             lines = self._metrics.read_bytes().splitlines(keepends=True)
         except OSError:

@@ -23,7 +23,7 @@ from tests.pieces import small_pieces
 TRAINED = ModelConfig(width=12, layers=1, maximum_context=257, filter_width=16)
 LONGER = 1025
 TOLERANCE = 2e-5
-"""Of the largest value in the slice, however small that is."""
+"""Share of the largest value in the slice, however small that is."""
 EXTRAPOLATED = replace(TRAINED, maximum_context=LONGER, extended_from=257, extension="extrapolate")
 RESCALED = replace(TRAINED, maximum_context=LONGER, extended_from=257, extension="rescale")
 VAST = replace(TRAINED, maximum_context=1 << 32, filter_features=9)

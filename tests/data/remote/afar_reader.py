@@ -14,7 +14,7 @@ L = 16
 
 
 def digest(config: DataConfig) -> str:
-    """Of all tokens and targets of 25 steps of 8 sequences, more than an epoch of the small genome."""
+    """The digest of all tokens and targets of 25 steps of 8 sequences, more than an epoch of the small genome."""
     found = hashlib.sha256()
     for batch in stage_steps(config, 7, plan(L, 8, steps=25), Slice(0, 0, L), 0):
         for micro in batch.micro_batches:
