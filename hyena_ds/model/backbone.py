@@ -90,8 +90,7 @@ def _drop_in_tiles(x_BlD: Tensor, probability: float, run: ForwardPass) -> Tenso
     B, l, D = x_BlD.shape
     out_BlD = torch.empty_like(x_BlD)
     for tile in tiles(B, l, 2 * D, x_BlD.device):
-        here = (tile.rows, slice(tile.first, tile.last))
-        out_BlD[here] = run.drop(x_BlD[here], tile, 0, probability)
+        out_BlD[tile.here] = run.drop(x_BlD[tile.here], tile, 0, probability)
     return out_BlD
 
 

@@ -10,6 +10,7 @@ B batch, l local length, D width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -47,10 +48,9 @@ class Block(nn.Module):
     def forward(self, residual_BlD: Tensor, run: ForwardPass) -> Tensor:
         """The residual (B, l, D) after the operator and the MLP, float32."""
         weights = (*self._operator_weights(), *self.operator.implicit_filter.weights(), *self._mlp_weights())
-        rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
-        policy = run.policy if torch.is_grad_enabled() else _NOTHING_KEPT
-        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)  # type: ignore[no-untyped-call, unused-ignore]
+        run = run if torch.is_grad_enabled() else replace(run, policy=_NOTHING_KEPT)
+        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, self, run, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
     def _operator_weights(self) -> OperatorWeights:
@@ -75,15 +75,16 @@ class Block(nn.Module):
 class _Spec:
     """What one call of a block computes with, besides tensors of activations."""
 
-    def __init__(self, run: ForwardPass, number: int, dropout: float, shape: FilterShape, weights: tuple[Tensor, ...]):
-        self.run, self.number, self.dropout, self.shape = run, number, dropout, shape
+    def __init__(self, block: Block, run: ForwardPass, weights: tuple[Tensor, ...]):
+        self.run, self.number, self.dropout = run, block.number, block.dropout
+        self.shape = block.operator.implicit_filter.shape
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
         self.filter = FilterWeights(*weights[operator : operator + implicit])
         self.mlp = MLPWeights(*weights[operator + implicit :])
 
-    def k_dL(self, keep: bool) -> Tensor:
+    def k_dL(self) -> Tensor:
         """This step's filter, in channel layout. One call of a block evaluates it at most once."""
         if self._k_dL is not None:
             return self._k_dL
@@ -94,7 +95,8 @@ class _Spec:
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         cache = self.run.filters
-        self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep or cache.keeps)
+        keep = self.run.policy.keep_filter or cache.keeps
+        self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep)
         return self._k_dL
 
     def filter_gradients(self) -> FilterWeights:
@@ -109,20 +111,15 @@ class _Spec:
         dk_Dl = layout.exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         return filter_gradients(self.shape, self.filter, layout.offset, dk_Dl)
 
-    def operator_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Kept]:
-        k_dL = self.k_dL(policy.keep_filter)
-        return operator_forward(r_BlD, self.operator, k_dL, self.run, 2 * self.number + 1, self.dropout, policy)
+    def operator_forward(self, r_BlD: Tensor, run: ForwardPass) -> tuple[Tensor, Kept]:
+        return operator_forward(r_BlD, self.operator, self.k_dL(), run, 2 * self.number + 1, self.dropout)
 
-    def mlp_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Tensor | None]:
-        return mlp_forward(r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, policy)
+    def mlp_forward(self, r_BlD: Tensor) -> tuple[Tensor, Tensor | None]:
+        return mlp_forward(r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout)
 
     def operator_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Kept) -> tuple[Tensor, OperatorWeights]:
-        slot = self.run.filters.slot(self.number)
-        policy = self.run.policy
-        k_dL = self.k_dL(policy.keep_filter)
-        return operator_backward(
-            dr_BlD, r_BlD, self.operator, k_dL, slot, self.run, 2 * self.number + 1, self.dropout, policy, kept
-        )
+        slot, layer = self.run.filters.slot(self.number), 2 * self.number + 1
+        return operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, self.run, layer, self.dropout, kept)
 
     def mlp_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Tensor | None) -> tuple[Tensor, MLPWeights]:
         return mlp_backward(dr_BlD, r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, kept)
@@ -130,23 +127,14 @@ class _Spec:
 
 class _BlockFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        r_BlD: Tensor,
-        policy: Policy,
-        run: ForwardPass,
-        number: int,
-        dropout: float,
-        shape: FilterShape,
-        *weights: Tensor,
-    ) -> Tensor:
-        spec = _Spec(run, number, dropout, shape, weights)
+    def forward(ctx: Any, r_BlD: Tensor, block: Block, run: ForwardPass, *weights: Tensor) -> Tensor:
+        spec = _Spec(block, run, weights)
         with torch.autocast(r_BlD.device.type, enabled=False):
-            middle_BlD, kept = spec.operator_forward(r_BlD, policy)
-            out_BlD, inner_BlI = spec.mlp_forward(middle_BlD, policy)
-        ctx.rest = (run, number, dropout, shape)
+            middle_BlD, kept = spec.operator_forward(r_BlD, run)
+            out_BlD, inner_BlI = spec.mlp_forward(middle_BlD)
+        ctx.block, ctx.run = block, run
         ctx.weights, ctx.a_group = len(weights), len(kept.groups[0]) if kept.groups else 1
-        middle = middle_BlD if policy.keep_middle else None
+        middle = middle_BlD if run.policy.keep_middle else None
         ctx.save_for_backward(*weights, r_BlD, middle, inner_BlI, kept.projected_BCm, kept.y_BDl, *chain(*kept.groups))
         return out_BlD
 
@@ -159,15 +147,14 @@ class _BlockFunction(torch.autograd.Function):
         # What a half-block has used is freed before the next begins.
         ctx.maybe_clear_saved_tensors()
         del saved
-        run, number, dropout, shape = ctx.rest
-        spec = _Spec(run, number, dropout, shape, weights)
+        spec = _Spec(ctx.block, ctx.run, weights)
         with torch.autocast(dout_BlD.device.type, enabled=False):
             if middle_BlD is None:
-                middle_BlD, _ = spec.operator_forward(r_BlD, _NOTHING_KEPT)
+                middle_BlD, _ = spec.operator_forward(r_BlD, replace(ctx.run, policy=_NOTHING_KEPT))
             dmiddle_BlD, mlp = spec.mlp_backward(dout_BlD, middle_BlD, inner_BlI)
             del middle_BlD, inner_BlI
             of_groups = (in_groups[first : first + ctx.a_group] for first in range(0, len(in_groups), ctx.a_group))
             kept = Kept(projected_BCm, y_BDl, tuple(tuple(of_group) for of_group in of_groups))
             dr_BlD, operator = spec.operator_backward(dmiddle_BlD, r_BlD, kept)
             implicit = spec.filter_gradients()
-        return dr_BlD, None, None, None, None, None, *operator, *implicit, *mlp
+        return dr_BlD, None, None, *operator, *implicit, *mlp

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
@@ -82,10 +81,11 @@ class Kept(NamedTuple):
 
 
 def operator_forward(
-    r_BlD: Tensor, weights: OperatorWeights, k_dL: Tensor, run: ForwardPass, layer: int, dropout: float, policy: Policy
+    r_BlD: Tensor, weights: OperatorWeights, k_dL: Tensor, run: ForwardPass, layer: int, dropout: float
 ) -> tuple[Tensor, Kept]:
-    """(the residual after the half-block, what `policy` keeps). Collective over the sequence-parallel group."""
+    """(the residual after the half-block, what the policy keeps). Collective over the sequence-parallel group."""
     B, l, D = r_BlD.shape
+    policy = run.policy
     project = _Projection(r_BlD, weights, run, policy.keep_projections)
     x0_BDl, u_BDl = (empty((B, D, l), r_BlD.device) for _ in range(2))
     for tile in project.tiles_with_the_first_last():
@@ -113,7 +113,7 @@ def operator_forward(
     for tile in project.tiles():
         z_BDn = torch.mul(y_BDl[_columns(tile)], x0_BDl[_columns(tile)])
         mixed_BnD = to_tokens(z_BDn.to(run.compute_dtype), out_weight.t()).add_(weights.out_bias)
-        torch.add(r_BlD[_rows(tile)], run.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[_rows(tile)])
+        torch.add(r_BlD[tile.here], run.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[tile.here])
     return out_BlD, Kept(project.held_BCm, y_BDl if policy.keep_convolution else None, tuple(groups))
 
 
@@ -126,7 +126,6 @@ def operator_backward(
     run: ForwardPass,
     layer: int,
     dropout: float,
-    policy: Policy,
     kept: Kept,
 ) -> tuple[Tensor, OperatorWeights]:
     """(gradient of r, gradients of the parameters); the filter's is added to `slot`. Collective, as forward.
@@ -135,14 +134,14 @@ def operator_backward(
     """
     B, l, D = r_BlD.shape
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
-    project = _Projection(r_BlD, weights, run, policy.hold_projections, kept.projected_BCm)
+    project = _Projection(r_BlD, weights, run, run.policy.hold_projections, kept.projected_BCm)
     u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device)
     dy_BDl = empty((B, D, l), r_BlD.device)
     out_weight = weights.out_weight.to(run.compute_dtype)
 
     def output_gradient(tile: Tile) -> tuple[Tensor, Tensor]:
         """Gradients of the out projection's output (B, n, D) and input (B, D, n)."""
-        dmixed_BnD = run.drop(dout_BlD[_rows(tile)], tile, layer, dropout).to(run.compute_dtype)
+        dmixed_BnD = run.drop(dout_BlD[tile.here], tile, layer, dropout).to(run.compute_dtype)
         return dmixed_BnD, to_channels(out_weight.t(), dmixed_BnD)
 
     for tile in project.tiles_with_the_first_last():
@@ -186,15 +185,11 @@ def operator_backward(
         dp_BCn = short_convolution_to_input(dq_BCm, weights.short_weight)
         gradients.in_bias.add_(dp_BCn.sum((0, 2)))
         dp_BCn = dp_BCn.to(run.compute_dtype)
-        normed = layer_norm(r_BlD[_rows(complete)], weights.norm_weight, weights.norm_bias)
+        normed = layer_norm(r_BlD[complete.here], weights.norm_weight, weights.norm_bias)
         add_product(gradients.in_weight, dp_BCn, normed.x.to(run.compute_dtype))
         dx_BnD = to_tokens(dp_BCn, in_weight)
-        dr, dweight, dbias = layer_norm_backward(
-            dx_BnD, r_BlD[_rows(complete)], normed, weights.norm_weight, weights.norm_bias
-        )
-        gradients.norm_weight.add_(dweight)
-        gradients.norm_bias.add_(dbias)
-        dout_BlD[_rows(complete)] += dr
+        norms = (weights.norm_weight, weights.norm_bias, gradients.norm_weight, gradients.norm_bias)
+        dout_BlD[complete.here] += layer_norm_backward(dx_BnD, r_BlD[complete.here], normed, *norms)
     return dout_BlD, gradients
 
 
@@ -269,7 +264,7 @@ class _Projection:
         if tile.first:
             r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
         else:
-            r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[_rows(tile)]), dim=1)
+            r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[tile.here]), dim=1)
         x_BmD = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias).x
         p_BCm = to_channels(self._in_weight, x_BmD.to(self._run.compute_dtype), held_BCm)
         p_BCm.add_(self._weights.in_bias.unsqueeze(1))
@@ -286,11 +281,6 @@ def _at_once(x_BDl: Tensor, run: ForwardPass) -> int:
 
 def _place(tile: Tile) -> tuple[int, int]:
     return tile.rows.start, tile.first
-
-
-def _rows(tile: Tile) -> tuple[slice, slice]:
-    """A tile of a token-major tensor."""
-    return tile.rows, slice(tile.first, tile.last)
 
 
 def _columns(tile: Tile, more: int = 0) -> tuple[slice, slice, slice]:
