@@ -50,7 +50,7 @@ class EngineSide(HyenaSide):
         case = self.case
         sequences = case.batch * case.accumulation
         stage = StageConfig(case.context_length, 1, case.batch, sequences, sequence_parallel=case.sequence_parallel)
-        return run_config(case.model(), stage, precision=case.precision, activation_policy=case.policy)
+        return run_config(case.config, stage, precision=case.precision, activation_policy=case.policy)
 
 
 def run_config(model: ModelConfig, stage: StageConfig, **settings: Any) -> RunConfig:

@@ -30,7 +30,7 @@ class HyenaSide(StepSide):
     """One rank, with its slice of the sequence."""
 
     def __init__(self, compute: Compute, case: Case):
-        model = build_model(case.model(), SEED)
+        model = build_model(case.config, SEED)
         super().__init__(compute, case, model)
         self.objective = NextToken(model)
         self.traffic = Traffic()

@@ -94,7 +94,7 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
 
 def build_published(module: types.ModuleType, case: Case) -> nn.Module:
     """The published model of the case's shape, with the weights that our model of the same seed begins with."""
-    config = case.model()
+    config = case.config
     layer = {
         "l_max": config.maximum_context,
         "order": 2,

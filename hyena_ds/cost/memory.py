@@ -52,11 +52,6 @@ class Memory:
         """Bytes of all parts."""
         return sum(self.parts.values())
 
-    @property
-    def live(self) -> float:
-        """Without the process and the allocator's slack."""
-        return self.total - self.parts["process"] - self.parts["slack"]
-
 
 def peak_memory(shape: StepShape, device: Device) -> Memory:
     """The highest of all moments."""

@@ -41,7 +41,6 @@ TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (1048576, "leanest", 1),
 )
 """Context length, policy, and timed steps, which one more goes before."""
-GRIDS = (1, 2, 4)
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 """Largest errors, relative to what was measured, of a prediction that holds."""
 
@@ -83,7 +82,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) -> Row:
     """Measured beside predicted; errors are of the prediction, relative to what was measured."""
     sp = case.sequence_parallel
-    predicted = predict(case.shape(), Cluster(1, sp, machine_device(calibration, sp)))
+    predicted = predict(case, Cluster(1, sp, machine_device(calibration, sp)))
     seconds, gib = predicted.time.seconds, predicted.memory.total / GIB
     return {
         "side": f"{case.context_length:,} tokens, sp {sp}",

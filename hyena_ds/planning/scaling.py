@@ -139,7 +139,7 @@ def _grid(found: Prediction) -> str:
 
 
 def _tokens_a_second(found: Prediction) -> float:
-    return found.shape.sequences * found.shape.context_length / found.time.seconds
+    return found.shape.tokens / found.time.seconds
 
 
 def _efficiency(found: dict[int, Prediction]) -> dict[int, float]:

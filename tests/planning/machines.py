@@ -34,10 +34,10 @@ def steps_of(calibration: dict[str, Any], machine_device: Any) -> list[dict[str,
     for ranks in (1, 2):
         for length, policy in STEPS:
             case = calibration_case(length, ranks, policy)
-            found = predict(case.shape(), Cluster(1, ranks, machine_device(calibration, ranks)))
+            found = predict(case, Cluster(1, ranks, machine_device(calibration, ranks)))
             steps.append(
                 {
-                    **asdict(case),
+                    **case.columns(),
                     "wall_seconds": {"median": found.time.seconds},
                     "peak_memory_gib": found.memory.total / GIB,
                 }
