@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.files.growing import append_line
 from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.progress import Progress, Reached
@@ -16,7 +18,6 @@ from hyena_ds.monitoring.scalars import of_step, of_validation
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.tasks.task import Task
 from hyena_ds.training.clock import StepCost
-from hyena_ds.training.environment import Environment
 from hyena_ds.training.step import StepResult
 
 
@@ -39,11 +40,11 @@ class Journal:
         if self._recorder is not None:
             self._recorder.close()
 
-    def starts(self, environment: Environment) -> None:
+    def starts(self, environment: dict[str, Any]) -> None:
         """The row of this start in environment.jsonl."""
         if self._recorder is not None:
             try:
-                environment.append_to(self._directory.environment)
+                append_line(self._directory.environment, json.dumps(environment))
             except OSError as error:
                 self.say(f"{error.filename}: cannot be written ({error.strerror}); training goes on without it")
 

@@ -43,7 +43,7 @@ from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.engine import quiet
-from hyena_ds.training.environment import Environment
+from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
@@ -137,7 +137,7 @@ class _Run:
         self.scores = Scores(config, task, compute, plans, self._place, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
-        environment = Environment.of_all_ranks(compute, self.state.step)
+        environment = environment_of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
@@ -174,9 +174,8 @@ class _Run:
 
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
-        run, row = self._place(plan)
+        run, part = self._place(plan)
         give_back()  # the tensors of another stage have other sizes
-        part = Slice(row, run.layout.offset, run.layout.local_length)
         batches = self.task.steps(plan, part, self.state.step)
         for batch in self.clock.reading(batches):
             self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
@@ -279,7 +278,7 @@ class _Run:
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
 
-    def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
+    def _place(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
         traffic = self.clock.traffic
         return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
@@ -319,10 +318,10 @@ def place(
     groups: dict[int, dist.ProcessGroup],
     convolution: Convolution = FFT,
     traffic: Traffic | None = None,
-) -> tuple[ForwardPass, int]:
-    """How the passes of `plan` run on this rank's slice, counting their `traffic`, and its data-parallel row in the grid."""
+) -> tuple[ForwardPass, Slice]:
+    """How the passes of `plan` run on this rank, counting their `traffic`, and its part of every batch."""
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
     layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
     policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
     run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
-    return run, topology.row(compute.rank)
+    return run, Slice(topology.row(compute.rank), layout.offset, layout.local_length)

@@ -14,6 +14,7 @@ import deepspeed
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.loader import Slice
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import from_rank_zero
@@ -34,11 +35,11 @@ class Scores:
         task: Task,
         compute: Compute,
         plans: tuple[StagePlan, ...],
-        place: Callable[[StagePlan], tuple[ForwardPass, int]],
+        place: Callable[[StagePlan], tuple[ForwardPass, Slice]],
         asked_to_stop: Callable[[], Stop | None],
         watchdog: Watchdog,
     ):
-        """`place` says how a stage's passes run here, and its data-parallel row; `asked_to_stop` is collective."""
+        """`place` says how a stage's passes run here, and this rank's part of its batches; `asked_to_stop` is collective."""
         self._config, self._task, self._compute, self._plans = config, task, compute, plans
         self._place, self._asked_to_stop, self._watchdog = place, asked_to_stop, watchdog
         self.last: dict[str, Any] = {}
@@ -81,12 +82,12 @@ class Scores:
 
         for at in wanted:
             self._watchdog.enter("validation", step)
-            run, row = self._place(at)
+            run, part = self._place(at)
             context_length = at.config.context_length
             samples = self._task.held_out(context_length)
             if at is not plan:
                 give_back()  # memory of other sizes, before and after
-            result = validate(engine, self._task, samples, at, run, self._compute, row, stopping)
+            result = validate(engine, self._task, samples, at, run, self._compute, part, stopping)
             if at is not plan:
                 give_back()
             if result is None:
