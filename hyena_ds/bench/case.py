@@ -6,9 +6,8 @@ A side is one program on its own processes: this trainer's step, the published c
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, Literal
 
 from hyena_ds.config.loading import Invalid
@@ -84,12 +83,6 @@ def case_of(options: argparse.Namespace, length: int, **chosen: Any) -> Case:
         raise UserError(f"bench: {problem}") from None
     case.check()
     return case
-
-
-def cases_of_a_part(options: argparse.Namespace) -> Iterator[Case]:
-    """A case for each context length and allocator of `bench convolution` and `bench exchange`."""
-    for length, allocator in product(options.context_length, options.allocator):
-        yield case_of(options, length, allocator=allocator)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_ds.bench.case import SEED, Case, cases_of_a_part
+from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.convolution import check_against, convolve64
-from hyena_ds.bench.limits import Limits, say
+from hyena_ds.bench.limits import Limits, measure_a_part, say
 from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
+from hyena_ds.bench.report import Column, Row, shown_spread, spread_of_turns
 from hyena_ds.bench.turns import interleaved
 from hyena_ds.errors import UserError
 from hyena_ds.ops.fft_convolution import causal_convolution, channels_at_once
@@ -42,11 +42,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each work, way, context length and allocator."""
     if options.sequence_parallel < 2:
         raise UserError(f"--sequence-parallel: found {options.sequence_parallel}, wanted 2 or more ranks to exchange")
-    limits, rows = Limits(), []
-    for case in cases_of_a_part(options):
-        rows += _turns(case, options.rounds, limits)
-    print_table(_COLUMNS, rows, *limits.lines())
-    return rows, limits.machine
+    return measure_a_part(options, _turns, _COLUMNS)
 
 
 class ExchangeRank:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
-from hyena_ds.bench.case import Case
+from hyena_ds.bench.case import Case, case_of
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import describe_machine
+from hyena_ds.bench.report import Column, Row, describe_machine, print_table
 from hyena_ds.cost.work import Rates
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.text import number
@@ -42,6 +45,18 @@ class Limits:
             )
             lines.append(line + (f"; exchange {number(rates.exchange / 1e9)} GB/s" if rates.exchange else ""))
         return [*lines, describe_machine(self.machine)] if lines else []
+
+
+def measure_a_part(
+    options: argparse.Namespace, turns: Callable[[Case, int, Limits], list[Row]], columns: list[Column]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of each context length and allocator, as `turns` measures them, and the machine; printed too."""
+    limits = Limits()
+    asked = product(options.context_length, options.allocator)
+    cases = [case_of(options, length, allocator=allocator) for length, allocator in asked]
+    rows = [row for case in cases for row in turns(case, options.rounds, limits)]
+    print_table(columns, rows, *limits.lines())
+    return rows, limits.machine
 
 
 def measure_ceilings(ranks: int, threads: int, method: str, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -52,7 +52,7 @@ class PublishedSide(WholeSide):
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         """Loss at the checked length, and its gradients under our names."""
-        loss = self._passes(self.case.checked_length, 1, False)
+        loss = self.passes(self.case.checked_length, 1, "float32")
         parameters = dict(self.model.named_parameters())
         gradients: dict[str, Tensor] = {}
         for ours, theirs in published_names(self.case.layers).items():

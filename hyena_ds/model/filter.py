@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -67,16 +68,9 @@ class ImplicitFilter(nn.Module):
 
     def weights(self) -> FilterWeights:
         """The parameters that the filter is evaluated from."""
-        return FilterWeights(
-            self.input.weight,
-            self.input.bias,
-            self.hidden1.weight,
-            self.hidden1.bias,
-            self.hidden2.weight,
-            self.hidden2.bias,
-            self.output.weight,
-            self.frequency,
-        )
+        layers = (self.input, self.hidden1, self.hidden2)
+        pairs = ((layer.weight, layer.bias) for layer in layers)
+        return FilterWeights(*chain(*pairs), self.output.weight, self.frequency)
 
 
 def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:

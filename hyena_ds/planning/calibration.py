@@ -22,7 +22,7 @@ import numpy as np
 from hyena_ds.bench.case import Case, case_of_columns
 from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import now, spread_of_turns, write_json
+from hyena_ds.bench.report import spread_of_turns, write_json
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -31,6 +31,7 @@ from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
 from hyena_ds.runtime.local_ranks import usable_cores
+from hyena_ds.text import now
 
 WIDTH, LAYERS = 128, 2
 STEPS: tuple[tuple[int, PolicyName], ...] = (

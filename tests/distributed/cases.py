@@ -294,9 +294,9 @@ def through_channels(compute: Compute, x: Tensor, sp: int, at_once: int, in_plac
     events: list[str] = []
     start = layout_module.start_all_to_all
 
-    def logged(pieces_P: Tensor, group: dist.ProcessGroup) -> Any:
+    def logged(*arguments: Any) -> Any:
         events.append("start")
-        return start(pieces_P, group)
+        return start(*arguments)
 
     def work(channels: slice, a_BgL: Tensor, b_BgL: Tensor) -> tuple[Tensor, Tensor]:
         events.append("work")
