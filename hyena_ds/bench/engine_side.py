@@ -34,12 +34,10 @@ class EngineSide(HyenaSide):
         if self.engine is None:
             self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)
-        here = slice(layout.offset, layout.offset + layout.local_length)
-        micro_batches = []
-        for number in range(self.case.accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
-            numbers_B = torch.arange(self.case.batch)
-            micro_batches.append(MicroBatch(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), numbers_B))
+        numbers_B = torch.arange(self.case.batch)
+        micro_batches = [
+            MicroBatch(*self.local_batch(layout, number), numbers_B) for number in range(self.case.accumulation)
+        ]
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
         run = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
