@@ -40,8 +40,8 @@ class EngineSide(HyenaSide):
         ]
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
-        run = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
-        loss = train_step(self.engine, batch, run, self.compute, SEED, _LEARNING_RATE).loss
+        call = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
+        loss = train_step(self.engine, batch, call, self.compute, SEED, _LEARNING_RATE).loss
         return loss / self.compute.ranks  # it is already that of all ranks
 
     def _config(self) -> RunConfig:

@@ -64,9 +64,9 @@ class HyenaSide(StepSide):
         total = torch.zeros((), device=self.compute.device)
         for number in range(accumulation):
             filters.begin(number)
-            run = ForwardPass(layout, None, filters, case.activation_policy, dtype)
+            call = ForwardPass(layout, None, filters, case.activation_policy, dtype)
             sent = self.traffic.bytes_sent
-            loss_sum, _ = self.objective.loss(*self.local_batch(layout, number), run)
+            loss_sum, _ = self.objective.loss(*self.local_batch(layout, number), call)
             between = self.traffic.bytes_sent
             loss = loss_sum / (case.batch * accumulation * layout.context_length)
             loss.backward()

@@ -41,15 +41,15 @@ class MLP(nn.Module):
 
 
 def mlp_forward(
-    r_BlD: Tensor, weights: MLPWeights, run: ForwardPass, layer: int, dropout: float
+    r_BlD: Tensor, weights: MLPWeights, call: ForwardPass, layer: int, dropout: float
 ) -> tuple[Tensor, Tensor | None]:
     """(the residual after the half-block, the MLP before its GELU if the policy keeps it, in the compute dtype)."""
-    dtype = run.compute_dtype
+    dtype = call.compute_dtype
     B, l, _ = r_BlD.shape
     inner = weights.up_bias.numel()
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
     out_BlD = empty_like(r_BlD)
-    kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if run.policy.keep_inner else None
+    kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
     for tile in tiles(B, l, inner, r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_BnD = layer_norm(r_BnD, weights.norm_weight, weights.norm_bias).x
@@ -57,7 +57,7 @@ def mlp_forward(
         if kept_BlI is not None:
             kept_BlI[tile.here] = h_nI.view(*r_BnD.shape[:2], inner)
         y_nD = torch.addmm(rounded.down_bias, gelu(h_nI.float()).to(dtype), rounded.down_weight.t()).float()
-        torch.add(r_BnD, run.drop(y_nD.view(r_BnD.shape), tile, layer, dropout), out=out_BlD[tile.here])
+        torch.add(r_BnD, call.drop(y_nD.view(r_BnD.shape), tile, layer, dropout), out=out_BlD[tile.here])
     return out_BlD, kept_BlI
 
 
@@ -65,13 +65,13 @@ def mlp_backward(
     dout_BlD: Tensor,
     r_BlD: Tensor,
     weights: MLPWeights,
-    run: ForwardPass,
+    call: ForwardPass,
     layer: int,
     dropout: float,
     kept_BlI: Tensor | None,
 ) -> tuple[Tensor, MLPWeights]:
     """(gradient of r, gradients of the parameters)."""
-    dtype = run.compute_dtype
+    dtype = call.compute_dtype
     B, l, _ = r_BlD.shape
     inner = weights.up_bias.numel()
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
@@ -83,7 +83,7 @@ def mlp_backward(
         x_nD = normed.x.flatten(0, 1).to(dtype)
         kept_nI = None if kept_BlI is None else kept_BlI[tile.here].flatten(0, 1)
         h_nI = torch.addmm(rounded.up_bias, x_nD, rounded.up_weight.t()) if kept_nI is None else kept_nI
-        dy_nD = run.drop(dout_BlD[tile.here], tile, layer, dropout).flatten(0, 1)
+        dy_nD = call.drop(dout_BlD[tile.here], tile, layer, dropout).flatten(0, 1)
         a_nI, slope_nI = gelu_with_slope(h_nI.float())
         gradients.down_bias.add_(dy_nD.sum(0))
         dy_nD = dy_nD.to(dtype)

@@ -51,7 +51,7 @@ class Predictor:
                 f"sequence_parallel: found {self._exchange.size} ranks, wanted a divisor of the model's width {width}; "
                 "take fewer"
             )
-        self._run = ForwardPass(
+        self._call = ForwardPass(
             Layout.whole(1),
             filters=HeldFilters(),
             policy=POLICIES["leanest"],
@@ -88,7 +88,7 @@ class Predictor:
         here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
         here = here[:, layout.offset : layout.offset + layout.local_length].contiguous()
         device = self.model.backbone.embedding.weight.device
-        hidden_BlD = self.model.backbone(here.to(device), replace(self._run, layout=layout))
+        hidden_BlD = self.model.backbone(here.to(device), replace(self._call, layout=layout))
         return hidden_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
 
     @torch.no_grad()

@@ -70,7 +70,7 @@ def rolled_back(now: RunState, checkpoint: RunState) -> RunState:
 def to_blame(
     engine: deepspeed.DeepSpeedEngine,
     batch: StepBatch,
-    run: ForwardPass,
+    call: ForwardPass,
     compute: Compute,
     config: RunConfig,
     task: Task,
@@ -87,7 +87,7 @@ def to_blame(
         for row, number in enumerate(micro_batch.samples_B.tolist()):
             one = slice(row, row + 1)
             key = DropoutKey(config.seed, batch.step, here.samples_B[one])
-            alone = replace(run, dropout=key, filters=filters)
+            alone = replace(call, dropout=key, filters=filters)
             losses[number] += engine(here.rows(one), alone)[0]
     dist.all_reduce(losses)
     samples = agreed(lambda: task.samples(batch.step))

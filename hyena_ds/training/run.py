@@ -174,7 +174,7 @@ class _Run:
 
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
-        run, part = self._place(plan)
+        call, part = self._place(plan)
         give_back()  # the tensors of another stage have other sizes
         batches = self.task.steps(plan, part, self.state.step)
         for batch in self.clock.reading(batches):
@@ -183,11 +183,11 @@ class _Run:
             if batch.step in self.state.passed_over:
                 self.journal.passed_over(plan, self.state)
             else:
-                result = self._step(plan, batch, run)
+                result = self._step(plan, batch, call)
                 *asked, writing, behind, _ = result.votes
                 if not behind:  # else what becomes of the checkpoint under way is part of one sentence
                     self.checkpoints.after_step([writing])
-                if result.skipped and self._is_rolled_back(plan, batch, run, result):
+                if result.skipped and self._is_rolled_back(plan, batch, call, result):
                     return None
                 stop = self.interruption.stop_of(asked)
                 if behind:
@@ -202,13 +202,13 @@ class _Run:
                 return stop
         return None
 
-    def _step(self, plan: StagePlan, batch: StepBatch, run: ForwardPass) -> StepResult:
+    def _step(self, plan: StagePlan, batch: StepBatch, call: ForwardPass) -> StepResult:
         """One optimizer step and its row; the run's state counts it."""
         self.clock.begin()
         rate = learning_rate(self.config.optimizer, batch.step, self.config.total_steps)
         self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
         seed, mark = self.config.seed, self.watchdog.mark
-        result = train_step(self.engine, batch, run, self.compute, seed, rate, self._votes, mark)
+        result = train_step(self.engine, batch, call, self.compute, seed, rate, self._votes, mark)
         self.watchdog.end_step()
         if result.skipped:
             self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
@@ -256,10 +256,10 @@ class _Run:
         dist.all_reduce(votes)
         return self.interruption.stop_of(votes.tolist())
 
-    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, run: ForwardPass, result: StepResult) -> bool:
+    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, call: ForwardPass, result: StepResult) -> bool:
         """After a skipped step: say so, and roll the run back when it is time to. Raises NotFiniteError at the end."""
         policy, now = self.config.non_finite, self.state
-        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, self.task, plan)
+        samples = non_finite.to_blame(self.engine, batch, call, self.compute, self.config, self.task, plan)
         found = non_finite.says(result)
         verdict = non_finite.verdict(now, policy)
         if verdict is non_finite.Verdict.STOP:
@@ -323,5 +323,5 @@ def place(
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
     layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
     policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
-    run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
-    return run, Slice(topology.row(compute.rank), layout.offset, layout.local_length)
+    call = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
+    return call, Slice(topology.row(compute.rank), layout.offset, layout.local_length)

@@ -82,12 +82,12 @@ class Scores:
 
         for at in wanted:
             self._watchdog.enter("validation", step)
-            run, part = self._place(at)
+            call, part = self._place(at)
             context_length = at.config.context_length
             samples = self._task.held_out(context_length)
             if at is not plan:
                 give_back()  # memory of other sizes, before and after
-            result = validate(engine, self._task, samples, at, run, self._compute, part, stopping)
+            result = validate(engine, self._task, samples, at, call, self._compute, part, stopping)
             if at is not plan:
                 give_back()
             if result is None:

@@ -40,7 +40,7 @@ def validate(
     task: Task,
     samples: Sequence[Any],
     plan: StagePlan,
-    run: ForwardPass,
+    call: ForwardPass,
     compute: Compute,
     part: Slice,
     stopping: Callable[[int], bool] = lambda forward: False,
@@ -53,13 +53,13 @@ def validate(
     per_forward = plan.micro_batch_size * plan.data_parallel
     forwards = -(-len(samples) // per_forward)
     padded = [*samples, *[None] * (forwards * per_forward - len(samples))]
-    run = replace(run, dropout=None, filters=HeldFilters())
+    call = replace(call, dropout=None, filters=HeldFilters())
     for number in range(forwards):
         if stopping(number):
             return None
         numbers, mine = row_samples(padded, plan, part.row, number)
         micro_batch = task.read(mine, numbers, plan.config.context_length, part).to(compute.device)
-        loss_sum, sums = engine(micro_batch, run)
+        loss_sum, sums = engine(micro_batch, call)
         total += torch.cat((loss_sum.double().view(1), sums))
     dist.all_reduce(total)
     loss, scored, *others = total.tolist()

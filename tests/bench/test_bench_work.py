@@ -42,9 +42,9 @@ def test_counted_flops_are_those_of_the_formula(policy: str) -> None:
     case = replace(CASE, policy=policy)  # type: ignore[arg-type]
     model = build_model(case.config, SEED)
     ids_BL = torch.randint(7, 11, (case.batch, case.context_length))
-    run = ForwardPass(Layout.whole(case.context_length), policy=case.activation_policy)
+    call = ForwardPass(Layout.whole(case.context_length), policy=case.activation_policy)
     with MatrixFlops() as counted:
-        NextToken(model).loss(ids_BL, ids_BL, run)[0].backward()
+        NextToken(model).loss(ids_BL, ids_BL, call)[0].backward()
     blocks, implicit = gemm_flops(case), filter_flops(case)
     head = head_flops(case)
     assert counted.total == pytest.approx(blocks.total + implicit.total + head, rel=0.03)

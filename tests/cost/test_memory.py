@@ -103,8 +103,8 @@ def test_predicted_live_tensors_are_those_of_a_real_step(policy: PolicyName) -> 
     ids_BL = torch.randint(7, 11, (1, shape.context_length))
 
     def step() -> None:
-        run = ForwardPass(Layout.whole(shape.context_length), policy=shape.activation_policy)
-        objective.loss(ids_BL, ids_BL, run)[0].backward()
+        call = ForwardPass(Layout.whole(shape.context_length), policy=shape.activation_policy)
+        objective.loss(ids_BL, ids_BL, call)[0].backward()
         model.zero_grad()
 
     step()
