@@ -42,7 +42,7 @@ _TRANSFORMS = 9
 """Transforms of one channel: 3 forward, 6 backward with the output made again."""
 
 
-class Ceilings:
+class CeilingsRank:
     """One rank."""
 
     def __init__(self, compute: Compute):

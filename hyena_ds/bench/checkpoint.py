@@ -41,7 +41,7 @@ from hyena_ds.training.engine import build_engine
 _RANKS = 2
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each width."""
     if len(options.width) != len(options.layers):
         raise UserError(

@@ -114,7 +114,7 @@ def _finish(command: argparse.ArgumentParser, name: str, rounds: int) -> None:
 
 
 def add_measurement(command: argparse.ArgumentParser, module: str) -> None:
-    """Let the command run `module.run(parsed)`, which returns rows and the machine, and save them where --json says."""
+    """Let the command run `module.measure(parsed)`, which returns rows and the machine, and save them where --json says."""
     command.add_argument("--json", metavar="PATH", help="also write the rows to a JSON file")
     command.set_defaults(run=_measure, measurement=module)
 
@@ -128,7 +128,7 @@ def _measure(parsed: argparse.Namespace) -> int:
     if getattr(parsed, "rounds", 1) < 1:
         raise UserError(f"--rounds: found {parsed.rounds}, wanted at least 1")
     check_writable(parsed.json)
-    rows, machine = importlib.import_module(parsed.measurement).run(parsed)
+    rows, machine = importlib.import_module(parsed.measurement).measure(parsed)
     save(parsed.json, machine, rows)
     if parsed.json is not None:
         print(f"written: {parsed.json}")

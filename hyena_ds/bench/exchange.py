@@ -38,7 +38,7 @@ WORK = ("nothing", "convolution")
 AT_ONCE = ("groups of channels", "all channels at once")
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each work, way, context length and allocator."""
     if options.sequence_parallel < 2:
         raise UserError(f"--sequence-parallel: found {options.sequence_parallel}, wanted 2 or more ranks to exchange")

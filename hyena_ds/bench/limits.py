@@ -11,7 +11,7 @@ from typing import Any
 from hyena_ds.bench.case import Case, case_of
 from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import Column, Row, describe_machine, print_table
-from hyena_ds.cost.work import Rates
+from hyena_ds.cost.work import Ceilings
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.text import number
 
@@ -22,16 +22,16 @@ class Limits:
     def __init__(self) -> None:
         self.machine: dict[str, Any] = {}
         """Processor, cores, memory and torch."""
-        self._known: dict[tuple[int, int, int], Rates] = {}
+        self._known: dict[tuple[int, int, int], Ceilings] = {}
 
-    def of(self, case: Case) -> Rates:
+    def of(self, case: Case) -> Ceilings:
         """Rates of one rank while all run."""
         key = (case.sequence_parallel, case.context_length, case.threads)
         if key not in self._known:
             P = case.sequence_parallel
             say(f"measuring the machine: {P} process{'es' if P > 1 else ''}, FFTs for {case.context_length:,} tokens")
             found, self.machine = measure_ceilings(P, case.threads, "limits", context_length=case.context_length)
-            self._known[key] = Rates(**found)
+            self._known[key] = Ceilings(**found)
         return self._known[key]
 
     def lines(self) -> list[str]:
@@ -61,7 +61,7 @@ def measure_a_part(
 
 def measure_ceilings(ranks: int, threads: int, method: str, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the slowest of `ranks` ranks reaches, by name, without what is not known of them; and the machine."""
-    with Ranks("hyena_ds.bench.ceilings:Ceilings", ranks, ranks > 1, threads, "tuned") as group:
+    with Ranks("hyena_ds.bench.ceilings:CeilingsRank", ranks, ranks > 1, threads, "tuned") as group:
         answers, machine = group.ask(method, **arguments), group.machine()
     several = {name: [answer[name] for answer in answers] for name, value in answers[0].items() if value is not None}
     return {name: _slowest(name, values) for name, values in several.items()}, machine

@@ -108,7 +108,7 @@ def measure_precision(model: HyenaDNA, micro_batch: MicroBatch) -> list[Row]:
     return rows
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Rows and machine, after printing the rows as a Markdown table."""
     config = load_yaml(options.config, RunConfig)
     model = load_model(options.weights)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.errors import UserError
+from hyena_ds.files.rows import Row
 from hyena_ds.files.whole import write_whole
 from hyena_ds.text import aligned, now, number
 
-Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 

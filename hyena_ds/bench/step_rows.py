@@ -10,7 +10,7 @@ from typing import Any
 from hyena_ds.bench.case import Side
 from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
 from hyena_ds.bench.turns import Turn
-from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Rates, exchange_bytes, least_seconds
+from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Ceilings, exchange_bytes, least_seconds
 from hyena_ds.text import number
 
 LIMITED = ("hyena-ds", "hyena-ds engine", "published")
@@ -34,7 +34,7 @@ def add_measured(
     side: Side,
     turns: list[Turn],
     live: list[float] | None,
-    rates: Rates | None,
+    rates: Ceilings | None,
     interleaved: bool,
 ) -> None:
     """Times are of the slowest rank, CPU seconds the sum over the ranks, memory of the largest rank."""
@@ -60,7 +60,7 @@ def add_measured(
             }
 
 
-def _limit(row: Row, side: Side, rates: Rates) -> dict[str, Any]:
+def _limit(row: Row, side: Side, rates: Ceilings) -> dict[str, Any]:
     """Least seconds at the machine's ceilings, and the share of them that the step reaches."""
     wall, busy = row["wall_seconds"]["median"], row["cpu_seconds_per_rank"] / side.case.threads
     least = least_seconds(side.case, rates, recompute=False)

@@ -240,7 +240,7 @@ class _Projection:
     ):
         B, l, D = r_BlD.shape
         self.held_BCm = empty((B, 3 * D, l + HALO), r_BlD.device) if hold and held_BCm is None else held_BCm
-        self._missing = set() if held_BCm is not None else {_place(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
+        self._missing = set() if held_BCm is not None else {_corner(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._call = r_BlD, weights, call
         self._in_weight = weights.in_weight.to(call.compute_dtype)
         tail_B2D = r_BlD.new_zeros((B, HALO, D))
@@ -258,9 +258,9 @@ class _Projection:
     def __call__(self, tile: Tile) -> Tensor:
         """(B, C, n + 2), float32."""
         held_BCm = None if self.held_BCm is None else self.held_BCm[_columns(tile, HALO)]
-        if held_BCm is not None and _place(tile) not in self._missing:
+        if held_BCm is not None and _corner(tile) not in self._missing:
             return held_BCm
-        self._missing.discard(_place(tile))
+        self._missing.discard(_corner(tile))
         if tile.first:
             r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
         else:
@@ -279,7 +279,7 @@ def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     return channels_at_once(B, D // call.layout.exchange.size, call.layout.context_length, x_BDl.device)
 
 
-def _place(tile: Tile) -> tuple[int, int]:
+def _corner(tile: Tile) -> tuple[int, int]:
     return tile.rows.start, tile.first
 
 

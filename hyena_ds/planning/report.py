@@ -7,7 +7,7 @@ from hyena_ds.cost.devices import GIB, REACHED, Cluster
 from hyena_ds.cost.memory import PARTS as PARTS_OF_MEMORY
 from hyena_ds.cost.shape import checkpoint_bytes, parameters
 from hyena_ds.cost.step_time import PARTS as PARTS_OF_TIME
-from hyena_ds.planning.plan import USABLE, Forecast, Prediction
+from hyena_ds.planning.forecast import USABLE, Forecast, Prediction
 from hyena_ds.text import aligned, number, show_duration
 
 _MIB = float(1 << 20)

@@ -26,14 +26,14 @@ def environment_of_all_ranks(compute: Compute, step: int) -> dict[str, Any]:
     `time` in UTC; `hosts` with the ranks on each; `device`: what a rank computes on, several where they differ; `threads` of
     rank 0 for work on the CPU; `launcher`: who gave the machines, where that can be seen.
     """
-    places = from_every_rank((platform.node(), device_name(compute)))
+    hosts_and_devices = from_every_rank((platform.node(), device_name(compute)))
     job = os.environ.get("SLURM_JOB_ID")
     return {
         "time": now(),
         "step": step,
         "ranks": compute.ranks,
-        "hosts": dict(Counter(host for host, _ in places)),
-        "device": ", ".join(dict.fromkeys(device for _, device in places)),
+        "hosts": dict(Counter(host for host, _ in hosts_and_devices)),
+        "device": ", ".join(dict.fromkeys(device for _, device in hosts_and_devices)),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "launcher": f"Slurm job {job}" if job else "Kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else "",

@@ -24,9 +24,11 @@ from hyena_ds.training.step import StepResult
 class Journal:
     """Every rank has one; only rank 0's has a recorder."""
 
-    def __init__(self, directory: RunDirectory, config: RunConfig, task: Task, run: str, state: RunState, writes: bool):
-        """Later rows than `state`, of a run cut short, are dropped. `run` is the run's random name."""
-        self._directory, self._config, self._task, self._run = directory, config, task, run
+    def __init__(
+        self, directory: RunDirectory, config: RunConfig, task: Task, run_name: str, state: RunState, writes: bool
+    ):
+        """Later rows than `state`, of a run cut short, are dropped. `run_name` is random."""
+        self._directory, self._config, self._task, self._run_name = directory, config, task, run_name
         self._recorder = self._open(state) if writes else None
 
     def roll_back(self, state: RunState) -> None:
@@ -129,7 +131,7 @@ class Journal:
         paths, config, step = self._directory, self._config, state.step
         progress = Progress(config.total_steps, config.total_tokens, step, tokens_until(config, step))
         asked = config.monitors.csv or config.monitors.wandb is not None
-        monitors = Monitors(config.monitors, paths.path, config.name, self._run, step) if asked else None
+        monitors = Monitors(config.monitors, paths.path, config.name, self._run_name, step) if asked else None
         return Recorder(paths.metrics, paths.log, paths.tensorboard, step, progress, monitors)
 
     def _reached(self, plan: StagePlan, state: RunState, loss: float) -> Reached:

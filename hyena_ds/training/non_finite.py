@@ -36,7 +36,7 @@ _SHOWN = 8
 """Samples that one message names at most."""
 
 
-class Verdict(Enum):
+class Consequence(Enum):
     """What a bad step means for the run."""
 
     SKIP = "skip"
@@ -52,11 +52,11 @@ def in_a_row(state: RunState) -> int:
     return count
 
 
-def verdict(state: RunState, policy: NonFiniteConfig) -> Verdict:
+def consequence(state: RunState, policy: NonFiniteConfig) -> Consequence:
     """What follows when the last step of `state` was skipped."""
     if in_a_row(state) <= policy.skips:
-        return Verdict.SKIP
-    return Verdict.ROLL_BACK if state.roll_backs < policy.roll_backs else Verdict.STOP
+        return Consequence.SKIP
+    return Consequence.ROLL_BACK if state.roll_backs < policy.roll_backs else Consequence.STOP
 
 
 def rolled_back(now: RunState, checkpoint: RunState) -> RunState:

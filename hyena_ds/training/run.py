@@ -134,16 +134,16 @@ class _Run:
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
-        self.scores = Scores(config, task, compute, plans, self._place, self._asked_to_stop, watchdog)
+        self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
         environment = environment_of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))
-        self.journal = Journal(directory, config, task, started.run, self.state, writes=compute.rank == 0)
+        self.journal = Journal(directory, config, task, started.run_name, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
         say = self.journal.say
         self.checkpoints = CheckpointWriter(
-            directory.checkpoints, config, compute, started.run, shards.digest, say, task.exported
+            directory.checkpoints, config, compute, started.run_name, shards.digest, say, task.exported
         )
 
     def to_the_end(self) -> int:
@@ -174,7 +174,7 @@ class _Run:
 
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
-        call, part = self._place(plan)
+        call, part = self._pass_of_stage(plan)
         give_back()  # the tensors of another stage have other sizes
         batches = self.task.steps(plan, part, self.state.step)
         for batch in self.clock.reading(batches):
@@ -261,11 +261,11 @@ class _Run:
         policy, now = self.config.non_finite, self.state
         samples = non_finite.to_blame(self.engine, batch, call, self.compute, self.config, self.task, plan)
         found = non_finite.says(result)
-        verdict = non_finite.verdict(now, policy)
-        if verdict is non_finite.Verdict.STOP:
+        consequence = non_finite.consequence(now, policy)
+        if consequence is non_finite.Consequence.STOP:
             raise non_finite.stop(now, policy, found, samples)
         self.journal.say(f"step {now.step}: skipped, {found}; samples: {non_finite.named(samples)}")
-        if verdict is non_finite.Verdict.SKIP:
+        if consequence is non_finite.Consequence.SKIP:
             return False
         self.watchdog.enter("save", now.step)
         self.checkpoints.finish()
@@ -278,9 +278,9 @@ class _Run:
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
 
-    def _place(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
+    def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
         traffic = self.clock.traffic
-        return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
@@ -311,7 +311,7 @@ class _Run:
         return None
 
 
-def place(
+def pass_of_stage(
     plan: StagePlan,
     config: RunConfig,
     compute: Compute,

@@ -35,13 +35,13 @@ class Scores:
         task: Task,
         compute: Compute,
         plans: tuple[StagePlan, ...],
-        place: Callable[[StagePlan], tuple[ForwardPass, Slice]],
+        pass_of_stage: Callable[[StagePlan], tuple[ForwardPass, Slice]],
         asked_to_stop: Callable[[], Stop | None],
         watchdog: Watchdog,
     ):
-        """`place` says how a stage's passes run here, and this rank's part of its batches; `asked_to_stop` is collective."""
+        """`pass_of_stage` says how a stage's passes run here, and this rank's part of its batches; `asked_to_stop` is collective."""
         self._config, self._task, self._compute, self._plans = config, task, compute, plans
-        self._place, self._asked_to_stop, self._watchdog = place, asked_to_stop, watchdog
+        self._pass_of_stage, self._asked_to_stop, self._watchdog = pass_of_stage, asked_to_stop, watchdog
         self.last: dict[str, Any] = {}
         self.quality: dict[str, float] = {}
 
@@ -82,7 +82,7 @@ class Scores:
 
         for at in wanted:
             self._watchdog.enter("validation", step)
-            call, part = self._place(at)
+            call, part = self._pass_of_stage(at)
             context_length = at.config.context_length
             samples = self._task.held_out(context_length)
             if at is not plan:

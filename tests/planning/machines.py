@@ -7,7 +7,7 @@ from typing import Any
 
 from hyena_ds.cost.devices import GIB, Cluster
 from hyena_ds.planning.calibration import STEPS, Fit, calibration_case
-from hyena_ds.planning.plan import predict
+from hyena_ds.planning.forecast import predict
 
 FITS = (Fit(1, 2e10, 0.02, 0.4, 0.5), Fit(2, 1.5e10, 0.03, 0.45, 0.4))
 
