@@ -55,10 +55,9 @@ class ExchangeRank:
         topology = Topology(1, case.sequence_parallel)
         self.layout = Layout.slice_of(case.context_length, topology, compute.rank, groups, self.traffic)
         self.channels = self.layout.exchange.own_channels(case.width)
-        self.here = slice(self.layout.offset, self.layout.offset + self.layout.local_length)
         k_DL = torch.stack([self._filter(number) for number in range(case.width)][self.channels])
         self.k_dL = k_DL.to(compute.device)
-        x_BDl = torch.stack([self._channel(0, number)[:, self.here] for number in range(case.width)], dim=1)
+        x_BDl = torch.stack([self._channel(0, number)[:, self.layout.tokens] for number in range(case.width)], dim=1)
         self.x_BDl = x_BDl.to(compute.device)
         self.y_BDl = torch.empty_like(self.x_BDl)
 
@@ -70,7 +69,9 @@ class ExchangeRank:
                 raise WrongValue(f"exchange in {at_once}: rank {self.compute.rank} got other values back than it sent")
             self._through("convolution", at_once)
             for channel in (0, self.case.width - 1):
-                exact = convolve64(self._channel(0, channel).double(), self._filter(channel).double())[:, self.here]
+                exact = convolve64(self._channel(0, channel).double(), self._filter(channel).double())[
+                    :, self.layout.tokens
+                ]
                 what = f"convolution across ranks in {at_once}: channel {channel}"
                 check_against(exact, self.y_BDl[:, channel].cpu(), what)
 

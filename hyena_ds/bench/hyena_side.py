@@ -49,8 +49,7 @@ class HyenaSide(StepSide):
     def local_batch(self, layout: Layout, number: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, l) of a micro step on this rank."""
         ids_BL, targets_BL = self.micro_batch(layout.context_length, number)
-        here = slice(layout.offset, layout.offset + layout.local_length)
-        return ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous()
+        return ids_BL[:, layout.tokens].contiguous(), targets_BL[:, layout.tokens].contiguous()
 
     def passes(self, length: int, accumulation: int) -> float:
         """Forward and backward of all micro steps over `length` tokens; this rank's part of the mean loss. Collective."""

@@ -152,6 +152,11 @@ class Layout:
     local_length: int
     exchange: Exchange
 
+    @property
+    def tokens(self) -> slice:
+        """The rank's tokens, of a whole sequence."""
+        return slice(self.offset, self.offset + self.local_length)
+
     @classmethod
     def whole(cls, context_length: int) -> Layout:
         """All tokens on this rank."""

@@ -22,11 +22,6 @@ class Topology:
     data_parallel: int
     sequence_parallel: int
 
-    @property
-    def ranks(self) -> int:
-        """All ranks of the grid."""
-        return self.data_parallel * self.sequence_parallel
-
     def row(self, rank: int) -> int:
         """Data-parallel row of a rank: which sequences it works on."""
         return rank // self.sequence_parallel

@@ -86,7 +86,7 @@ class Predictor:
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
         here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
-        here = here[:, layout.offset : layout.offset + layout.local_length].contiguous()
+        here = here[:, layout.tokens].contiguous()
         device = self.model.backbone.embedding.weight.device
         hidden_BlD = self.model.backbone(here.to(device), replace(self._call, layout=layout))
         return hidden_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
