@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.doctor.probe import MARK
+from hyena_ds.doctor.probe import MARK, clock
 from hyena_ds.runtime.ssh import ssh_command
 
 _CLOCK_LOOKS = 5
@@ -94,7 +94,7 @@ class Probed:
         """How far the host's clock is ahead of this one's, and the error of that: the quickest of a few answers."""
         looks = []
         for _ in range(_CLOCK_LOOKS):
-            began, asked = time.perf_counter(), time.time()
+            began, asked = time.perf_counter(), clock()
             theirs = self.ask("clock", timeout)
             error = (time.perf_counter() - began) / 2
             if theirs is None:

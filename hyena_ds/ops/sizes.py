@@ -42,7 +42,8 @@ def good_fft_length(minimum: int) -> int:
     """The smallest 2^a 3^b 5^c that is at least `minimum`: other lengths cost an FFT 6 to 8 times as much."""
     exponents = range(minimum.bit_length())
     odd = (3**b * 5**c for b in exponents for c in exponents)
-    return min(factor << (-(-minimum // factor) - 1).bit_length() for factor in odd)  # doubled until it is enough
+    best: int = min(factor << (-(-minimum // factor) - 1).bit_length() for factor in odd)  # doubled until it is enough
+    return best
 
 
 def fft_length(context_length: int) -> int:

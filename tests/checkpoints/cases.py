@@ -20,7 +20,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.training.step import train_step
-from tests.distributed.cases import _engine, _call
+from tests.distributed.cases import _call, _engine
 from tests.distributed.work import CONTEXT, SEED, Grid, lively_model, make_batch, run_config
 
 RUN = "0123456789abcdef"
