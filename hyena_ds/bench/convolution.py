@@ -58,8 +58,10 @@ class Convolution:
 
     def check(self) -> None:
         """Raises WrongValue."""
-        ways = (forward, backward) if self.kind == "hyena-ds" else (_autograd_forward, _autograd_backward)
-        check_convolution(*ways, self.u, self.k, self.dy)
+        if self.kind == "hyena-ds":
+            check_convolution(forward, backward, self.u, self.k, self.dy)
+        else:
+            check_convolution(_autograd_forward, _autograd_backward, self.u, self.k, self.dy)
 
     def turn(self) -> dict[str, float]:
         """Seconds of one forward and one backward."""

@@ -70,7 +70,7 @@ class ImplicitFilter(nn.Module):
         """The parameters that the filter is evaluated from."""
         layers = (self.input, self.hidden1, self.hidden2)
         pairs = ((layer.weight, layer.bias) for layer in layers)
-        return FilterWeights(*chain(*pairs), self.output.weight, self.frequency)
+        return FilterWeights(*chain(*pairs, (self.output.weight, self.frequency)))
 
 
 def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:
