@@ -52,7 +52,7 @@ class PublishedSide(WholeSide):
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         """Loss at the checked length, and its gradients under our names."""
-        loss = self._passes(self.case.checked_length, 1, False)
+        loss = self.passes(self.case.checked_length, 1, "float32")
         parameters = dict(self.model.named_parameters())
         gradients: dict[str, Tensor] = {}
         for ours, theirs in published_names(self.case.layers).items():
@@ -94,7 +94,7 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
 
 def build_published(module: types.ModuleType, case: Case) -> nn.Module:
     """The published model of the case's shape, with the weights that our model of the same seed begins with."""
-    config = case.model()
+    config = case.config
     layer = {
         "l_max": config.maximum_context,
         "order": 2,

@@ -58,7 +58,7 @@ class Predictor:
                 f"sequence_parallel: found {self._exchange.size} ranks, wanted a divisor of the model's width {width}; "
                 "take fewer"
             )
-        self._run = ForwardPass(
+        self._call = ForwardPass(
             Layout.whole(1),
             policy=POLICIES["leanest"],
             compute_dtype=precision,
@@ -133,9 +133,9 @@ class Predictor:
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
         here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
-        here = here[:, layout.offset : layout.offset + layout.local_length].to(self._device, torch.long)
-        run = replace(self._run, layout=layout, filters=self._filters(layout))
-        residual_BlD = self.model.backbone.residual(here, run, blocks)
+        here = here[:, layout.tokens].to(self._device, torch.long)
+        call = replace(self._call, layout=layout, filters=self._filters(layout))
+        residual_BlD = self.model.backbone.residual(here, call, blocks)
         return residual_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
 
     def _filters(self, layout: Layout) -> FilterCache:

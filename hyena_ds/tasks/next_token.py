@@ -38,22 +38,22 @@ class NextToken(Objective):
         super().__init__()
         self.backbone = model.backbone
 
-    def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, number of scored targets) of this rank's slice."""
-        loss, scored = self.loss(batch.token_ids_Bl, batch.targets, run)
+        loss, scored = self.loss(batch.token_ids_Bl, batch.targets, call)
         return loss, scored.double().view(1)
 
-    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
+    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, call: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, scored targets), both scalars; only the first carries a gradient."""
-        residual_BlD = self.backbone.residual(token_ids_Bl, run)
+        residual_BlD = self.backbone.residual(token_ids_Bl, call)
         norm = self.backbone.final_norm
         loss = summed_cross_entropy(residual_BlD, norm.weight, norm.bias, self.backbone.embedding.weight, targets_Bl)
         return loss, (targets_Bl != IGNORED).sum()
 
     @torch.no_grad()
-    def logits(self, token_ids_Bl: Tensor, run: ForwardPass) -> Tensor:
+    def logits(self, token_ids_Bl: Tensor, call: ForwardPass) -> Tensor:
         """(B, l) -> (B, l, 16)."""
-        return F.linear(self.backbone(token_ids_Bl, run), self.backbone.embedding.weight)
+        return F.linear(self.backbone(token_ids_Bl, call), self.backbone.embedding.weight)
 
 
 class NextTokenTask(Task):
