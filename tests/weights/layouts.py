@@ -118,7 +118,9 @@ def wrapped(key: str) -> str:
 
 def lightning_folder(directory: Path, case: str, wrap: bool = False) -> Path:
     """config.json and weights.ckpt, as LongSafari/hyenadna-*-seqlen."""
-    state = {f"model.{wrapped(key) if wrap else key}": tensor for key, tensor in shared_frequencies(golden(case)).items()}
+    state = {
+        f"model.{wrapped(key) if wrap else key}": tensor for key, tensor in shared_frequencies(golden(case)).items()
+    }
     state["model.lm_head.weight"] = state[f"model.{EMBEDDING}"]
     state["train_torchmetrics.total"] = torch.tensor(0.0)
     (directory / "config.json").write_text(json.dumps(published_config(case, checkpoint_mixer=wrap)))
@@ -162,7 +164,11 @@ def hf_bin(directory: Path, case: str) -> Path:
 
 
 def multimolecule_state(case: str, prefix: str = "model.") -> dict[str, Tensor]:
-    renamed = {"backbone.embeddings.": "embeddings.", "backbone.layers.": "layers.", "backbone.ln_f.": "final_layer_norm."}
+    renamed = {
+        "backbone.embeddings.": "embeddings.",
+        "backbone.layers.": "layers.",
+        "backbone.ln_f.": "final_layer_norm.",
+    }
     state = {}
     for key, tensor in golden(case).items():
         if key.endswith(("pos_emb.z", "pos_emb.t", "modulation.deltas")):

@@ -127,7 +127,9 @@ def added(key: str, value: float) -> Callable[[State], object]:
             "'hyena.backbone.layers.0.norm1.weight' has numbers of type I64, wanted F32 or F64",
         ),
         (
-            lambda s: s.update({f"hyena.{EMBEDDING}": s[f"hyena.{EMBEDDING}"][:12], "lm_head.weight": s["lm_head.weight"][:12]}),
+            lambda s: s.update(
+                {f"hyena.{EMBEDDING}": s[f"hyena.{EMBEDDING}"][:12], "lm_head.weight": s["lm_head.weight"][:12]}
+            ),
             f"'hyena.{EMBEDDING}' has shape (12, 32), wanted (16, 32)",
         ),
         (
@@ -150,7 +152,10 @@ def added(key: str, value: float) -> Callable[[State], object]:
             lambda s: s.update({"hyena.backbone.layers.1.mlp.layer.fc1.bias": torch.zeros(128)}),
             "found 'hyena.backbone.layers.1.mlp.fc1.bias' and 'hyena.backbone.layers.1.mlp.layer.fc1.bias', which are one",
         ),
-        (lambda s: s.pop("hyena.backbone.layers.0.mlp.fc1.weight"), "'hyena.backbone.layers.0.mlp.fc1.weight' is missing"),
+        (
+            lambda s: s.pop("hyena.backbone.layers.0.mlp.fc1.weight"),
+            "'hyena.backbone.layers.0.mlp.fc1.weight' is missing",
+        ),
         (
             lambda s: s.update({"hyena.backbone.layers.0.mlp.fc1.weight": torch.tensor(1.0)}),
             "'hyena.backbone.layers.0.mlp.fc1.weight' has shape (), wanted a matrix",
@@ -159,7 +164,10 @@ def added(key: str, value: float) -> Callable[[State], object]:
             lambda s: s.update({"hyena.backbone.layers.0.mlp.fc1.weight": torch.zeros(70_000, 1)}),
             "its shape is no HyenaDNA's (inner_width: found 70000",
         ),
-        (lambda s: s.pop(f"hyena.{EMBEDDING}"), "found keys such as 'hyena.backbone.layers.0.mixer.filter_fn.bias', wanted"),
+        (
+            lambda s: s.pop(f"hyena.{EMBEDDING}"),
+            "found keys such as 'hyena.backbone.layers.0.mixer.filter_fn.bias', wanted",
+        ),
     ],
     ids=range(18),
 )
@@ -186,10 +194,16 @@ def test_multimolecule_s_missing_key_is_called_as_it_is_there(tmp_path: Path) ->
         ({"layer": {"bidirectional": True}}, "bidirectional: found True, wanted False"),
         ({"layer": {"shift": "much"}}, "shift: found 'much', wanted a number"),
         ({"layer": {"shift": 1e300}}, "its shape is no HyenaDNA's (filter_shift: found 1e+300"),
-        ({"max_position_embeddings": 2**70}, "max_position_embeddings: found 1180591620717411303424, wanted a whole number"),
+        (
+            {"max_position_embeddings": 2**70},
+            "max_position_embeddings: found 1180591620717411303424, wanted a whole number",
+        ),
         ({"max_position_embeddings": "130"}, "max_position_embeddings: found '130', wanted a whole number from 1"),
         ({"max_position_embeddings": 1}, "its shape is no HyenaDNA's (maximum_context: found 1, wanted at least 2"),
-        ({"max_position_embeddings": None}, "nothing says over how many tokens the filter is defined; put its config.json"),
+        (
+            {"max_position_embeddings": None},
+            "nothing says over how many tokens the filter is defined; put its config.json",
+        ),
         ([], "found no JSON object of at most 1,048,576 bytes"),
         ("{" * 100_000, "found no JSON object"),
         ("[" * 100_000, "found no JSON object"),
@@ -225,7 +239,12 @@ def test_where_config_and_weights_disagree_the_weights_are_right_and_it_is_said(
     model = hyena_ds.load_model(tmp_path, shift=0.0)
     assert (model.config.width, model.config.layers, model.config.maximum_context) == (32, 2, 130)
     said = capsys.readouterr().err
-    for name, theirs, ours in (("width", 48, 32), ("layers", 3, 2), ("mlp_width", 192, 128), ("maximum_context", 514, 130)):
+    for name, theirs, ours in (
+        ("width", 48, 32),
+        ("layers", 3, 2),
+        ("mlp_width", 192, 128),
+        ("maximum_context", 514, 130),
+    ):
         assert f"says {name} {theirs}, the weights have {ours}: took theirs" in said
 
 
