@@ -112,16 +112,17 @@ def test_fickling_finds_the_same_pickles_malicious(name: str, tmp_path: Path) ->
         read_pickle(content)
 
 
-@pytest.mark.parametrize("make", [layouts.hf_bin, layouts.lightning_folder])
-def test_fickling_finds_nothing_malicious_in_what_is_loaded_and_no_name_that_we_have_not_seen(
-    make: Callable[[Path, str], Path], tmp_path: Path
+@pytest.mark.parametrize(("make", "worst"), [(layouts.hf_bin, "LIKELY_UNSAFE"), (layouts.lightning_folder, None)])
+def test_fickling_finds_no_name_in_what_is_loaded_that_is_not_in_the_table(
+    make: Callable[[Path, str], Path], worst: str | None, tmp_path: Path
 ) -> None:
+    """How bad it finds them says little: torch's own names are unsafe to it, and Lightning's callbacks are malicious."""
     file = next(path for path in make(tmp_path, "d32_l2").iterdir() if zipfile.is_zipfile(path))
     with zipfile.ZipFile(file) as zipped:
         content = zipped.read(next(name for name in zipped.namelist() if name.endswith("data.pkl")))
     severity, severities, names = fickling_says(content)
-    assert severity <= severities.LIKELY_UNSAFE  # torch is not in the standard library, which is enough for that
     assert names and names <= KNOWN
+    assert worst is None or severity <= severities[worst]
     assert read_pickle(content)
 
 
