@@ -65,7 +65,7 @@ class ArchiveTensor:
         """The tensor. Raises UserError where its file is missing, packed, damaged or of another size."""
         stored = self.stored
         dtype = _KINDS[stored.storage.kind][1]
-        size = stored.storage.count * dtype.itemsize
+        size = stored.storage.numbers * dtype.itemsize
         try:
             with zipfile.ZipFile(self.path) as archive:
                 raw = bytearray(_member(archive, self.member, size, size))
@@ -147,7 +147,7 @@ def _check_directory(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16) - 200))
         tail = file.read()
-    sizes = []
+    sizes: list[int] = []
     if (at := tail.rfind(_END)) >= 0:
         sizes += struct.unpack_from("<I", tail, at + 12)
     if (at := tail.rfind(_END64)) >= 0:

@@ -134,9 +134,9 @@ def find_layout(path: Path, tensors: Mapping[str, Stored]) -> Found:
     layout = next((layout for layout in LAYOUTS if layout.embedding in tensors), None)
     if layout is None:
         first = in_one_line(min(tensors, default=""), MOST_QUOTED)
-        found = f"keys such as '{first}'" if tensors else "no tensors"
+        what = f"keys such as '{first}'" if tensors else "no tensors"
         wanted = ", ".join(f"'{layout.embedding}'" for layout in LAYOUTS)
-        raise UserError(f"{path}: found {found}, wanted a HyenaDNA, which has one of {wanted}; name another file")
+        raise UserError(f"{path}: found {what}, wanted a HyenaDNA, which has one of {wanted}; name another file")
     found: dict[str, Stored] = {}
     keys: dict[str, str] = {}
     left_out = []

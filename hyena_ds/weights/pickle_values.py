@@ -24,7 +24,7 @@ class Storage(NamedTuple):
     kind: str
     """As torch calls it: FloatStorage."""
     key: str
-    count: int
+    numbers: int
 
 
 class StoredTensor(NamedTuple):
@@ -88,6 +88,6 @@ def stored_tensor(storage: Any = None, offset: Any = None, shape: Any = None, st
     for size in shape:
         count *= size
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if count > storage.count or (count and last >= storage.count) or offset > storage.count:
-        raise Refused(f"has a tensor of {count:,} numbers beyond the {storage.count:,} of its storage")
+    if count > storage.numbers or (count and last >= storage.numbers) or offset > storage.numbers:
+        raise Refused(f"has a tensor of {count:,} numbers beyond the {storage.numbers:,} of its storage")
     return StoredTensor(storage, offset, tuple(shape), tuple(stride))

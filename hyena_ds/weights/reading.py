@@ -175,7 +175,14 @@ def _config(found: Found, header: Mapping[str, str], told: Told) -> tuple[ModelC
         )
     told.check(path)
     try:
-        config = ModelConfig(layers=min(max(layers) + 1, MOST_LAYERS + 1), maximum_context=maximum, **shape)
+        config = ModelConfig(
+            width=shape["width"],
+            layers=min(max(layers) + 1, MOST_LAYERS + 1),
+            maximum_context=maximum,
+            inner_width=shape["inner_width"],
+            filter_width=shape["filter_width"],
+            filter_features=shape["filter_features"],
+        )
         config = config if told.shift is None else replace(config, filter_shift=told.shift)
     except Invalid as error:
         raise UserError(f"{path}: its shape is no HyenaDNA's ({error.field}: {error.problem})") from None
