@@ -13,7 +13,7 @@ class Published:
     revision: str | None = None
     """The commit that others have got numbers with; None where none is known, and the newest is taken."""
     sha256: str | None = None
-    """Of model.safetensors in that revision."""
+    """Digest of model.safetensors in that revision."""
 
 
 def _of(name: str, revision: str | None = None, sha256: str | None = None) -> Published:
