@@ -17,8 +17,10 @@ import hyena_ds
 from hyena_ds.checkpoints.weights import find_weights, read_aloud
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import BOS, RESERVED
+from hyena_ds.tasks.next_token import NextTokenTask
 from hyena_ds.weights.published import write_weights
 from hyena_ds.weights.reading import read_weights
+from tests.distributed.work import Grid, run_config
 from tests.model.golden import CASES, SHIFTS, TOLERANCE, expected, relative_error
 from tests.weights import layouts
 from tests.weights.layouts import EMBEDDING, LAYOUTS
@@ -258,3 +260,17 @@ def test_the_config_s_shift_is_taken_where_it_has_one(tmp_path: Path) -> None:
     assert read_aloud(tmp_path, shift=0.0).shift_from == "given"
     with pytest.raises(UserError, match="shift: found nan"):
         read_aloud(tmp_path, shift=float("nan"))
+
+
+@pytest.mark.parametrize("name", ["lightning, wrapped", "hf safetensors", "multimolecule"])
+def test_a_run_is_initialized_from_published_weights(name: str, tmp_path: Path) -> None:
+    folder = LAYOUTS[name][0](tmp_path, "d32_l2")
+    shape = {"width": 32, "maximum_context": 130, "filter_width": 64, "filter_shift": 0.05}
+    task = NextTokenTask(run_config(Grid(1, 1), **shape, initialize_from=str(folder)))
+    objective = task.objective()
+    task.initialize(objective)
+    wanted = hyena_ds.load_model(folder, shift=0.05).state_dict()
+    assert all(torch.equal(found, wanted[key]) for key, found in objective.state_dict().items())
+    with pytest.raises(UserError, match=r"weights have width 32, the config wants 16; make model agree"):
+        other = NextTokenTask(run_config(Grid(1, 1), initialize_from=str(folder)))
+        other.initialize(other.objective())
