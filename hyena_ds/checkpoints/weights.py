@@ -32,7 +32,7 @@ def find_weights(path: str | Path) -> Path:
             _check(candidate)
             return candidate
     raise UserError(
-        f"{path}: found no {WEIGHTS}, {' or '.join(_ELSEWHERE)}; name a weights file, a checkpoint, a run directory, or a "
+        f"{path}: found no {', '.join((WEIGHTS, *_ELSEWHERE[:-1]))} or {_ELSEWHERE[-1]}; name a weights file, a checkpoint, a run directory, or a "
         "folder of published weights"
     )
 

@@ -22,8 +22,8 @@ from hyena_ds.weights.pickles import read_pickle
 
 MOST_PICKLE = 32 << 20
 """Bytes of the pickle in an archive; the numbers are in files beside it."""
-MOST_DIRECTORY = 16 << 20
-"""Bytes of an archive's list of its members."""
+MOST_DIRECTORY = 1 << 20
+"""Bytes of an archive's list of its members: some ten thousand of them. It is read again with every tensor."""
 ZIP = b"PK\x03\x04"
 OLD = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a pickle begins that is no archive: torch.save before 1.6, or anybody's."""
