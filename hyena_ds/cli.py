@@ -25,6 +25,7 @@ from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
 from hyena_ds.predict.score import add_arguments as add_score_arguments
+from hyena_ds.predict.weights_command import add_commands as add_weights_commands
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
@@ -135,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
+    add_weights_commands(
+        commands.add_parser("weights", help="what weights are, another form of them, and whether they are right")
+    )
     check.add_argument(
         "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"
     )

@@ -25,7 +25,8 @@ from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.tasks.task import Conclusion, Objective, Task
-from hyena_ds.weights.published import published_tensors, read_weights
+from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.reading import read_weights
 
 BASELINE_ORDERS = (0, 2, 5)
 _TITLES = {"loss": "nats a base", "bits_per_base": "bits a base", "perplexity": "perplexity"}
@@ -80,9 +81,9 @@ class NextTokenTask(Task):
     def initialize(self, objective: Objective) -> None:
         """Load published weights, a checkpoint's or a run's. Raises UserError where they do not fit the model."""
         path = find_weights(self._config.initialize_from or "")
-        found, parameters = read_weights(path, self._config.model.filter_shift)
-        check_same_shape(path, found, self._config.model)
-        objective.load_state_dict(parameters)
+        weights = read_weights(path, self._config.model.filter_shift)
+        check_same_shape(path, weights.config, self._config.model)
+        objective.load_state_dict(weights.parameters)
 
     def check_data(self, compute: Compute) -> ShardList:
         """The list of the shards, which all ranks have found alike. Collective; raises UserError on all ranks."""
