@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.export import add_arguments as add_export_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
@@ -128,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
+    add_export_arguments(
+        commands.add_parser("export", help="write a trained model as a folder that other programs open")
+    )
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
     check.add_argument(
         "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"
