@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
-from hyena_ds.genome.tokenizer import LETTERS, N, PAD, SEP, SPECIALS, VOCABULARY
+from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
 from hyena_ds.weights.published import published_parameters
 
 MODELING = Path(__file__).with_name("modeling_hyenadna.py")

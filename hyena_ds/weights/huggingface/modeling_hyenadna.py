@@ -19,6 +19,7 @@ B batch, L tokens, D d_model, I d_inner, V vocabulary, E positional features, F 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,70 +29,40 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
-IGNORED = -100
-"""A label that is not scored."""
-POOLINGS = ("mean", "maximum", "first", "last")
+POOLINGS = ("mean", "maximum", "last")
 _CHANNELS = 64
 """Channels of one FFT call: what the transforms need stays small beside the model's activations."""
 
 
 class HyenaDNAConfig(PretrainedConfig):
-    """Shape of a HyenaDNA, and how its classifier pools."""
+    """Shape of a HyenaDNA."""
 
     model_type = "hyenadna"
-    attribute_map = {  # noqa: RUF012
-        "hidden_size": "d_model",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "max_seq_len",
-    }
+    attribute_map: ClassVar = {"hidden_size": "d_model", "num_hidden_layers": "n_layer"}
 
-    def __init__(
-        self,
-        vocab_size: int = 16,
-        d_model: int = 128,
-        n_layer: int = 2,
-        d_inner: int | None = None,
-        max_seq_len: int = 1026,
-        extension: str | None = None,
-        extended_from: int | None = None,
-        emb_dim: int = 5,
-        filter_order: int = 64,
-        activation_freq: float = 10.0,
-        shift: float = 0.05,
-        embed_dropout: float = 0.1,
-        resid_dropout: float = 0.0,
-        layer_norm_epsilon: float = 1e-5,
-        initializer_range: float = 0.02,
-        pooling: str = "mean",
-        pad_token_id: int = 4,
-        use_cache: bool = False,
-        **kwargs: object,
-    ):
-        """`max_seq_len`: tokens over which the filter is defined. `emb_dim`, `filter_order`, `activation_freq`: features, width
-        and initial frequency of the filter's MLP. `shift`: what is added to the filter's window. `pooling`: how a
-        classifier makes one state of a sequence: mean, maximum, first or last.
-
-        `extension` is "extrapolate" where the filter's time runs from 0 to 1 over the first `extended_from` tokens only.
-        """
-        super().__init__(**kwargs)
-        self.vocab_size = vocab_size
-        self.d_model = d_model
-        self.n_layer = n_layer
-        self.d_inner = 4 * d_model if d_inner is None else d_inner
-        self.max_seq_len = max_seq_len
-        self.extension = extension
-        self.extended_from = extended_from
-        self.emb_dim = emb_dim
-        self.filter_order = filter_order
-        self.activation_freq = activation_freq
-        self.shift = shift
-        self.embed_dropout = embed_dropout
-        self.resid_dropout = resid_dropout
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.initializer_range = initializer_range
-        self.pooling = pooling
-        self.pad_token_id = pad_token_id
-        self.use_cache = use_cache
+    vocab_size: int = 16
+    d_model: int = 128
+    n_layer: int = 2
+    d_inner: int = 512
+    max_seq_len: int = 1026
+    """Tokens over which the filter is defined."""
+    extension: str | None = None
+    """With "extrapolate" the filter's time runs from 0 to 1 over the first `extended_from` tokens, and on."""
+    extended_from: int | None = None
+    emb_dim: int = 5
+    """Positional features of the filter; its MLP has the width `filter_order` and begins with `activation_freq`."""
+    filter_order: int = 64
+    activation_freq: float = 10.0
+    shift: float = 0.05
+    """Added to the filter's window."""
+    embed_dropout: float = 0.1
+    resid_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    pooling: str = "mean"
+    """mean, maximum or last: how a classifier makes one state of a sequence."""
+    pad_token_id: int | None = 4
+    use_cache: bool = False
 
 
 def fft_length(minimum: int) -> int:
@@ -108,10 +79,10 @@ def causal_convolution(u_BDL: Tensor, k_DL: Tensor) -> Tensor:
     """y[t] = sum over s <= t of k[s] u[t - s], channel by channel; float32."""
     L = u_BDL.shape[-1]
     n = fft_length(2 * L - 1)
-    parts = []
-    for u_BgL, k_gL in zip(u_BDL.split(_CHANNELS, dim=1), k_DL.split(_CHANNELS), strict=True):
-        parts.append(torch.fft.irfft(torch.fft.rfft(u_BgL, n) * torch.fft.rfft(k_gL, n), n)[..., :L])
-    return torch.cat(parts, dim=1)
+    groups = zip(u_BDL.split(_CHANNELS, dim=1), k_DL.split(_CHANNELS), strict=True)
+    return torch.cat(
+        [torch.fft.irfft(torch.fft.rfft(u, n) * torch.fft.rfft(k, n), n)[..., :L] for u, k in groups], dim=1
+    )
 
 
 class Sine(nn.Module):
@@ -155,12 +126,9 @@ class HyenaFilter(nn.Module):
         position_L1 = torch.arange(L, device=device, dtype=torch.float64).unsqueeze(1)
         t_L1 = position_L1 / (over - 1)
         bands = (config.emb_dim - 1) // 2
-        angles = (
-            position_L1
-            * (2 * math.pi / over)
-            * torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64, device=device)
-        )
-        h = torch.cat((t_L1, angles.cos(), -angles.sin()), dim=1).float()
+        f_b = torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64, device=device)
+        angles_Lb = position_L1 * (2 * math.pi / over) * f_b
+        h = torch.cat((t_L1, angles_Lb.cos(), -angles_Lb.sin()), dim=1).float()
         layers = self.implicit_filter
         for name in ("0", "2", "4"):
             h = layers["1"](F.linear(h, layers[name].weight.float(), layers[name].bias.float()))
@@ -169,6 +137,10 @@ class HyenaFilter(nn.Module):
         delta_D = torch.linspace(slow, fast, config.d_model, dtype=torch.float64, device=device).float()
         window_LD = torch.exp(t_L1.float() * delta_D) + config.shift
         return (h_LD * window_LD).t()
+
+
+class IntoResidual(nn.Linear):
+    """What a half-block adds to the residual; it begins the smaller, the more layers there are."""
 
 
 class HyenaOperator(nn.Module):
@@ -180,7 +152,7 @@ class HyenaOperator(nn.Module):
         self.in_proj = nn.Linear(D, 3 * D)
         self.short_filter = nn.Conv1d(3 * D, 3 * D, 3, padding=2, groups=3 * D)
         self.filter_fn = HyenaFilter(config)
-        self.out_proj = nn.Linear(D, D)
+        self.out_proj = IntoResidual(D, D)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -198,7 +170,7 @@ class MLP(nn.Module):
     def __init__(self, config: HyenaDNAConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.d_model, config.d_inner)
-        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+        self.fc2 = IntoResidual(config.d_inner, config.d_model)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -250,31 +222,21 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     config_class = HyenaDNAConfig
     base_model_prefix = "hyena"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HyenaBlock"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["filter_fn"]  # noqa: RUF012
+    _no_split_modules: ClassVar = ["HyenaBlock"]
+    _keep_in_fp32_modules_strict: ClassVar = ["filter_fn"]
 
     def _init_weights(self, module: nn.Module) -> None:
         """As HyenaDNA begins; what a file holds is not touched."""
-        std = self.config.initializer_range
-        into_residual = std / math.sqrt(2 * self.config.n_layer)
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+        super()._init_weights(module)  # linear layers, embedding and norms
+        if isinstance(module, IntoResidual):
+            nn.init.normal_(module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer))
         elif isinstance(module, nn.Conv1d):
-            nn.init.uniform_(module.weight, -(3**-0.5), 3**-0.5)
-            nn.init.uniform_(module.bias, -(3**-0.5), 3**-0.5)
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, -(3**-0.5), 3**-0.5)
         elif isinstance(module, Sine):
             nn.init.constant_(module.freq, self.config.activation_freq)
         elif isinstance(module, HyenaFilter):
             nn.init.normal_(module.bias)
-        elif isinstance(module, HyenaOperator):
-            nn.init.normal_(module.out_proj.weight, std=into_residual)
-        elif isinstance(module, MLP):
-            nn.init.normal_(module.fc2.weight, std=into_residual)
 
 
 class HyenaDNAModel(HyenaDNAPreTrainedModel):
@@ -289,10 +251,6 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         """The embedding, which is also the head of the language model."""
         return self.backbone.embeddings["word_embeddings"]
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Put another embedding in its place."""
-        self.backbone.embeddings["word_embeddings"] = value
-
     @can_return_tuple
     def forward(
         self,
@@ -304,10 +262,10 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         """(B, L) ids, or (B, L, D) embedded -> `last_hidden_state` (B, L, D). `attention_mask` (B, L) is 0 where padding is."""
         x_BLD = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         order_BL = None if attention_mask is None else _padding_last(attention_mask)
-        states = self.backbone(x_BLD if order_BL is None else _reordered(x_BLD, order_BL))
-        if order_BL is not None:
-            back_BL = order_BL.argsort(dim=1)
-            states = [_reordered(state, back_BL) for state in states]
+        if order_BL is None:
+            states = self.backbone(x_BLD)
+        else:
+            states = [_reordered(x, order_BL.argsort(dim=1)) for x in self.backbone(_reordered(x_BLD, order_BL))]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BaseModelOutput(last_hidden_state=states[-1], hidden_states=tuple(states) if wanted else None)
 
@@ -332,7 +290,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutput:
         """`logits` (B, L, V); those of the last tokens alone where `logits_to_keep` is not 0.
 
-        `labels` (B, L) are the ids of the same tokens, -100 where they are not scored; padding never is. `loss` is the mean.
+        `labels` (B, L) are the ids of the same tokens, -100 where they are not scored; padding, and what comes right after
+        it, never is. `loss` is the mean over those scored.
         """
         outputs = self.hyena(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         hidden_BLD = outputs.last_hidden_state[:, -logits_to_keep:]
@@ -340,10 +299,10 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, IGNORED)
-            loss = F.cross_entropy(
-                logits_BLV[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED
-            )
+                there_BL = attention_mask != 0
+                scored_BL = there_BL & F.pad(there_BL[:, :-1], (1, 0), value=True)
+                labels = labels.masked_fill(~scored_BL, -100)
+            loss = self.loss_function(logits_BLV, labels, self.config.vocab_size)
         return CausalLMOutput(loss=loss, logits=logits_BLV, hidden_states=outputs.hidden_states)
 
     def prepare_inputs_for_generation(
@@ -351,9 +310,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     ) -> dict[str, object]:
         """What the next forward pass gets: all tokens so far. Raises ValueError where a prompt ends with padding."""
         if attention_mask is not None and not attention_mask[:, -1].all():
-            raise ValueError(
-                "found prompts with padding on the right, wanted it on the left: tokenizer.padding_side = 'left'"
-            )
+            raise ValueError("found padding after a prompt, wanted it before: set tokenizer.padding_side = 'left'")
         return {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
 
 
@@ -380,30 +337,17 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """`logits` (B, num_labels). Without an attention mask, [PAD] among the ids is padding.
 
-        The loss is cross-entropy for labels (B,) of integers, squared error for one label that is a number, and binary
-        cross-entropy for (B, num_labels) of floats; `config.problem_type` says otherwise.
+        The loss is cross-entropy for labels (B,) of integers, squared error where `num_labels` is 1, and binary
+        cross-entropy for (B, num_labels) of floats, unless `config.problem_type` says otherwise.
         """
+        if attention_mask is None and input_ids is not None:
+            attention_mask = input_ids != self.config.pad_token_id
         outputs = self.hyena(input_ids, attention_mask, inputs_embeds, output_hidden_states)
-        hidden_BLD = outputs.last_hidden_state
-        if attention_mask is not None:
-            there_BL = attention_mask != 0
-        elif input_ids is not None:
-            there_BL = input_ids != self.config.pad_token_id
-        else:
-            there_BL = hidden_BLD.new_ones(hidden_BLD.shape[:2], dtype=torch.bool)
-        logits = self.score(_pooled(hidden_BLD, there_BL, self.config.pooling))
-        loss = None if labels is None else self._loss(logits, labels)
+        logits = self.score(_pooled(outputs.last_hidden_state, attention_mask, self.config.pooling))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        problem = self.config.problem_type
-        if problem is None and labels.is_floating_point():
-            problem = "regression" if self.num_labels == 1 else "multi_label_classification"
-        if problem == "regression":
-            return F.mse_loss(logits.float().squeeze(-1), labels.float().view(logits.squeeze(-1).shape))
-        if problem == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
-        return F.cross_entropy(logits.float(), labels.view(-1))
 
 
 def _padding_last(attention_mask_BL: Tensor) -> Tensor | None:
@@ -418,13 +362,14 @@ def _reordered(x_BLD: Tensor, order_BL: Tensor) -> Tensor:
     return x_BLD.gather(1, order_BL.unsqueeze(2).expand_as(x_BLD))
 
 
-def _pooled(hidden_BLD: Tensor, there_BL: Tensor, pooling: str) -> Tensor:
+def _pooled(hidden_BLD: Tensor, attention_mask_BL: Tensor | None, pooling: str) -> Tensor:
     """(B, D), of the tokens that are there."""
-    there_BL1 = there_BL.unsqueeze(2)
+    B, L, _ = hidden_BLD.shape
+    there_BL1 = hidden_BLD.new_ones((B, L, 1)) if attention_mask_BL is None else attention_mask_BL.unsqueeze(2)
     if pooling == "mean":
-        return (hidden_BLD * there_BL1).sum(1) / there_BL1.sum(1).clamp(min=1)
+        return (hidden_BLD * (there_BL1 != 0)).sum(1) / (there_BL1 != 0).sum(1).clamp(min=1)
     if pooling == "maximum":
-        return hidden_BLD.masked_fill(~there_BL1, float("-inf")).amax(1)
-    place_L = torch.arange(1, there_BL.shape[1] + 1, device=there_BL.device)
-    chosen_B = (place_L * there_BL if pooling == "last" else place_L.flip(0) * there_BL).argmax(1)
-    return hidden_BLD[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
+        return hidden_BLD.masked_fill(there_BL1 == 0, float("-inf")).amax(1)
+    place_L1 = torch.arange(L, device=hidden_BLD.device).unsqueeze(1)
+    last_B11 = (place_L1 * (there_BL1 != 0)).amax(1, keepdim=True)
+    return hidden_BLD.gather(1, last_B11.expand(B, 1, hidden_BLD.shape[2])).squeeze(1)
