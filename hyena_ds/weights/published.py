@@ -117,20 +117,14 @@ def _parameters_from(path: Path, file: Any, config: ModelConfig) -> dict[str, Te
     return parameters
 
 
-def published_parameters(config: ModelConfig, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters, of our names, under the published ones, in float32; each once."""
-    names = published_names(config.layers)
-    return {theirs: parameters[ours].detach().float() for ours, theirs in names.items()}
-
-
 def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(parameters, of our names, under the published ones, frequency aliases included; the file's metadata: the shape)."""
     tensors: dict[str, Tensor] = {}
-    for theirs, parameter in published_parameters(config, parameters).items():
-        tensors[theirs] = parameter
+    for ours, theirs in published_names(config.layers).items():
+        tensors[theirs] = parameters[ours].detach().float()
         if theirs.endswith(_FREQUENCY):
             for alias in _FREQUENCY_ALIASES:
-                tensors[theirs.removesuffix(_FREQUENCY) + alias] = parameter.clone()
+                tensors[theirs.removesuffix(_FREQUENCY) + alias] = tensors[theirs].clone()
     return tensors, _header(config)
 
 

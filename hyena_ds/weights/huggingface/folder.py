@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
-from hyena_ds.weights.published import published_parameters
+from hyena_ds.weights.published import published_names, published_tensors
 
 MODELING = Path(__file__).with_name("modeling_hyenadna.py")
 PREFIX = "hyena."
@@ -27,13 +27,14 @@ _ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
 
 def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_token: bool) -> dict[str, bytes]:
     """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained."""
-    tensors = {
-        PREFIX + name: tensor.cpu().contiguous() for name, tensor in published_parameters(config, parameters).items()
+    tensors, header = published_tensors(config, parameters)
+    each_once = {
+        f"{PREFIX}{name}": tensors[name].cpu().contiguous() for name in published_names(config.layers).values()
     }
     return {
         "config.json": _json(_config(config)),
         "generation_config.json": _json(_generation()),
-        "model.safetensors": save(tensors, metadata={"format": "pt"}),
+        "model.safetensors": save(each_once, metadata={"format": "pt", **header}),
         MODELING.name: MODELING.read_bytes(),
         "tokenizer.json": _json(_tokenizer(end_token)),
         "tokenizer_config.json": _json(_tokenizer_config(config)),
