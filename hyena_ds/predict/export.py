@@ -9,12 +9,16 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, sync_directory, write_whole
 from hyena_ds.runs.origin import Origin, find_origin
 from hyena_ds.text import in_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("huggingface", "published")
 
@@ -59,7 +63,7 @@ def export(model: str | Path, output: Path, form: str) -> tuple[ModelConfig, dic
     loaded = load_model(model)
     origin = find_origin(model)
     config = _with_dropout(loaded.config, origin)
-    parameters = dict(loaded.named_parameters())
+    parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}
     if form == "huggingface":
         files = huggingface_files(config, parameters, ends_sequences(origin))
         count = sum(parameter.numel() for parameter in parameters.values())
@@ -78,5 +82,13 @@ def export(model: str | Path, output: Path, form: str) -> tuple[ModelConfig, dic
 
 def _with_dropout(config: ModelConfig, origin: Origin | None) -> ModelConfig:
     """The shape with the dropout of its training, which a weights file does not know."""
-    found = {name: origin and origin.setting("model", name) for name in ("embedding_dropout", "residual_dropout")}
-    return replace(config, **{name: value for name, value in found.items() if isinstance(value, int | float)})
+
+    def trained(name: str, otherwise: float) -> float:
+        found = origin.setting("model", name) if origin else None
+        return float(found) if isinstance(found, int | float) else otherwise
+
+    return replace(
+        config,
+        embedding_dropout=trained("embedding_dropout", config.embedding_dropout),
+        residual_dropout=trained("residual_dropout", config.residual_dropout),
+    )

@@ -35,7 +35,7 @@ class Origin:
     summary: Row = field(default_factory=dict)
     """The run's summary.json, where it is about the checkpoint's step."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the packages at the run's last start."""
+    """The packages' versions at the run's last start."""
 
     def setting(self, group: str, name: str) -> Any:
         """What the run's config says; None where it says nothing."""

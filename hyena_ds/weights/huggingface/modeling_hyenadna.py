@@ -121,7 +121,9 @@ class HyenaFilter(nn.Module):
         if config.max_seq_len < L:
             raise ValueError(f"found {L} tokens, wanted at most the model's max_seq_len of {config.max_seq_len}")
         device = self.bias.device
-        over = config.extended_from if config.extension == "extrapolate" else config.max_seq_len
+        over = config.max_seq_len
+        if config.extension == "extrapolate" and config.extended_from is not None:
+            over = config.extended_from
         # In float64, rounded once: a time axis in half precision would have a few hundred distinct values.
         position_L1 = torch.arange(L, device=device, dtype=torch.float64).unsqueeze(1)
         t_L1 = position_L1 / (over - 1)
@@ -247,7 +249,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         self.backbone = HyenaBackbone(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """The embedding, which is also the head of the language model."""
         return self.backbone.embeddings["word_embeddings"]
 
