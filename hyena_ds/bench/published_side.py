@@ -8,6 +8,7 @@ stand-ins take their names in this process, and the benchmark says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import types
@@ -31,10 +32,10 @@ _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
 
 _UNUSED = type("Unused", (), {})
 _STAND_INS: dict[str, tuple[str, dict[str, type]]] = {
-    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
     "transformers": ("tokenization_utils", {"AddedToken": _UNUSED, "PreTrainedTokenizer": _UNUSED}),
+    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
 }
-"""By package, a module of it and the names that are imported from there."""
+"""By package, a module of it and the names that are imported from there. The real transformers asks for torchvision: first."""
 
 
 class PublishedSide(WholeSide):
@@ -79,6 +80,9 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
             vars(package)[inner] = module
             sys.modules.update({name: package, module.__name__: module})
             stood_in.append(name)
+        else:
+            with contextlib.suppress(ImportError):  # the clone's own import says what is wrong
+                importlib.import_module(f"{name}.{inner}")
     spec = importlib.util.spec_from_file_location("standalone_hyenadna", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -45,7 +45,7 @@ def download(name: str, revision: str | None = None, directory: Path | None = No
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise UserError("huggingface_hub is not installed; pip install 'hyena-ds[hub]' installs it") from None
+        raise UserError("huggingface_hub is not installed; pip install 'hyena-ds[huggingface]' installs it") from None
     wanted = revision or model.revision or "main"
     directory.parent.mkdir(parents=True, exist_ok=True)
     with aside(directory) as partial:

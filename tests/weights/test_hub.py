@@ -16,7 +16,7 @@ from tests.paths import ROOT
 from tests.weights import layouts
 from tests.weights.hub import COMMIT, hub
 
-pytest.importorskip("huggingface_hub", reason="found no huggingface_hub; pip install -e '.[hub]' installs it")
+pytest.importorskip("huggingface_hub", reason="found no huggingface_hub; pip install -e '.[huggingface]' installs it")
 
 PLANTED = """
 import sys
@@ -90,7 +90,7 @@ def test_another_revision_is_not_held_to_the_known_bytes_and_that_is_said(tmp_pa
             "none",
             "published: is there already; remove it, or name another directory",
         ),
-        (("tiny-1k",), "absent", "huggingface_hub is not installed; pip install 'hyena-ds[hub]' installs it"),
+        (("tiny-1k",), "absent", "huggingface_hub is not installed; pip install 'hyena-ds[huggingface]' installs it"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_sentence_and_leaves_nothing(
