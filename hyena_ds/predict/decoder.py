@@ -105,7 +105,7 @@ class Decoding:
 
     def __init__(self, decoder: Decoder, prefixes: Sequence[Prefix]):
         self.logits_BV = torch.stack([prefix.logits_V for prefix in prefixes])
-        """Of each sequence's next token."""
+        """Logits of each sequence's next token."""
         self._decoder, B, layers = decoder, len(prefixes), len(decoder.layers)
         self._online = OnlineConvolution(decoder.filters, [prefix.ahead_RN for prefix in prefixes])
         # Views of each position of a block, one a layer: (B, 1, D).

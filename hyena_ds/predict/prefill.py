@@ -34,7 +34,7 @@ class Prefix(NamedTuple):
     projected_2sC: Tensor
     """Projections of the prompt's last two tokens, (2, layers, C); zeros where it has one."""
     logits_V: Tensor
-    """Of the first token to come."""
+    """Logits of the first token to come."""
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class Sampling:
     top_k: int = len(BASES)
     """So many of the likeliest bases are drawn from."""
     top_p: float = 1.0
-    """Of these the likeliest whose probabilities reach this sum."""
+    """And of these only the likeliest whose probabilities together reach this."""
     seed: int = 0
 
     def check(self) -> None:
