@@ -47,7 +47,7 @@ def test_top_p_draws_from_the_fewest_that_reach_it() -> None:
 
 
 def test_top_p_is_of_what_temperature_and_top_k_leave() -> None:
-    """Of the two likeliest, the first alone has 0.731 at temperature 1 and 0.622 at temperature 2."""
+    """The first of the two likeliest alone has 0.731 at temperature 1 and 0.622 at temperature 2."""
     assert frequencies(Sampling(top_k=2, top_p=0.7))[1] == 1.0
     assert frequencies(Sampling(temperature=2.0, top_k=2, top_p=0.7))[1] < 1.0
 
