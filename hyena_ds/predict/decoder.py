@@ -36,6 +36,10 @@ class _Linear(NamedTuple):
     """(in, out), a transposed view: that is the quicker one for a single row."""
     bias: Tensor
 
+    def for_batch(self, B: int) -> _Linear:
+        """The same weight for each of B products, without copies."""
+        return _Linear(self.weight.expand(B, -1, -1), self.bias)
+
 
 class _Layer(NamedTuple):
     """A block's parameters as a step uses them."""
@@ -49,6 +53,11 @@ class _Layer(NamedTuple):
     mlp_norm: _Norm
     up: _Linear
     down: _Linear
+
+    def for_batch(self, B: int) -> _Layer:
+        """The same with a matrix product for each sequence."""
+        into, out, up, down = (linear.for_batch(B) for linear in (self.into, self.out, self.up, self.down))
+        return self._replace(into=into, out=out, up=up, down=down)
 
 
 class _OfLayers(NamedTuple):
@@ -92,6 +101,11 @@ class Decoder:
             self.short_bias_s11C = torch.stack(biases)[:, None, None]
             self.filters = OnlineFilter(torch.cat(filters))
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of a sequence under way."""
+        return self.filters.k_RN.nbytes
+
     def start(self, prefixes: Sequence[Prefix]) -> Decoding:
         """Sequences that go on from their prompts together."""
         return Decoding(self, prefixes)
@@ -118,16 +132,7 @@ class Decoding:
         carry_sB1C = torch.empty_like(self._last.x_sB1C)
         self._carry = _OfLayers(carry_sB1C, carry_sB1C.unbind())
         self._carry_over()
-        # One matrix product a sequence.
-        self._layers = tuple(
-            _Layer(
-                *(
-                    _Linear(part.weight.expand(B, -1, -1), part.bias) if isinstance(part, _Linear) else part
-                    for part in layer
-                )
-            )
-            for layer in decoder.layers
-        )
+        self._layers = tuple(layer.for_batch(B) for layer in decoder.layers)
         self._head_BDV = decoder.embedding_VD.t().expand(B, -1, -1)
 
     @torch.inference_mode()

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number, default=0, help=text)
     parser.add_argument("--output", metavar="OUT.fa", help="FASTA to write (default: standard output)")
     parser.add_argument("--json", metavar="PATH", help="also write settings, lengths and seconds to a JSON file")
-    text = "prompts that a rank decodes together; changes no base (default: 8)"
+    text = "prompts that a rank decodes together at most; changes no base (default: 8)"
     parser.add_argument("--batch", type=whole_number, default=8, help=text)
     text = "of projections and MLP (default: float32)"
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help=text)
@@ -104,6 +104,7 @@ def _generate(parsed: argparse.Namespace, sampling: Sampling, prompts: Sequence[
 
     from hyena_ds.checkpoints.weights import find_weights, load_model
     from hyena_ds.data.shards import sha256_of
+    from hyena_ds.model.backbone import HyenaDNA
     from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
     from hyena_ds.parallel.devices import broken_collective, compute_alone, start_compute
     from hyena_ds.parallel.layout import Exchange
@@ -115,7 +116,7 @@ def _generate(parsed: argparse.Namespace, sampling: Sampling, prompts: Sequence[
     together = local_ranks.under_launcher()
     compute = start_compute(_LONGEST_WAIT) if together else compute_alone()
 
-    def load() -> tuple[str, torch.nn.Module]:
+    def load() -> tuple[str, HyenaDNA]:
         weights = find_weights(parsed.model)
         return sha256_of(weights), load_model(weights)
 

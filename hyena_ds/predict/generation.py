@@ -22,6 +22,8 @@ from hyena_ds.predict.sampling import BASES, Sampling
 
 _COLUMNS = [LETTERS[base] for base in BASES]
 """Token ids of the bases, the only ones that are ever drawn: neighbours."""
+_MOST_BYTES = 1 << 30
+"""Memory of the states that are decoded together; a batch that would take more is made smaller."""
 _REPORTED = 64
 """Steps after which the progress is told."""
 
@@ -34,7 +36,7 @@ def generate(
     batch: int,
     progress: Callable[[int], object] = lambda bases: None,
 ) -> Iterator[tuple[Prompt, str]]:
-    """(prompt, `tokens` bases after it) of those that this rank owns, `batch` prompts at a time. Collective in the group.
+    """(prompt, `tokens` bases after it) of those that this rank owns, `batch` prompts at a time at most. Collective in the group.
 
     `progress` is called with numbers of bases. The bases are those of the prompt, the model and the settings, whatever the
     batch. Raises UserError where a prompt does not fit, as `prefill` does, and LocalError where the model gives no finite logits.
@@ -43,9 +45,10 @@ def generate(
         return
     predictor.filters(max(len(prompt.token_ids) for prompt in prompts) + tokens)
     decoder, ranks = Decoder(predictor, tokens), predictor.exchange.size
-    for first in range(0, len(prompts), batch * ranks):
+    at_once = ranks * max(1, min(batch, _MOST_BYTES // decoder.state_bytes))
+    for first in range(0, len(prompts), at_once):
         own = []
-        for place, prompt in enumerate(prompts[first : first + batch * ranks]):
+        for place, prompt in enumerate(prompts[first : first + at_once]):
             prefix = prefill(predictor, torch.from_numpy(prompt.token_ids).long(), tokens, owner=place % ranks)
             if prefix is not None:
                 own.append((prompt, prefix))

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from hyena_ds.cli import main
 from hyena_ds.genome.tokenizer import encode
+from hyena_ds.predict import generation
+from hyena_ds.predict.decoder import Decoder
 from hyena_ds.predict.sampling import Sampling
 from hyena_ds.weights.published import write_weights
 from tests.distributed.work import Grid, lively_model, run_config
@@ -120,6 +122,21 @@ def test_the_same_bytes_for_any_batch_to_a_file_or_standard_output(
     assert (tmp_path / "out.fa").read_text() == wanted
     (tmp_path / "packed.fa.gz").write_bytes(gzip.compress(fasta.read_bytes()))
     assert printed(capsys, weights, "--prompt-fasta", tmp_path / "packed.fa.gz", *arguments[3:]) == wanted
+
+
+def test_a_batch_whose_states_would_take_too_much_memory_is_made_smaller(
+    weights: Path, fasta: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (weights, "--prompt-fasta", fasta, "--tokens", 30)
+    wanted, sizes, original = printed(capsys, *arguments), [], Decoder.start
+    monkeypatch.setattr(
+        Decoder, "start", lambda self, prefixes: sizes.append(len(prefixes)) or original(self, prefixes)
+    )
+    for states, batches in ((0.5, [1, 1, 1, 1, 1]), (2.5, [2, 2, 1])):
+        monkeypatch.setattr(generation, "_MOST_BYTES", int(states * 2 * 16 * 30 * 4))
+        assert printed(capsys, *arguments) == wanted
+        assert sizes == batches
+        sizes.clear()
 
 
 def test_a_seed_reproduces_and_another_draws_otherwise_and_more_bases_begin_with_the_same(
