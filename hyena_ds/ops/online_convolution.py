@@ -23,7 +23,8 @@ from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.sizes import good_fft_length
 
 BLOCK = 64
-"""Positions whose lags are multiplied directly; 32 to 128 take the same time, 16 and 256 more (measured on an AMD EPYC)."""
+"""Positions whose lags are multiplied directly. CPU time of a step of 8 sequences, width 128, 2 layers, on an AMD EPYC: 463,
+402, 385, 374, 418 µs for blocks of 16, 32, 64, 128, 256; of one sequence it is the same up to 128."""
 _HELD_FROM = 4
 """Times that a tile's width must come for the filter's spectrum to be held."""
 
