@@ -40,6 +40,11 @@ if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" checkpoint "* ]]; then
     hyena-ds bench checkpoint --json bench/results/checkpoint.json
 fi
 
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" generate "* ]]; then
+    echo "== generate"
+    hyena-ds bench generate --json bench/results/generate.json
+fi
+
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then
     echo "== plan"
     rm -f bench/results/calibration.json bench/results/plan.json

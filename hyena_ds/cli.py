@@ -25,6 +25,7 @@ from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
 from hyena_ds.predict.export import add_arguments as add_export_arguments
+from hyena_ds.predict.generate import add_arguments as add_generate_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.predict.weights_command import add_commands as add_weights_commands
 from hyena_ds.report.command import add_arguments as add_report_arguments
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add_score_arguments(
         commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
     )
+    add_generate_arguments(commands.add_parser("generate", help="bases after a prompt, drawn from a trained model"))
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_export_arguments(
         commands.add_parser("export", help="write a trained model as a folder that other programs open")

@@ -7,6 +7,7 @@ loader        samples and tokens a second from shards
 prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
+generate      seconds of a generated base, beside a forward pass for each
 warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
 """
@@ -78,6 +79,14 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(precision, "--config", "configs/quickstart.yaml", "its YAML")
     add_option(precision, "--windows", 8, "held-out windows")
     _finish(precision, "precision", rounds=1)
+    generate = commands.add_parser("generate", help="seconds of a generated base, beside a forward pass for each")
+    add_option(generate, "--prompt-length", 16384, "bases of the prompt of the row beside recomputation")
+    add_option(generate, "--tokens", 16384, "bases generated after it")
+    add_option(generate, "--length", [4096, 65536], "bases of the rows that begin with a prompt of one")
+    add_option(generate, "--width", 128, "channels")
+    add_option(generate, "--layers", 2, "blocks")
+    add_option(generate, "--threads", 1, "threads of the process")
+    _finish(generate, "generate", rounds=3)
     warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
     add_measurement(warmup, "hyena_ds.bench.warmup")

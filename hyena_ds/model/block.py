@@ -47,13 +47,21 @@ class Block(nn.Module):
 
     def forward(self, residual_BlD: Tensor, call: ForwardPass) -> Tensor:
         """The residual (B, l, D) after the operator and the MLP, float32."""
-        weights = (*self._operator_weights(), *self.operator.implicit_filter.weights(), *self._mlp_weights())
+        weights = self._weights()
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
         call = call if torch.is_grad_enabled() else replace(call, policy=_NOTHING_KEPT)
         out_BlD: Tensor = _BlockFunction.apply(residual_BlD, self, call, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
-    def _operator_weights(self) -> OperatorWeights:
+    def filter(self, call: ForwardPass) -> Tensor:
+        """k_dL of the channels that this rank holds, from the call's filters or put there. Collective, without autograd."""
+        return _Spec(self, call, self._weights()).k_dL()
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        return (*self.operator_weights(), *self.operator.implicit_filter.weights(), *self.mlp_weights())
+
+    def operator_weights(self) -> OperatorWeights:
+        """The parameters of the first half-block, but for the filter's."""
         operator = self.operator
         return OperatorWeights(
             self.operator_norm.weight,
@@ -67,7 +75,8 @@ class Block(nn.Module):
             operator.out_projection.bias,
         )
 
-    def _mlp_weights(self) -> MLPWeights:
+    def mlp_weights(self) -> MLPWeights:
+        """The parameters of the second half-block."""
         mlp, norm = self.mlp, self.mlp_norm
         return MLPWeights(norm.weight, norm.bias, mlp.up.weight, mlp.up.bias, mlp.down.weight, mlp.down.bias)
 

@@ -5,7 +5,9 @@ It is passed to every forward; no module stores it, so one engine serves every c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.tiles import Tile
 from hyena_ds.parallel.layout import Layout
+
+Watch: TypeAlias = Callable[[Tensor, Tensor], None]
+"""watch(r_BlD, u_BDl): a block's residual, and its long convolution's input, which is overwritten afterwards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,9 @@ class ForwardPass:
     """Precision of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
     convolution: Convolution = FFT
     """The long convolution's back end; the same on every rank."""
+    watch: Watch | None = None
+    """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
+    collective."""
 
     def drop(self, x_BnD: Tensor, tile: Tile, layer: int, probability: float) -> Tensor:
         """Dropout of a tile's activations; `layer` tells the calls of one forward apart."""

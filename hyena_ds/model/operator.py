@@ -93,6 +93,8 @@ def operator_forward(
         x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
         x0_BDl[_columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[_columns(tile)])
+    if call.watch is not None:
+        call.watch(r_BlD, u_BDl)
     y_BDl = empty_like(u_BDl) if policy.keep_convolution else u_BDl
     groups: list[tuple[Tensor, ...]] = []
     skip_d1 = weights.skip[call.layout.exchange.own_channels(D)].unsqueeze(1)

@@ -65,6 +65,12 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     return compute
 
 
+def compute_alone() -> Compute:
+    """This process's device, for work that no other process shares: there is no process group."""
+    device = torch.device("cuda", torch.cuda.current_device()) if device_count() > 0 else torch.device("cpu")
+    return Compute(device, "", 0, 1, 0)
+
+
 def peak_memory_gib(compute: Compute) -> float:
     """Most that this rank has held since the start: device memory on a GPU, else resident memory."""
     if compute.device.type == "cuda":

@@ -24,8 +24,9 @@ from hyena_ds.config.policy import POLICIES
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import PAD
 from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.model.block import Block
 from hyena_ds.model.filter_cache import FilterCache, HeldFilters
-from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.forward_pass import ForwardPass, Watch
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.tiles import tiles
 from hyena_ds.parallel.layout import Exchange, Layout
@@ -49,13 +50,14 @@ class Predictor:
         `precision` is that of projections and MLP. Raises UserError where the ranks do not divide the model's channels.
         """
         self.model = model.eval()
-        self._exchange = exchange or Exchange()
+        self.exchange = exchange or Exchange()
+        self.precision = precision
         self._held = HeldFilters()
         self._device = model.backbone.embedding.weight.device
         width = model.config.width
-        if width % self._exchange.size:
+        if width % self.exchange.size:
             raise UserError(
-                f"sequence_parallel: found {self._exchange.size} ranks, wanted a divisor of the model's width {width}; "
+                f"sequence_parallel: found {self.exchange.size} ranks, wanted a divisor of the model's width {width}; "
                 "take fewer"
             )
         self._call = ForwardPass(
@@ -80,7 +82,7 @@ class Predictor:
 
         Raises UserError where the ranks' equal slices would reach beyond the model's maximum.
         """
-        P, maximum = self._exchange.size, self.model.config.maximum_context
+        P, maximum = self.exchange.size, self.model.config.maximum_context
         # A slice holds the halo of its right neighbour.
         local = max(-(-context_length // P), 2 if P > 1 else 1)
         if context_length < 1 or local * P > maximum:
@@ -89,15 +91,15 @@ class Predictor:
                 f"found a sequence of {context_length:,} tokens, wanted 1 to {maximum // P * P:,}{on_ranks}, for the model's "
                 f"maximum_context of {maximum:,}; cut it, or extend the model"
             )
-        return Layout(local * P, self._exchange.index * local, local, self._exchange)
+        return Layout(local * P, self.exchange.index * local, local, self.exchange)
 
     @torch.no_grad()
-    def hidden(self, token_ids_BL: Tensor, layer: int | None = None) -> Tensor:
+    def hidden(self, token_ids_BL: Tensor, layer: int | None = None, watch: Watch | None = None) -> Tensor:
         """(B, L) -> (B, l, D): after `layer` blocks, or, by default and after the last, the final norm; of the tokens of
-        `layout(L)` that are no padding."""
+        `layout(L)` that are no padding. `watch` is called by every block: see ForwardPass."""
         if layer is not None and layer < self.model.config.layers:
-            return self._residual(token_ids_BL, layer)
-        hidden_BlD: Tensor = self.model.backbone.final_norm(self._residual(token_ids_BL))
+            return self._residual(token_ids_BL, layer, watch)
+        hidden_BlD: Tensor = self.model.backbone.final_norm(self._residual(token_ids_BL, watch=watch))
         return hidden_BlD
 
     @torch.no_grad()
@@ -128,30 +130,51 @@ class Predictor:
             log_p_Bl[here] = -loss_n.view(targets_Bl[here].shape)
         return self.whole(log_p_Bl, L)
 
-    def _residual(self, token_ids_BL: Tensor, blocks: int | None = None) -> Tensor:
+    @torch.no_grad()
+    def filters(self, context_length: int) -> list[Tensor]:
+        """Each block's k_dL of the channels that this rank holds, for lags below `context_length`; they are held."""
+        call = replace(self._call, layout=self.layout(context_length), filters=self._held)
+        return [block.filter(call)[:, :context_length] for block in self.blocks]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The model's blocks in their order."""
+        return [block for block in self.model.backbone.blocks if isinstance(block, Block)]
+
+    def gathered(self, x_d: Tensor, owner: int) -> list[Tensor]:
+        """The equally shaped tensors of all ranks of the sequence group, on its rank `owner`; nothing on the others."""
+        group, mine = self.exchange.group, self.exchange.index == owner
+        if group is None:
+            return [x_d]
+        x_d = x_d.contiguous()
+        pieces = [torch.empty_like(x_d) for _ in range(self.exchange.size)] if mine else None
+        dist.gather(x_d, pieces, dst=dist.get_global_rank(group, owner), group=group)
+        return pieces or []
+
+    def _residual(self, token_ids_BL: Tensor, blocks: int | None = None, watch: Watch | None = None) -> Tensor:
         """(B, L) -> (B, l, D): the residual after so many blocks, of the tokens of `layout(L)` that are no padding."""
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
         here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
         here = here[:, layout.tokens].to(self._device, torch.long)
-        call = replace(self._call, layout=layout, filters=self._filters(layout))
+        call = replace(self._call, layout=layout, filters=self._filters(layout), watch=watch)
         residual_BlD = self.model.backbone.residual(here, call, blocks)
         return residual_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
 
     def _filters(self, layout: Layout) -> FilterCache:
         """Those that are held, where they take no more than MOST_HELD_BYTES; else of one pass."""
         config = self.model.config
-        held = config.layers * config.width // self._exchange.size * layout.context_length * 4
+        held = config.layers * config.width // self.exchange.size * layout.context_length * 4
         return self._held if held <= MOST_HELD_BYTES else FilterCache()
 
     def whole(self, x_BlV: Tensor, context_length: int) -> Tensor:
         """(B, l, ...) of all ranks -> (B, L, ...) on every one of them."""
-        group = self._exchange.group
+        group = self.exchange.group
         if group is None:
             return x_BlV
         layout = self.layout(context_length)
         missing = layout.local_length - x_BlV.shape[1]
         padded = torch.cat((x_BlV, x_BlV.new_zeros((x_BlV.shape[0], missing, *x_BlV.shape[2:]))), 1).contiguous()
-        pieces = [torch.empty_like(padded) for _ in range(self._exchange.size)]
+        pieces = [torch.empty_like(padded) for _ in range(self.exchange.size)]
         dist.all_gather(pieces, padded, group=group)
         return torch.cat(pieces, 1)[:, :context_length]

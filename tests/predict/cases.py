@@ -9,6 +9,7 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.predict.predictor import Predictor
+from hyena_ds.predict.prefill import prefill
 from tests.distributed.cases import _layout
 from tests.distributed.work import CONTEXT, Grid, lively_model
 
@@ -36,3 +37,12 @@ def refused(compute: Compute, grid: Grid, config: ModelConfig) -> str:
     except UserError as error:
         return str(error)
     return "nothing"
+
+
+def prefix(
+    compute: Compute, grid: Grid, config: ModelConfig, ids_L: Tensor, tokens: int, owner: int
+) -> tuple[Tensor, ...] | None:
+    """What a prompt leaves, on its owner."""
+    predictor = Predictor(lively_model(config), _layout(compute, grid, CONTEXT).exchange)
+    found = prefill(predictor, ids_L, tokens, owner)
+    return None if found is None else tuple(found)

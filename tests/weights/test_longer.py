@@ -10,6 +10,7 @@ import torch
 
 import hyena_ds
 from hyena_ds.errors import UserError
+from hyena_ds.model.filter import evaluate_filter
 from hyena_ds.weights.extension import extended
 from hyena_ds.weights.published import write_weights
 from hyena_ds.weights.reading import read_weights
@@ -19,7 +20,8 @@ from tests.weights import layouts
 
 def filter_of(model: Any, length: int) -> torch.Tensor:
     with torch.no_grad():
-        return model.backbone.blocks[0].operator.implicit_filter(0, length)
+        implicit = model.backbone.blocks[0].operator.implicit_filter
+        return evaluate_filter(implicit.shape, implicit.weights(), 0, length)
 
 
 def test_an_extrapolated_model_is_the_same_on_what_it_knew_and_a_rescaled_one_is_stretched(tmp_path: Path) -> None:
