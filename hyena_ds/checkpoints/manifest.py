@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import to_disk
 
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
@@ -112,8 +112,7 @@ def write_file(path: Path, chunks: Iterable[Any]) -> Written:
                 file.write(chunk)
                 digest.update(chunk)
                 count += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     return Written(count, digest.hexdigest())

@@ -19,7 +19,7 @@ from pathlib import Path
 from hyena_ds.errors import LocalError
 from hyena_ds.files.growing import GrowingFile
 from hyena_ds.files.rows import METRICS, Line, Row, read_lines
-from hyena_ds.files.whole import aside
+from hyena_ds.files.whole import aside, to_disk
 from hyena_ds.monitoring.outlet import cause
 
 DAMAGED = "metrics.damaged.jsonl"
@@ -125,8 +125,7 @@ def _copy(source: Path, lines: Iterable[Line], target: Path, mode: str) -> None:
                     left -= len(piece)
                 if not piece.endswith(b"\n"):
                     out.write(b"\n")
-            out.flush()
-            os.fsync(out.fileno())
+            to_disk(out)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
 
