@@ -187,8 +187,8 @@ def _merged_and_trimmed(intervals: list[Interval]) -> tuple[dict[str, list[Span]
         if own:
             starts, ends = np.array(own).T
             reach = np.maximum.accumulate(ends)[:-1]
-            overlapping += np.count_nonzero(starts[1:] < reach)
-            touching += np.count_nonzero(starts[1:] == reach)
+            overlapping += int(np.count_nonzero(starts[1:] < reach))
+            touching += int(np.count_nonzero(starts[1:] == reach))
             depth = np.zeros(len(cuts), dtype=np.int64)
             np.add.at(depth, np.searchsorted(cuts, starts), 1)
             np.add.at(depth, np.searchsorted(cuts, ends), -1)

@@ -62,7 +62,8 @@ class Bounded:
 
     def __post_init__(self) -> None:
         """Raise Invalid for the first field that is there and beyond its bound, or not a number."""
-        for name, bound in _bounds_of(type(self)).items():
+        kind: type = type(self)
+        for name, bound in _bounds_of(kind).items():
             value, key = getattr(self, name), name.removesuffix("_")
             if value is not None:
                 require(value <= bound.most, key, f"found {value}, wanted at most {bound.most:,.0f}")
