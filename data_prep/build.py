@@ -14,9 +14,9 @@ import errno
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,10 +28,12 @@ from data_prep.regions import Division, divide
 from data_prep.summary import LEAKS_NAME, SUMMARY_NAME, Summary
 from data_prep.writer import Interrupted, Job, ShardRecord, write_shards
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
-from hyena_ds.errors import UserError
+from hyena_ds.errors import UserError, say
 from hyena_ds.files.whole import sync_directory, write_whole
 from hyena_ds.genome.fasta import Genome, open_genome
 from hyena_ds.genome.scan import RecordScan
+
+_say = partial(say, who="hyena-ds prep")
 
 
 def build(config: PrepConfig, config_name: str) -> str:
@@ -65,10 +67,6 @@ def build(config: PrepConfig, config_name: str) -> str:
         made = _finish(config, config_name, identity, division, plan, records, opened.blanks, work)
         _publish(work / "complete", output)
     return made.short(output)
-
-
-def _say(text: str) -> None:
-    print(f"hyena-ds prep: {text}", file=sys.stderr)
 
 
 def _is_complete(output: Path, identity: Identity) -> bool:

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hyena_ds.config.limits import ABOVE_0, MOST_SECONDS, MOST_WORKERS, Bound, Bounded
 from hyena_ds.config.loading import load_yaml, require, to_plain
 from hyena_ds.genome.letters import Bytes, token_table
 from hyena_ds.genome.scan import LONGEST_NAME
@@ -21,27 +22,21 @@ from hyena_ds.genome.splits import SPLITS
 
 LONGEST_CHUNK = 2**30
 """A chunk is held in memory as one piece; a tar member must stay below 8 GiB."""
-
-
 MOST_ATTEMPTS = 1000
 MOST_CHUNKS_PER_SHARD = 2**20
 MOST_GIB = 2**20
 """Bounds every limit: a pebibyte."""
-MOST_WORKERS = 1024
+_Size = Annotated[float, Bound(ABOVE_0, MOST_GIB)]
 
 
 @dataclass(frozen=True)
-class LimitsConfig:
+class LimitsConfig(Bounded):
     """What an input may hold. One that goes beyond is refused as soon as it does, before it fills memory or disk."""
 
-    fasta_gib: float = 256.0
+    fasta_gib: _Size = 256.0
     """GiB of the FASTA, unpacked."""
-    bed_mib: float = 64.0
+    bed_mib: _Size = 64.0
     """MiB of the BED, unpacked: some millions of lines. Each takes about 200 bytes of memory."""
-
-    def __post_init__(self) -> None:
-        _check_size("fasta_gib", self.fasta_gib)
-        _check_size("bed_mib", self.bed_mib)
 
     @property
     def fasta_bytes(self) -> int:
@@ -116,14 +111,6 @@ def _check_text(name: str, value: str) -> None:
     require(plain, name, "found a control character, wanted a name without any")
 
 
-def _check_size(name: str, value: float) -> None:
-    require(0 < value <= MOST_GIB, name, f"found {value:g}, wanted a number above 0 and at most {MOST_GIB}")
-
-
-def _check_count(name: str, value: int, most: int) -> None:
-    require(1 <= value <= most, name, f"found {value}, wanted at {f'most {most}' if value > most else 'least 1'}")
-
-
 def _check_split_names(rule: str, splits: Collection[str]) -> None:
     require(bool(splits), rule, f"found no split, wanted some of {', '.join(SPLITS)}")
     for name in splits:
@@ -131,7 +118,7 @@ def _check_split_names(rule: str, splits: Collection[str]) -> None:
 
 
 @dataclass(frozen=True)
-class DownloadConfig:
+class DownloadConfig(Bounded):
     """Where `hyena-ds prep download` gets the FASTA that the key `fasta` names."""
 
     name: str
@@ -140,22 +127,16 @@ class DownloadConfig:
     """Another place to read from, for instance a mirror."""
     checksums: str | None = None
     """Address of the list of MD5 sums; without it, `md5sum.txt` beside the file."""
-    attempts: int = 8
+    attempts: Annotated[int, Bound(1, MOST_ATTEMPTS)] = 8
     """Attempts in a row that bring no byte before giving up; the pauses between them grow."""
-    first_pause: float = 1.0
+    first_pause: Annotated[float, Bound(0, MOST_SECONDS)] = 1.0
     """Seconds before the second attempt; each further pause is twice as long, 60 at most."""
-    gib: float = 64.0
+    gib: _Size = 64.0
     """GiB that the file may have; the download of a longer one is stopped there and thrown away."""
-
-    def __post_init__(self) -> None:
-        _check_count("attempts", self.attempts, MOST_ATTEMPTS)
-        some = 0 <= self.first_pause < math.inf
-        require(some, "first_pause", f"found {self.first_pause}, wanted 0 or more seconds")
-        _check_size("gib", self.gib)
 
 
 @dataclass(frozen=True)
-class PrepConfig:
+class PrepConfig(Bounded):
     """One prep run: a FASTA, a rule that splits it, and a directory of shards."""
 
     fasta: str
@@ -165,9 +146,9 @@ class PrepConfig:
     output: str
     """Directory of the shards. It is complete or does not exist; unfinished work lies in `OUTPUT.partial`."""
     splits: SplitsConfig
-    chunk_length: int = 1048576
+    chunk_length: Annotated[int, Bound(1, LONGEST_CHUNK)] = 1048576
     """Bases of a chunk. The last chunk of a region is shorter, and kept."""
-    chunks_per_shard: int = 16
+    chunks_per_shard: Annotated[int, Bound(1, MOST_CHUNKS_PER_SHARD)] = 16
     """Chunks planned for each tar; those that hold only N are then dropped."""
     chromosomes: tuple[str, ...] = ()
     """The records to use; empty means all of them."""
@@ -181,22 +162,19 @@ class PrepConfig:
     """What R Y S W K M B D H V become."""
     other_letters: Literal["unknown", "n", "refuse"] = "unknown"
     """What any other letter (U and gaps included) becomes; `refuse` stops and names the first one."""
-    workers: int = 1
+    workers: Annotated[int, Bound(1, MOST_WORKERS)] = 1
     """Processes that write shards. The bytes do not depend on it."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     download: DownloadConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("fasta", "assembly", "output"):
             _check_text(name, getattr(self, name))
         size = len(self.assembly.encode())
         require(size <= LONGEST_NAME, "assembly", f"found {size} bytes, wanted at most {LONGEST_NAME}")
         named = Path(self.output).name not in ("", "..")
         require(named, "output", f"found '{self.output}', wanted the name of a directory to make")
-        within = 1 <= self.chunk_length <= LONGEST_CHUNK
-        require(within, "chunk_length", f"found {self.chunk_length}, wanted 1 to {LONGEST_CHUNK} bases")
-        _check_count("chunks_per_shard", self.chunks_per_shard, MOST_CHUNKS_PER_SHARD)
-        _check_count("workers", self.workers, MOST_WORKERS)
         for split in self.required_splits:
             require(split in SPLITS, "required_splits", f"found '{split}', wanted some of {', '.join(SPLITS)}")
         for name, count in Counter(self.chromosomes).items():

@@ -9,23 +9,21 @@ FILE.part stays after an interruption, and the same command goes on from its end
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from data_prep.config import DownloadConfig, PrepConfig
-from hyena_ds.data.remote.transfer import COPY_BYTES, Broken, Refused, append, open_http
+from hyena_ds.data.remote.transfer import Broken, Refused, append, open_http
 from hyena_ds.errors import UserError
 
-T = TypeVar("T")
 GENOMES = "https://hgdownload.soe.ucsc.edu/goldenPath"
 ASSEMBLIES = {
     "hg38": f"{GENOMES}/hg38/bigZips/hg38.fa.gz",
@@ -65,8 +63,10 @@ def fetch(wanted: DownloadConfig, destination: Path, sleep: Callable[[float], No
     """
     url = wanted.url or ASSEMBLIES[wanted.name]
     listed = wanted.checksums or f"{url.rsplit('/', 1)[0]}/md5sum.txt"
-    text = _insistently(listed, wanted, sleep, lambda: _read_all(listed)).decode("utf-8", "replace")
-    digest = _digest_in(text, listed, _file_name(url))
+    with tempfile.TemporaryDirectory() as directory:
+        list_file = Path(directory) / "md5sum.txt"
+        _bring(listed, list_file, MOST_LIST_BYTES, wanted, sleep)
+        digest = _digest_in(list_file.read_text(encoding="utf-8", errors="replace"), listed, _file_name(url))
     part = destination.with_name(destination.name + ".part")
     try:
         for path in (destination, part):
@@ -109,24 +109,6 @@ def _digest_in(text: str, listed: str, name: str) -> str:
     raise UserError(f"{listed}: found no MD5 of {name}; give another list as 'download.checksums'")
 
 
-def _read_all(url: str) -> bytes:
-    answer = open_http(url, TIMEOUT)
-    assert answer is not None  # only a request for what lies beyond the end has no answer
-    body = b""
-    try:
-        while block := answer.read(COPY_BYTES):
-            body += block
-            if len(body) > MOST_LIST_BYTES:
-                raise Refused(f"found more than {MOST_LIST_BYTES:,} bytes, wanted a list of MD5 sums")
-    except (http.client.HTTPException, OSError) as error:
-        raise Broken(str(error)) from None
-    finally:
-        answer.close()
-    if answer.length is not None and len(body) < answer.length:
-        raise Broken(f"the connection ended after {len(body)} of {answer.length} bytes")
-    return body
-
-
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -134,7 +116,6 @@ def _md5(path: Path) -> str:
 
 def _fill(url: str, part: Path, wanted: DownloadConfig, sleep: Callable[[float], None]) -> None:
     """Bring `part` to the whole length of the file. UserError where it has more bytes than are wanted, or the disk fewer."""
-    most = int(wanted.gib * 2**30)
     with tqdm(unit="B", unit_scale=True, desc=_file_name(url)) as bar:
 
         def arrived(have: int, whole: int | None) -> None:
@@ -148,22 +129,30 @@ def _fill(url: str, part: Path, wanted: DownloadConfig, sleep: Callable[[float],
             bar.total = whole
             bar.update(have - bar.n)
 
-        # Patience is for attempts that bring nothing: each one that adds bytes starts the count again.
-        while _insistently(url, wanted, sleep, lambda: append(partial(open_http, url, TIMEOUT), part, most, arrived)):
-            pass
+        _bring(url, part, int(wanted.gib * 2**30), wanted, sleep, arrived)
 
 
-def _insistently(url: str, wanted: DownloadConfig, sleep: Callable[[float], None], attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, tried again after broken connections and passing answers."""
-    for tried in range(1, wanted.attempts + 1):
+def _bring(
+    url: str,
+    part: Path,
+    most: int,
+    wanted: DownloadConfig,
+    sleep: Callable[[float], None],
+    arrived: Callable[[int, int | None], None] = lambda have, whole: None,
+) -> None:
+    """Bring `part` to the end of what is at `url`, at most `most` bytes, over broken connections and passing answers."""
+    tried = 0
+    while tried < wanted.attempts:
+        if tried:
+            sleep(min(wanted.first_pause * 2 ** (tried - 1), LONGEST_PAUSE))
         try:
-            return attempt()
+            if not append(partial(open_http, url, TIMEOUT), part, most, arrived):
+                return
+            tried = 0  # patience is for attempts that bring nothing
         except Refused as error:
             raise UserError(
                 f"{url}: {error}; correct the address, which begins with https://, or the bound 'download.gib'"
             ) from None
         except Broken as error:
-            problem = str(error)
-        if tried < wanted.attempts:
-            sleep(min(wanted.first_pause * 2 ** (tried - 1), LONGEST_PAUSE))
+            problem, tried = str(error), tried + 1
     raise UserError(f"{url}: no byte came in {wanted.attempts} attempts ({problem}); run the command again to resume")

@@ -149,29 +149,18 @@ def _by_bed(config: PrepConfig, path: Path, chosen: list[str], lengths: dict[str
             f"{path}:{leaks[0].trimmed.line}: regions of different splits overlap: {leaks[0].describe()}; "
             f"{len(leaks)} such overlap(s) in all; correct the BED, or set 'overlap: trim' to cut them"
         )
-    grouped: dict[tuple[str, str], list[Interval]] = {}
+    by_chromosome: dict[str, list[Interval]] = {}
     for interval in intervals:
-        grouped.setdefault((interval.split, interval.chromosome), []).append(interval)
-    merged: dict[tuple[str, str], list[Span]] = {}
-    overlapping = touching = 0
-    for place, group in grouped.items():
-        merged[place], shared, adjacent = _merge(group)
-        overlapping, touching = overlapping + shared, touching + adjacent
-    trimmed = {
-        (split, name): _subtract(
-            spans,
-            [s for guard in bed.GUARD[: bed.GUARD.index(split)] for s in merged.get((guard, name), [])],
-        )
-        for (split, name), spans in merged.items()
-    }
-    return Division(
-        regions=_ordered({place: trimmed[place] for name in chosen for place in trimmed if place[1] == name}),
-        leaks=tuple(leaks),
-        merged_overlapping=overlapping,
-        merged_touching=touching,
-        outside=len(listed) - len(intervals),
-        trimmed_bases=_bases(merged) - _bases(trimmed),
-    )
+        by_chromosome.setdefault(interval.chromosome, []).append(interval)
+    spans: dict[tuple[str, str], list[Span]] = {}
+    counts = np.zeros(3, dtype=np.int64)
+    for name in chosen:
+        trimmed, counted = _merged_and_trimmed(by_chromosome.get(name, []))
+        spans |= {(split, name): group for split, group in trimmed.items()}
+        counts += counted
+    overlapping, touching, trimmed_bases = counts.tolist()
+    outside = len(listed) - len(intervals)
+    return Division(_ordered(spans), tuple(leaks), overlapping, touching, outside, trimmed_bases)
 
 
 def report_leaks(path: Path, leaks: list[Leak]) -> None:
@@ -183,42 +172,32 @@ def report_leaks(path: Path, leaks: list[Leak]) -> None:
         print(f"  … and {len(leaks) - SHOWN_LEAKS} more", file=sys.stderr)
 
 
-def _merge(group: list[Interval]) -> tuple[list[Span], int, int]:
-    """Spans that neither overlap nor touch, and how many intervals overlapped or touched an earlier one."""
-    spans: list[Span] = []
-    overlapping = touching = 0
-    for start, end in sorted((interval.start, interval.end) for interval in group):
-        if spans and start <= spans[-1][1]:
-            overlapping += start < spans[-1][1]
-            touching += start == spans[-1][1]
-            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        else:
-            spans.append((start, end))
-    return spans, overlapping, touching
+def _merged_and_trimmed(intervals: list[Interval]) -> tuple[dict[str, list[Span]], tuple[int, int, int]]:
+    """The spans of each split on one chromosome, which neither touch each other nor hold bases of a better guarded split.
 
-
-def _subtract(spans: list[Span], guarded: list[Span]) -> list[Span]:
-    """What is left of sorted, disjoint spans without the guarded ones."""
-    holes = sorted(guarded)
-    left: list[Span] = []
-    first = 0
-    for start, end in spans:
-        while first < len(holes) and holes[first][1] <= start:
-            first += 1
-        for number in range(first, len(holes)):
-            hole_start, hole_end = holes[number]
-            if hole_start >= end:
-                break
-            if hole_start > start:
-                left.append((start, hole_start))
-            start = max(start, hole_end)
-        if start < end:
-            left.append((start, end))
-    return left
-
-
-def _bases(spans: dict[tuple[str, str], list[Span]]) -> int:
-    return sum(end - start for group in spans.values() for start, end in group)
+    And how many intervals overlapped an earlier one of their split, how many touched one, and the bases that were cut.
+    """
+    # Between two cuts that follow each other, every base belongs to the same splits.
+    cuts = np.unique([[interval.start, interval.end] for interval in intervals])
+    taken = np.zeros(max(len(cuts) - 1, 0), dtype=bool)
+    spans: dict[str, list[Span]] = {}
+    overlapping = touching = trimmed = 0
+    for split in bed.GUARD:
+        own = sorted((interval.start, interval.end) for interval in intervals if interval.split == split)
+        if own:
+            starts, ends = np.array(own).T
+            reach = np.maximum.accumulate(ends)[:-1]
+            overlapping += int(np.count_nonzero(starts[1:] < reach))
+            touching += int(np.count_nonzero(starts[1:] == reach))
+            depth = np.zeros(len(cuts), dtype=np.int64)
+            np.add.at(depth, np.searchsorted(cuts, starts), 1)
+            np.add.at(depth, np.searchsorted(cuts, ends), -1)
+            covered = np.cumsum(depth)[:-1] > 0
+            trimmed += int(np.diff(cuts)[covered & taken].sum())
+            runs = letters.runs(covered & ~taken)
+            spans[split] = [(int(cuts[first]), int(cuts[first + count])) for first, count in runs]
+            taken |= covered
+    return spans, (overlapping, touching, trimmed)
 
 
 def _ordered(spans: dict[tuple[str, str], list[Span]]) -> tuple[Region, ...]:

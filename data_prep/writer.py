@@ -57,10 +57,6 @@ class Job:
     directory: Path
     """Where tars and records go."""
 
-    def genome(self) -> closing[Genome]:
-        """The genome, open in the process that asks, to the end of a `with` block."""
-        return closing(Genome(self.fasta, self.index))
-
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -98,15 +94,13 @@ def write_shards(job: Job, shards: Sequence[PlannedShard], workers: int) -> Iter
     if not shards:
         return
     if workers == 1 or len(shards) == 1:
-        with job.genome() as genome:
-            for shard in shards:
-                yield shard, write_shard(genome, shard, job)
+        yield from ((shard, write_shard(job, shard)) for shard in shards)
         return
     pool = ProcessPoolExecutor(
         min(workers, len(shards)), multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     try:
-        waiting = {pool.submit(_write_one, job, shard): shard for shard in shards}
+        waiting = {pool.submit(write_shard, job, shard): shard for shard in shards}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
@@ -130,18 +124,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_one(job: Job, shard: PlannedShard) -> ShardRecord:
-    with job.genome() as genome:
-        return write_shard(genome, shard, job)
-
-
-def write_shard(genome: Genome, planned: PlannedShard, job: Job) -> ShardRecord:
+def write_shard(job: Job, planned: PlannedShard) -> ShardRecord:
     """Write the planned shard into the job's directory, then its record; replaces what an interrupted run left."""
     tar_path = job.directory / f"{planned.name}.tar"
     counts = np.zeros(256, dtype=np.int64)
     chunks: list[Chunk] = []
     dropped: list[tuple[str, int, int]] = []
-    with aside(tar_path) as unfinished, unfinished.open("wb") as file:
+    with closing(Genome(job.fasta, job.index)) as genome, aside(tar_path) as unfinished, unfinished.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for item in planned.chunks:
                 text = genome.read(item.chromosome, item.start, item.end)

@@ -46,9 +46,9 @@ class NotFiniteError(UserError):
     exit_code = 3
 
 
-def say(text: str) -> None:
+def say(text: str, who: str = "hyena-ds") -> None:
     """Tell the user at once, on standard error, beside what a command prints."""
-    print(f"hyena-ds: {text}", file=sys.stderr, flush=True)
+    print(f"{who}: {text}", file=sys.stderr, flush=True)
 
 
 def is_control(character: str) -> bool:

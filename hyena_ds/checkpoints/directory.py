@@ -15,9 +15,9 @@ import shutil
 from itertools import count
 from pathlib import Path
 
-from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint, write_file
+from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
-from hyena_ds.files.whole import sync_directory
+from hyena_ds.files.whole import remove, sync_directory, write_whole
 
 LATEST = "latest"
 
@@ -149,11 +149,9 @@ def set_aside_after(directory: Path, step: int) -> list[Path]:
 
 def _point_to(directory: Path, name: str) -> list[str]:
     """Let `latest` name a checkpoint."""
-    _clear(directory / f".{LATEST}.partial")
-    latest, pointer = directory / LATEST, _free(directory / f".{LATEST}", ".partial")
+    latest = directory / LATEST
     news = [_moved_aside(latest)] if latest.is_dir() and not latest.is_symlink() else []
-    write_file(pointer, [f"{name}\n".encode()])
-    pointer.replace(latest)
+    write_whole(latest, f"{name}\n")
     sync_directory(directory)
     return news
 
@@ -172,10 +170,7 @@ def _removed(checkpoint: Path) -> list[str]:
 def _clear(path: Path) -> str | None:
     """Remove a file, a link (and not what it names) or a directory; why it is still there."""
     try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
+        remove(path)
     except OSError as error:
         return f"{path}: cannot be removed ({error.strerror})"
     return None

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import to_disk
 
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
@@ -112,8 +112,7 @@ def write_file(path: Path, chunks: Iterable[Any]) -> Written:
                 file.write(chunk)
                 digest.update(chunk)
                 count += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     return Written(count, digest.hexdigest())
@@ -191,36 +190,18 @@ def _read_record(path: Path, manifest: Manifest) -> Record:
     """Raises UserError unless it is readable and of the same run and step as the manifest."""
     try:
         raw = json.loads(path.read_bytes())
-        step, stage, tokens, roll_backs = (raw.pop(name) for name in ("step", "stage", "tokens", "roll_backs"))
-        skipped, passed_over = (tuple(raw.pop(name)) for name in ("skipped", "passed_over"))
-        state = RunState(step, stage, tokens, skipped, passed_over, roll_backs)
         del raw["format"]
-        record = Record(state=state, **raw)
-        _check_types(record)
+        for name, holds in _COLUMNS.items():
+            if not holds(raw[name]):
+                raise ValueError(f"its {name} has another type, or is out of range")
+        state = {field.name: raw.pop(field.name) for field in fields(RunState)}
+        state |= {name: tuple(state[name]) for name in ("skipped", "passed_over")}
+        record = Record(state=RunState(**state), **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable run state ({error}): the file is damaged; {_CURE}") from None
     if (record.run, record.state.step) != (manifest.run, manifest.step):
         raise UserError(f"{path}: found the state of another run or step than {MANIFEST} names; {_CURE}")
     return record
-
-
-def _check_types(record: Record) -> None:
-    """Raise ValueError that names what is of another type than it was written with."""
-    state, counted = record.state, ("updates", "ranks", "zero_stage")
-    counts = {name: getattr(state, name) for name in ("step", "stage", "tokens", "roll_backs")}
-    counts |= {name: getattr(record, name) for name in counted}
-    checks = {
-        "run": _is_text(record.run),
-        "skipped": all(map(_is_count, state.skipped)),
-        "passed_over": all(map(_is_count, state.passed_over)),
-        "grid": isinstance(record.grid, dict) and all(map(_is_count, record.grid.values())),
-        "stages": isinstance(record.stages, list) and all(isinstance(row, dict) for row in record.stages),
-        "config": isinstance(record.config, dict),
-        **{name: _is_count(value) for name, value in counts.items()},
-    }
-    for name, holds in checks.items():
-        if not holds:
-            raise ValueError(f"its {name} has another type, or is out of range")
 
 
 def _is_count(value: Any) -> bool:
@@ -229,6 +210,18 @@ def _is_count(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 1000
+
+
+_COUNTS = ("step", "stage", "tokens", "roll_backs", "updates", "ranks", "zero_stage")
+_COLUMNS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_COUNTS, _is_count),
+    **dict.fromkeys(("skipped", "passed_over"), lambda found: isinstance(found, list) and all(map(_is_count, found))),
+    "run": _is_text,
+    "grid": lambda found: isinstance(found, dict) and all(map(_is_count, found.values())),
+    "stages": lambda found: isinstance(found, list) and all(isinstance(row, dict) for row in found),
+    "config": lambda found: isinstance(found, dict),
+}
+"""What run_state.json holds, and whether it is of the type with which it was written."""
 
 
 def _is_written(file: Written) -> bool:

@@ -75,7 +75,7 @@ class CheckpointWriter:
         background = self._config.checkpoint.background
         self._job = _Job(aside, state.step, self._files(engine, state, copy=background))
         if background:
-            self._job.start()
+            self._job.thread.start()
         else:
             self._job.write()
             self._conclude()
@@ -87,7 +87,7 @@ class CheckpointWriter:
 
     def votes(self) -> tuple[float]:
         """1 while this rank is writing, else 0; hand it to the step."""
-        return (float(self._job is not None and self._job.busy()),)
+        return (float(self._job is not None and self._job.thread.is_alive()),)
 
     def after_step(self, votes: Sequence[float]) -> None:
         """Complete the checkpoint under way if the votes of all ranks add up to none that is writing."""
@@ -133,7 +133,8 @@ class CheckpointWriter:
     def _conclude(self) -> None:
         job, self._job = self._job, None
         assert job is not None
-        job.join()
+        if job.thread.is_alive():
+            job.thread.join()
         outcomes = from_every_rank((job.problem, job.written))
         problem = next((problem for problem, _ in outcomes if problem is not None), None)
         files = {name: written for _, own in outcomes for name, written in own.items()}
@@ -165,19 +166,7 @@ class _Job:
         self.problem: str | None = None
         self._files = files
         # A process that ends by an error does not wait for it: the next save clears what it leaves.
-        self._thread = threading.Thread(target=self.write, name=f"checkpoint of step {step}", daemon=True)
-        self._started = False
-
-    def start(self) -> None:
-        self._started = True
-        self._thread.start()
-
-    def busy(self) -> bool:
-        return self._thread.is_alive()
-
-    def join(self) -> None:
-        if self._started:
-            self._thread.join()
+        self.thread = threading.Thread(target=self.write, name=f"checkpoint of step {step}", daemon=True)
 
     def write(self) -> None:
         """Never raises: a problem is kept until the ranks meet."""

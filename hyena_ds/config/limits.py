@@ -5,7 +5,9 @@ Beyond them no machine could follow; and what a typing error makes of a number i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from functools import cache
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 from hyena_ds.config.loading import require
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
@@ -43,23 +45,33 @@ def check_count(option: str, value: int | None, most: int) -> None:
         raise UserError(f"{option}: found {in_one_line(str(value), MOST_QUOTED)}, wanted 1 to {most:,}")
 
 
-_HOLDS: dict[str, Callable[[float], bool]] = {
-    "at least 1": lambda value: value >= 1,
-    "0 or more": lambda value: value >= 0,
-    "a positive number": lambda value: value > 0,
-}
+ABOVE_0 = math.ulp(0.0)
+"""The least positive number."""
+_LEAST_IN_WORDS = {0: "0 or more", ABOVE_0: "a positive number"}
 
 
-def require_each(config: object, wanted: str, *names: str) -> None:
-    """Raise Invalid for the first of these fields of `config` that is there and not what is wanted, one of `_HOLDS`."""
-    for name in names:
-        value = getattr(config, name)
-        require(value is None or _HOLDS[wanted](value), name, f"found {value}, wanted {wanted}")
+class Bound(NamedTuple):
+    """The numbers that a field of a config may hold, written into its type: `Annotated[int, Bound(1, MOST_STEPS)]`."""
+
+    least: float
+    most: float
 
 
-def require_within(config: object, bounds: Mapping[str, float]) -> None:
-    """Raise Invalid for the first field of `config` that is beyond its bound on either side, or not a number."""
-    for name, most in bounds.items():
-        value = getattr(config, name)
-        bound = f"at most {most:,.0f}" if value is None or not value < 0 else f"at least -{most:,.0f}"
-        require(value is None or -most <= value <= most, name, f"found {value}, wanted {bound}")
+class Bounded:
+    """Base of a dataclass whose types have bounds."""
+
+    def __post_init__(self) -> None:
+        """Raise Invalid for the first field that is there and beyond its bound, or not a number."""
+        kind: type = type(self)
+        for name, bound in _bounds_of(kind).items():
+            value, key = getattr(self, name), name.removesuffix("_")
+            if value is not None:
+                require(value <= bound.most, key, f"found {value}, wanted at most {bound.most:,.0f}")
+                least = _LEAST_IN_WORDS.get(bound.least, f"at least {bound.least:,.0f}")
+                require(value >= bound.least, key, f"found {value}, wanted {least}")
+
+
+@cache
+def _bounds_of(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated}

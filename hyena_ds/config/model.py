@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from hyena_ds.config.limits import MOST, MOST_CONTEXT, MOST_LAYERS, MOST_WIDTH, require_each, require_within
+from hyena_ds.config.limits import MOST, MOST_CONTEXT, MOST_LAYERS, MOST_WIDTH, Bound, Bounded
 from hyena_ds.config.loading import require as _require
 
 Extension = Literal["rescale", "extrapolate"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Bounded):
     """Shape of a HyenaDNA."""
 
-    width: int
+    width: Annotated[int, Bound(1, MOST_WIDTH)]
     """Channels of the residual stream, D."""
-    layers: int
+    layers: Annotated[int, Bound(1, MOST_LAYERS)]
     """Number of blocks."""
-    maximum_context: int
+    maximum_context: Annotated[int, Bound(2, MOST_CONTEXT)]
     """Tokens over which the implicit filter is defined; every context length must fit into it."""
-    inner_width: int = 0
+    inner_width: Annotated[int, Bound(-MOST_WIDTH, MOST_WIDTH)] = 0
     """Hidden width of the MLP; 0 means 4 times `width`."""
-    filter_width: int = 64
+    filter_width: Annotated[int, Bound(1, MOST_WIDTH)] = 64
     """Hidden width of the implicit filter's MLP."""
-    filter_features: int = 5
+    filter_features: Annotated[int, Bound(-MOST_WIDTH, MOST_WIDTH)] = 5
     """Positional features of the implicit filter: 1 for time, and an even number of sines and cosines."""
-    filter_frequency: float = 10.0
+    filter_frequency: Annotated[float, Bound(-MOST, MOST)] = 10.0
     """Initial frequency of the filter's sines."""
-    filter_shift: float = 0.0
+    filter_shift: Annotated[float, Bound(-MOST, MOST)] = 0.0
     """Constant added to the filter's decay: 0.0 in the published training code, 0.05 in the published inference code."""
     extended_from: int | None = None
     """Maximum context of the trained model that `initialize_from` names, when this one extends it to `maximum_context`.
@@ -49,11 +49,7 @@ class ModelConfig:
     """Probability that an element of a half-block's output is dropped."""
 
     def __post_init__(self) -> None:
-        bounds = {"width": MOST_WIDTH, "layers": MOST_LAYERS, "maximum_context": MOST_CONTEXT}
-        bounds |= dict.fromkeys(("inner_width", "filter_width", "filter_features"), MOST_WIDTH)
-        require_within(self, {**bounds, "filter_frequency": MOST, "filter_shift": MOST})
-        require_each(self, "at least 1", "width", "layers", "filter_width")
-        _require(self.maximum_context >= 2, "maximum_context", f"found {self.maximum_context}, wanted at least 2")
+        super().__post_init__()
         _require(self.inner_width >= 0, "inner_width", f"found {self.inner_width}, wanted a width or 0")
         together = (self.extended_from is None) == (self.extension is None)
         _require(together, "extension", "wanted extension and extended_from together, or neither")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -173,17 +172,6 @@ def _mark(node: yaml.Node, mark: yaml.Mark, marked: set[int]) -> None:
         node.start_mark = mark
         for child in _children(node):
             _mark(child, mark, marked)
-
-
-def copied(node: yaml.Node, made: dict[int, yaml.Node]) -> yaml.Node:
-    """A copy to write overrides into; what aliases share stays shared. `made` remembers what is copied already."""
-    if id(node) not in made:
-        made[id(node)] = copy(node)
-        if isinstance(node, yaml.MappingNode):
-            made[id(node)].value = [(copied(key, made), copied(value, made)) for key, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            made[id(node)].value = [copied(child, made) for child in node.value]
-    return made[id(node)]
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:

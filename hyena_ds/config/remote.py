@@ -15,9 +15,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
-from hyena_ds.config.limits import MOST, MOST_SECONDS, require_each, require_within
+from hyena_ds.config.limits import ABOVE_0, MOST, MOST_SECONDS, Bound, Bounded
 from hyena_ds.config.loading import require as _require
 from hyena_ds.errors import UserError
 from hyena_ds.redaction import REFERENCE, is_hidden, shown
@@ -104,22 +105,21 @@ def expanded(place: str) -> str:
 
 
 @dataclass(frozen=True)
-class CacheConfig:
+class CacheConfig(Bounded):
     """Where a node keeps the shards that it fetched, and how long fetching one is tried. Directories need none of it."""
 
     directory: str | None = None
     """A directory of the node itself; ~ and $VARIABLES are replaced. By default hyena-ds/shards in the user's cache
     directory ($XDG_CACHE_HOME, else ~/.cache)."""
-    gib: float = 64.0
+    gib: Annotated[float, Bound(ABOVE_0, MOST)] = 64.0
     """GiB of room for shards. The least recently used ones make room for new ones."""
-    stall: float = 20.0
+    stall: Annotated[float, Bound(ABOVE_0, MOST_SECONDS)] = 20.0
     """Seconds without a byte after which a connection is given up and made anew, at the byte that is missing."""
-    patience: float = 90.0
+    patience: Annotated[float, Bound(ABOVE_0, MOST_SECONDS)] = 90.0
     """Seconds without a byte, over all attempts and the growing pauses between them, after which a shard is given up."""
 
     def __post_init__(self) -> None:
-        require_within(self, {"gib": MOST, "stall": MOST_SECONDS, "patience": MOST_SECONDS})
-        require_each(self, "a positive number", "gib", "stall", "patience")
+        super().__post_init__()
         _require(self.directory != "", "directory", "found '', wanted a directory, or null for the user's own")
 
     @property

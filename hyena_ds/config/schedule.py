@@ -8,68 +8,46 @@ A rung is an ordinary stage, so nothing but `RunConfig.schedule` knows whether a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from hyena_ds.config.limits import (
-    MOST_CONTEXT,
-    MOST_RANKS,
-    MOST_SEQUENCES,
-    MOST_STEPS,
-    MOST_TOKENS,
-    require_each,
-    require_within,
-)
+from hyena_ds.config.limits import MOST_CONTEXT, MOST_RANKS, MOST_SEQUENCES, MOST_STEPS, MOST_TOKENS, Bound, Bounded
 from hyena_ds.config.loading import require
 from hyena_ds.config.policy import PolicyName
 
 PUBLISHED_BATCH = 256
 """Sequences per optimizer step of the published runs."""
 
-
-_MOST_OF_A_STAGE = {
-    "context_length": MOST_CONTEXT,
-    "steps": MOST_STEPS,
-    "tokens": MOST_TOKENS,
-    "micro_batch_size": MOST_SEQUENCES,
-    "global_batch": MOST_SEQUENCES,
-    "global_batch_tokens": MOST_TOKENS,
-    "sequence_parallel": MOST_RANKS,
-}
-_MOST_OF_A_LADDER = {
-    "to": MOST_CONTEXT,
-    "double_every": MOST_STEPS,
-    "double_every_tokens": MOST_TOKENS,
-    "global_batch": MOST_SEQUENCES,
-    "global_batch_tokens": MOST_TOKENS,
-    "tokens_per_rank": MOST_CONTEXT,
-}
+_Context = Annotated[int, Bound(1, MOST_CONTEXT)]
+_Steps = Annotated[int | None, Bound(1, MOST_STEPS)]
+_Tokens = Annotated[int | None, Bound(1, MOST_TOKENS)]
+_Sequences = Annotated[int | None, Bound(1, MOST_SEQUENCES)]
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(Bounded):
     """One row of the context warmup."""
 
-    context_length: int
+    context_length: _Context
     """Tokens of a sequence."""
-    steps: int | None = None
+    steps: _Steps = None
     """Optimizer steps in this stage. Give this or `tokens`."""
-    micro_batch_size: int | None = None
+    micro_batch_size: _Sequences = None
     """Sequences per forward pass on one data-parallel row. Left out, it is chosen: the largest that divides the row's
     sequences and holds no more tokens on a rank than one sequence of the run's longest stage does (fewer where the
     stage's activation policy keeps more of each), so that no stage needs more memory than that one."""
-    global_batch: int | None = None
+    global_batch: _Sequences = None
     """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""
-    global_batch_tokens: int | None = None
+    global_batch_tokens: Annotated[int | None, Bound(-MOST_TOKENS, MOST_TOKENS)] = None
     """Tokens per optimizer step over all ranks."""
-    sequence_parallel: int = 1
+    sequence_parallel: Annotated[int, Bound(1, MOST_RANKS)] = 1
     """Ranks over which every sequence is cut."""
-    tokens: int | None = None
+    tokens: _Tokens = None
     """Tokens of this stage, over all ranks, rounded up to whole optimizer steps."""
     activation_policy: PolicyName | None = None
     """What a block keeps for backward in this stage; left out, the run's `activation_policy`."""
 
     def __post_init__(self) -> None:
-        require_within(self, _MOST_OF_A_STAGE)
-        require_each(self, "at least 1", "context_length", "steps", "tokens", "micro_batch_size", "sequence_parallel")
+        super().__post_init__()
         for this, other in (("steps", "tokens"), ("global_batch", "global_batch_tokens")):
             one = (getattr(self, this) is None) != (getattr(self, other) is None)
             require(one, this, f"wanted exactly one of {this} and {other}")
@@ -79,7 +57,6 @@ class StageConfig:
                 "global_batch_tokens",
                 f"found {self.global_batch_tokens}, wanted a multiple of context_length {self.context_length}",
             )
-        require(self.sequences > 0, "global_batch", f"found {self.sequences}, wanted at least 1")
         require(
             self.sequences <= MOST_SEQUENCES,
             "global_batch_tokens",
@@ -126,31 +103,29 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class WarmupConfig:
+class WarmupConfig(Bounded):
     """A ladder of context lengths, each twice the one before. Its rungs come before the rows of `stages`."""
 
-    from_: int
+    from_: _Context
     """Context length of the first rung."""
-    to: int
+    to: Annotated[int, Bound(-MOST_CONTEXT, MOST_CONTEXT)]
     """Context length of the last rung, which lasts as long as the others."""
-    double_every: int | None = None
+    double_every: _Steps = None
     """Optimizer steps on every rung. Give this or `double_every_tokens`."""
-    double_every_tokens: int | None = None
+    double_every_tokens: _Tokens = None
     """Tokens on every rung, over all ranks, rounded up to whole optimizer steps."""
-    global_batch: int | None = None
+    global_batch: _Sequences = None
     """Sequences per optimizer step on every rung, as in the paper. Give this, or `global_batch_tokens`, or neither for the
     published 256."""
-    global_batch_tokens: int | None = None
+    global_batch_tokens: _Tokens = None
     """Tokens per optimizer step on every rung."""
-    tokens_per_rank: int | None = None
+    tokens_per_rank: Annotated[int | None, Bound(2, MOST_CONTEXT)] = None
     """A rung longer than this is cut over as many ranks, a power of two, as it takes. Left out, no rung is cut."""
     activation_policy: PolicyName | None = None
     """What a block keeps for backward on the rungs; left out, the run's `activation_policy`."""
 
     def __post_init__(self) -> None:
-        require(self.from_ <= MOST_CONTEXT, "from", f"found {self.from_}, wanted at most {MOST_CONTEXT:,}")
-        require_within(self, _MOST_OF_A_LADDER)
-        require(self.from_ > 0, "from", f"found {self.from_}, wanted at least 1")
+        super().__post_init__()
         lengths = self.lengths
         require(
             len(lengths) > 1 and lengths[-1] == self.to,
@@ -159,7 +134,6 @@ class WarmupConfig:
             "one of them, and put another length into a row of stages",
         )
         for this, other in (("double_every", "double_every_tokens"), ("global_batch", "global_batch_tokens")):
-            require_each(self, "at least 1", this, other)
             both = getattr(self, this) is not None and getattr(self, other) is not None
             require(not both, this, f"found {this} and {other}, wanted one of them; leave one out")
         require(
@@ -171,11 +145,6 @@ class WarmupConfig:
             self.global_batch_tokens is None or self.global_batch_tokens % self.to == 0,
             "global_batch_tokens",
             f"found {self.global_batch_tokens}, wanted a multiple of the longest rung, {self.to}",
-        )
-        require(
-            self.tokens_per_rank is None or self.tokens_per_rank > 1,
-            "tokens_per_rank",
-            f"found {self.tokens_per_rank}, wanted at least 2",
         )
         for length in lengths:
             require(

@@ -7,9 +7,10 @@ and those that depend on the number of ranks are in `arithmetic`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from hyena_ds.config.limits import (
+    ABOVE_0,
     MOST,
     MOST_LOCAL_RANKS,
     MOST_SECONDS,
@@ -18,8 +19,8 @@ from hyena_ds.config.limits import (
     MOST_STAGES,
     MOST_STEPS,
     MOST_WORKERS,
-    require_each,
-    require_within,
+    Bound,
+    Bounded,
 )
 from hyena_ds.config.loading import require as _require
 from hyena_ds.config.model import ModelConfig
@@ -31,23 +32,22 @@ from hyena_ds.text import parse_duration
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Bounded):
     """One set of shards."""
 
     shards: str
     """Directory that `hyena-ds prep` wrote, or the address of a copy of it: `http(s)://HOST/PATH`,
     `s3://BUCKET/PATH`, or `pipe:COMMAND` with `{shard}` in it. `${NAME}` in it is an environment variable."""
-    weight: float = 1.0
+    weight: Annotated[float, Bound(ABOVE_0, MOST)] = 1.0
     """Share of the samples that come from here, relative to the other sources."""
 
     def __post_init__(self) -> None:
-        require_within(self, {"weight": MOST})
-        require_each(self, "a positive number", "weight")
+        super().__post_init__()
         check_place(self.shards, "shards")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Bounded):
     """What is read, and what of it is scored."""
 
     sources: tuple[SourceConfig, ...]
@@ -60,9 +60,9 @@ class DataConfig:
     """Make [SEP] the last token of every sample, as the published recipe did."""
     ignore: tuple[Literal["n", "unknown"], ...] = ("n", "unknown")
     """Target tokens that are not scored."""
-    shuffle_shards: int = 16
+    shuffle_shards: Annotated[int, Bound(1, MOST)] = 16
     """Windows are shuffled within groups of this many shards (and shards across the epoch)."""
-    workers: int = 0
+    workers: Annotated[int, Bound(0, MOST_WORKERS)] = 0
     """Processes per rank that read ahead; 0 reads in the training process."""
     verify: bool = True
     """Check every shard's SHA-256 before the first step. What is fetched from another machine is always checked when it
@@ -71,12 +71,10 @@ class DataConfig:
     """Where a node keeps the shards that it fetched from other machines."""
 
     def __post_init__(self) -> None:
-        require_within(self, {"shuffle_shards": MOST, "workers": MOST_WORKERS})
+        super().__post_init__()
         _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
         found = len(self.sources)
         _require(found <= MOST_SOURCES, "sources", f"found {found:,} sources, wanted at most {MOST_SOURCES:,}")
-        require_each(self, "at least 1", "shuffle_shards")
-        require_each(self, "0 or more", "workers")
 
     @property
     def is_afar(self) -> bool:
@@ -85,32 +83,28 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Bounded):
     """AdamW with HyenaDNA's parameter groups (no weight decay on the implicit filter), warmup and cosine decay."""
 
-    learning_rate: float = 6e-4
+    learning_rate: Annotated[float, Bound(ABOVE_0, MOST)] = 6e-4
     """Peak of the schedule."""
-    minimum_learning_rate: float = 6e-5
+    minimum_learning_rate: Annotated[float, Bound(0, MOST)] = 6e-5
     """Where the cosine ends."""
     warmup_fraction: float = 0.01
     """Share of the run's steps over which the learning rate rises linearly from `warmup_learning_rate`."""
-    warmup_learning_rate: float = 1e-6
+    warmup_learning_rate: Annotated[float, Bound(0, MOST)] = 1e-6
     """Learning rate of the first step."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, Bound(0, MOST)] = 0.1
     """AdamW's weight decay: a step shrinks a weight by this times the learning rate. The implicit filter has none."""
     betas: tuple[float, ...] = (0.9, 0.999)
     """Decay of AdamW's first and second moment in a step."""
-    epsilon: float = 1e-8
+    epsilon: Annotated[float, Bound(ABOVE_0, MOST)] = 1e-8
     """Added to the root of AdamW's second moment."""
-    gradient_clipping: float = 1.0
+    gradient_clipping: Annotated[float, Bound(0, MOST)] = 1.0
     """Largest gradient norm; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "epsilon")
-        others = ("minimum_learning_rate", "warmup_learning_rate", "weight_decay", "gradient_clipping")
-        require_within(self, dict.fromkeys((*positive, *others), MOST))
-        require_each(self, "a positive number", *positive)
-        require_each(self, "0 or more", *others)
+        super().__post_init__()
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", f"found {self.warmup_fraction}, wanted 0 to below 1")
         _require(
             self.minimum_learning_rate <= self.learning_rate,
@@ -122,38 +116,33 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
+class ValidationConfig(Bounded):
     """A fixed set of held-out windows, evenly spread over the valid split."""
 
-    every_steps: int = 100
+    every_steps: Annotated[int, Bound(1, MOST_STEPS)] = 100
     """Steps between validations; there is always one at the end of a stage."""
-    windows: int = 64
+    windows: Annotated[int, Bound(1, MOST_SEQUENCES)] = 64
     """Windows that are scored; fewer when the split holds fewer."""
     final_context: Literal["always", "boundaries", "never"] = "boundaries"
     """When windows of the last stage's context length are scored too, while a stage of another length trains: at every
     validation, at the end of every stage, or never. It changes nothing of the training."""
 
-    def __post_init__(self) -> None:
-        require_within(self, {"every_steps": MOST_STEPS, "windows": MOST_SEQUENCES})
-        require_each(self, "at least 1", "every_steps", "windows")
-
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Bounded):
     """When the run's state is written."""
 
-    every_steps: int = 100
+    every_steps: Annotated[int, Bound(1, MOST_STEPS)] = 100
     """Steps between checkpoints; there is always one at the end of a stage."""
-    keep_last: int = 3
+    keep_last: Annotated[int, Bound(1, MOST_STEPS)] = 3
     """Newest checkpoints that are kept."""
-    keep_every: int | None = None
+    keep_every: Annotated[int | None, Bound(-MOST_STEPS, MOST_STEPS)] = None
     """Checkpoints at multiples of this many steps are kept forever; by default none."""
     background: bool = True
     """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
 
     def __post_init__(self) -> None:
-        require_within(self, dict.fromkeys(("every_steps", "keep_last", "keep_every"), MOST_STEPS))
-        require_each(self, "at least 1", "every_steps", "keep_last")
+        super().__post_init__()
         valid = self.keep_every is None or self.keep_every > 0
         _require(valid, "keep_every", f"found {self.keep_every}, wanted at least 1, or null")
 
@@ -183,33 +172,25 @@ class WatchdogConfig:
 
 
 @dataclass(frozen=True)
-class SupervisorConfig:
+class SupervisorConfig(Bounded):
     """When `hyena-ds supervise` stops starting a run again."""
 
-    restarts_without_progress: int = 5
+    restarts_without_progress: Annotated[int, Bound(0, MOST)] = 5
     """Starts after failures that bring no newer checkpoint."""
 
-    def __post_init__(self) -> None:
-        require_within(self, {"restarts_without_progress": MOST})
-        require_each(self, "0 or more", "restarts_without_progress")
-
 
 @dataclass(frozen=True)
-class NonFiniteConfig:
+class NonFiniteConfig(Bounded):
     """What is done about steps whose loss or gradient norm is NaN or infinite; their update never happens."""
 
-    skips: int = 3
+    skips: Annotated[int, Bound(0, MOST)] = 3
     """Such steps in a row that are skipped; one more rolls the run back to its last checkpoint."""
-    roll_backs: int = 1
+    roll_backs: Annotated[int, Bound(0, MOST)] = 1
     """Times that a run is rolled back, and goes on past the bad steps; then it stops with exit code 3."""
-
-    def __post_init__(self) -> None:
-        require_within(self, {"skips": MOST, "roll_backs": MOST})
-        require_each(self, "0 or more", "skips", "roll_backs")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Bounded):
     """A whole run."""
 
     name: str
@@ -247,7 +228,7 @@ class RunConfig:
     resume: str = "latest"
     """latest: continue from the newest whole checkpoint of the run's directory, if there is one. never: refuse a directory
     that holds a run. PATH: continue from that checkpoint, of this run or another."""
-    local_ranks: int | None = None
+    local_ranks: Annotated[int | None, Bound(1, MOST_LOCAL_RANKS)] = None
     """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
     deepspeed_log: bool = False
     """Let DeepSpeed's own messages through."""
@@ -258,12 +239,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
         _require(plain, "name", f"found '{self.name}', wanted a plain directory name")
-        require_within(self, {"local_ranks": MOST_LOCAL_RANKS})
+        super().__post_init__()
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")
         _require(len(self.schedule) > 0, "stages", "found an empty list, wanted at least one stage, or a warmup")
-        _require(self.local_ranks is None or self.local_ranks > 0, "local_ranks", "wanted at least 1")
         try:
             seconds = self.stop_after_seconds
         except ValueError:

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from hyena_ds.errors import UserError
 SHARDS = "shards.json"
 _FORMAT = "hyena-ds shard list 1"
 _MOST_BYTES = 1 << 28
+_OTHER_SHARD = {
+    "file": "found {new.file} in its place",
+    "split": "found split {new.split}",
+    "bytes": "found {new.bytes:,} bytes, wanted {old.bytes:,}",
+    "sha256": "found SHA-256 {new.sha256:.12}, wanted {old.sha256:.12}",
+}
+"""What two lists must agree on besides the chunks, and what is said where they do not."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,6 @@ class ListedShard(Shard):
 
     chunks: tuple[str, ...]
     """Key, and digest of what the index says of it, of each of its chunks, in their order."""
-
-    @property
-    def content(self) -> tuple[str, str, int, str]:
-        """What two lists must agree on besides the chunks."""
-        return self.file, self.split, self.bytes, self.sha256
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,14 @@ def _listed(index: ShardIndex) -> ListedSource:
 
 
 def _difference(before: ListedSource, after: ListedSource) -> str:
-    for old, new in zip(before.shards, after.shards, strict=False):
-        if old.content != new.content:
-            return f"shard {old.file} ({old.split}): {_of_shard(old, new)}"
-    for shard in before.shards[len(after.shards) :]:
-        return f"shard {shard.file} ({shard.split}): it is missing"
-    for shard in after.shards[len(before.shards) :]:
-        return f"shard {shard.file} ({shard.split}): it was not there"
+    for old, new in zip_longest(before.shards, after.shards):
+        if old is None:
+            return f"shard {new.file} ({new.split}): it was not there"
+        if new is None:
+            return f"shard {old.file} ({old.split}): it is missing"
+        for name, said in _OTHER_SHARD.items():
+            if getattr(old, name) != getattr(new, name):
+                return f"shard {old.file} ({old.split}): {said.format(old=old, new=new)}"
     for old, new in zip(before.shards, after.shards, strict=True):
         for was, now in zip(old.chunks, new.chunks, strict=False):
             if was != now:
@@ -129,16 +133,6 @@ def _difference(before: ListedSource, after: ListedSource) -> str:
         if len(old.chunks) != len(new.chunks):
             return f"shard {new.file}: the index has {len(new.chunks)} chunks of it, wanted {len(old.chunks)}"
     return "the index has another assembly, chunk length or order of its chunks"
-
-
-def _of_shard(old: ListedShard, new: ListedShard) -> str:
-    if old.file != new.file:
-        return f"found {new.file} in its place"
-    if old.split != new.split:
-        return f"found split {new.split}"
-    if old.bytes != new.bytes:
-        return f"found {new.bytes:,} bytes, wanted {old.bytes:,}"
-    return f"found SHA-256 {new.sha256[:12]}, wanted {old.sha256[:12]}"
 
 
 def _source(raw: dict[str, Any]) -> ListedSource:

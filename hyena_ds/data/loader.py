@@ -7,6 +7,7 @@ B sequences of a micro batch, l local length.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -100,12 +101,11 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
     steps = range(from_step, plan.end_step)
     reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
     items = iter(reader)
-    # After the reading processes were forked, which would inherit what a thread holds.
     ahead = None
-    try:
+    with contextlib.ExitStack() as stack:
+        # After the reading processes were forked, which would inherit what a thread holds.
         if config.is_afar and from_step < plan.end_step:
-            ahead = Ahead(_open_stream(config, seed, plan))
-            ahead.start()
+            ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan))))
         for step in steps:
             if ahead is not None:
                 ahead.reached(step - plan.first_step)
@@ -113,9 +113,6 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
             if isinstance(item, LocalError):
                 raise item
             yield item
-    finally:
-        if ahead is not None:
-            ahead.close()
 
 
 def _open_stream(config: DataConfig, seed: int, plan: StagePlan) -> StageStream:
@@ -150,18 +147,14 @@ class _StepDataset(Dataset[Any]):
 
     def __getitem__(self, step: int) -> StepBatch | LocalError:
         """A step that cannot be read gives its error: one that is raised comes from a worker with its traceback as text."""
+        context_length, micro_batches = self.plan.config.context_length, []
         try:
-            return self._read(step)
+            if self._stream is None:
+                self._stream = _open_stream(self.config, self.seed, self.plan)
+            samples = self._stream.samples(step - self.plan.first_step)
+            for micro_step in range(self.plan.accumulation):
+                numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)
+                micro_batches.append(make_micro_batch(self._stream.sources, context_length, numbers, mine, self.part))
+            return StepBatch(step, micro_batches, self._stream.sources.scored(samples, context_length))
         except UserError as error:
             return LocalError(str(error))
-
-    def _read(self, step: int) -> StepBatch:
-        if self._stream is None:
-            self._stream = _open_stream(self.config, self.seed, self.plan)
-        samples = self._stream.samples(step - self.plan.first_step)
-        context_length = self.plan.config.context_length
-        micro_batches = []
-        for micro_step in range(self.plan.accumulation):
-            numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)
-            micro_batches.append(make_micro_batch(self._stream.sources, context_length, numbers, mine, self.part))
-        return StepBatch(step, micro_batches, self._stream.sources.scored(samples, context_length))

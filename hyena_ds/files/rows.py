@@ -105,13 +105,12 @@ SUMMARY = Shape(
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file that is not blank."""
+    """A line of a file that is not blank, or a piece of one that is too long."""
 
     number: int
     """From 1."""
-    start: int
-    end: int
-    """Its bytes in the file, the newline included."""
+    text: bytes
+    """With the newline, where there is one."""
     row: Row | None
     """None where it is not readable."""
 
@@ -120,23 +119,16 @@ def read_lines(file: Path, shape: Shape) -> Iterator[Line]:
     """The lines of a file; none where it is missing. Raises OSError where it is there and cannot be read."""
     if not file.is_file():
         return
-    number, start, end, cut = 0, 0, 0, False
+    number, cut = 0, False
     with file.open("rb") as stream:
         while piece := stream.readline(LONGEST):
-            end += len(piece)
-            ends = piece.endswith(b"\n")
-            long, cut = cut, not ends and len(piece) == LONGEST
-            if cut:  # the rest is in the next pieces
-                continue
-            number += 1
+            begun, cut = cut, len(piece) == LONGEST and not piece.endswith(b"\n")
+            number += not begun
             text = piece.strip(b"\0 \t\r\n")
-            if long:
-                yield Line(number, start, end, None)
+            if begun or cut:
+                yield Line(number, piece, None)
             elif text or b"\0" in piece:
-                yield Line(number, start, end, _row(text, shape))
-            start = end
-    if cut:
-        yield Line(number + 1, start, end, None)
+                yield Line(number, piece, _row(text, shape))
 
 
 def read_rows(file: Path, shape: Shape) -> list[Row]:

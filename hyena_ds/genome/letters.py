@@ -21,10 +21,7 @@ Counts = NDArray[np.int64]
 
 
 def _either_case(letters: str) -> NDArray[np.bool_]:
-    mask = np.zeros(256, dtype=bool)
-    for letter in letters + letters.lower():
-        mask[ord(letter)] = True
-    return mask
+    return np.isin(np.arange(256), [*(letters + letters.lower()).encode()])
 
 
 IS_PLAIN = _either_case(PLAIN)
@@ -43,10 +40,8 @@ def token_table(fold_case: bool, ambiguous_to_n: bool, other_to_n: bool) -> Byte
     twin; without, every lower-case letter is unknown, as in the published tokenizer.
     """
     table = np.full(256, tokenizer.N if other_to_n else tokenizer.UNKNOWN, dtype=np.uint8)
-    for letter in AMBIGUOUS:
-        table[ord(letter)] = tokenizer.N if ambiguous_to_n else tokenizer.UNKNOWN
-    for letter, token in tokenizer.LETTERS.items():
-        table[ord(letter)] = token
+    table[[*AMBIGUOUS.encode()]] = tokenizer.N if ambiguous_to_n else tokenizer.UNKNOWN
+    table[[*"".join(tokenizer.LETTERS).encode()]] = [*tokenizer.LETTERS.values()]
     lower, upper = slice(ord("a"), ord("z") + 1), slice(ord("A"), ord("Z") + 1)
     table[lower] = table[upper] if fold_case else tokenizer.UNKNOWN
     return table

@@ -27,17 +27,13 @@ SPECIALS = {
     "[UNK]": UNKNOWN,
 }
 
+_BYTES, _IDS = [*"".join(LETTERS).encode()], [*LETTERS.values()]
 _ENCODE = np.full(256, UNKNOWN, dtype=np.uint8)
-for _letter, _id in LETTERS.items():
-    _ENCODE[ord(_letter)] = _id
-
+_ENCODE[_BYTES] = _IDS
 _DECODE = np.full(256, ord("?"), dtype=np.uint8)
-for _letter, _id in LETTERS.items():
-    _DECODE[_id] = ord(_letter)
-
+_DECODE[_IDS] = _BYTES
 _COMPLEMENT = np.arange(256, dtype=np.uint8)
-for _base, _partner in ((A, T), (T, A), (C, G), (G, C)):
-    _COMPLEMENT[_base] = _partner
+_COMPLEMENT[[A, T, C, G]] = [T, A, G, C]
 
 
 def encode(sequence: str | bytes) -> NDArray[np.uint8]:

@@ -13,13 +13,13 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hyena_ds.errors import LocalError
 from hyena_ds.files.growing import GrowingFile
-from hyena_ds.files.rows import METRICS, Line, Row, read_lines
-from hyena_ds.files.whole import aside
+from hyena_ds.files.rows import METRICS, Row, read_lines
+from hyena_ds.files.whole import aside, to_disk
 from hyena_ds.monitoring.outlet import cause
 
 DAMAGED = "metrics.damaged.jsonl"
@@ -73,22 +73,27 @@ def recover(file: Path, step: int) -> tuple[list[Row], list[str]]:
 
 def _recovered(file: Path, step: int) -> tuple[list[Row], list[str]]:
     there = _is_there(file)
-    lines = list(read_lines(file, METRICS))
-    damaged = [line for line in lines if line.row is None]
-    rows = [line.row for line in lines if line.row is not None and line.row["step"] <= step]
-    gone = {line.number for line in lines if line.row is not None and line.row["step"] > step}
+    rows: list[Row] = []
+    gone, damaged = set[int](), set[int]()
+    for line in read_lines(file, METRICS):
+        if line.row is None:
+            damaged.add(line.number)
+        elif line.row["step"] > step:
+            gone.add(line.number)
+        else:
+            rows.append(line.row)
     news = []
     if damaged:
-        where = f"{_listed([(line.number, line.number) for line in damaged], 'line')} not readable"
+        where = f"{_listed([(number, number) for number in sorted(damaged)], 'line')} not readable"
         try:
-            _copy(file, damaged, file.with_name(DAMAGED), "ab")
+            _copy(file, damaged.__contains__, file.with_name(DAMAGED), "ab")
             news.append(f"{file}: {where}; kept in {DAMAGED}")
-            gone.update(line.number for line in damaged)
+            gone |= damaged
         except OSError as error:  # better in the way than lost
             news.append(f"{file}: {where}; left there, because {error.filename} cannot be written ({error.strerror})")
     if gone:
         with aside(file) as partial:
-            _copy(file, [line for line in lines if line.number not in gone], partial, "xb")
+            _copy(file, lambda number: number not in gone, partial, "xb")
     missing = _without_row(rows, step)
     if missing:
         count = sum(last - first + 1 for first, last in missing)
@@ -109,24 +114,19 @@ def _is_there(file: Path) -> bool:
     return file.is_file()
 
 
-def _copy(source: Path, lines: Iterable[Line], target: Path, mode: str) -> None:
-    """Write these lines of `source` to `target`, and force them to the disk. Raises OSError that names `target`."""
+def _copy(source: Path, wanted: Callable[[int], bool], target: Path, mode: str) -> None:
+    """Write the lines of `source` with wanted numbers to `target`, and force them to the disk. Raises OSError that names `target`."""
     _is_there(target)
+    text = b"\n"
     try:
-        with source.open("rb") as found, target.open(mode) as out:
-            for line in lines:
-                found.seek(line.start)
-                left = line.end - line.start
-                while left:
-                    piece = found.read(min(left, 1 << 20))
-                    if not piece:  # it has become shorter meanwhile
-                        break
-                    out.write(piece)
-                    left -= len(piece)
-                if not piece.endswith(b"\n"):
-                    out.write(b"\n")
-            out.flush()
-            os.fsync(out.fileno())
+        with target.open(mode) as out:
+            for line in read_lines(source, METRICS):
+                if wanted(line.number):
+                    text = line.text
+                    out.write(text)
+            if not text.endswith(b"\n"):  # the last line of a file may have no end
+                out.write(b"\n")
+            to_disk(out)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
 

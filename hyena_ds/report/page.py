@@ -26,8 +26,8 @@ def page(records: Records) -> str:
     sections = [
         _section("Loss", pictures.loss(records)),
         _section("Validation by context", pictures.validation(records) + tables.validation(records)),
-        _section("Speed and memory", '<div class="pair">' + "".join(pictures.speed(records)) + "</div>"),
-        _section("Optimizer", '<div class="pair">' + "".join(pictures.optimizer(records)) + "</div>"),
+        _section("Speed and memory", pictures.steps(records, pictures.SPEED)),
+        _section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
         _section("Faults and restarts", tables.events(records)),
         _section("What ran", tables.what_ran(records)),
         _section("Checkpoints", tables.checkpoints(records)),

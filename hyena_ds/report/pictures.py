@@ -10,12 +10,24 @@ from hyena_ds.report.charts import Boundary, Point, Series, line_chart, short
 from hyena_ds.runs.records import Records, Row
 from hyena_ds.text import in_tokens
 
-__all__ = ["loss", "optimizer", "short", "speed", "validation"]
+__all__ = ["OPTIMIZER", "SPEED", "loss", "short", "steps", "validation"]
 
 _LOG_FROM = 50.0
 """Tokens are drawn on a logarithmic axis where the run has so many times those of its first stage."""
 _FEWEST = 10
 """Losses without which all of them are shown."""
+_AS_SHARE = {"from_zero": True, "show": lambda value: f"{100 * value:.3g} %"}
+SPEED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "Tokens a second": ("tokens_per_second", 2, {"from_zero": True}),
+    "Peak memory of the largest rank, GiB": ("peak_memory_gib", 3, {"from_zero": True}),
+    "Share of a step spent waiting for exchanges": ("exchange_share", 4, _AS_SHARE),
+    "Wait for data, as a share of the step": ("input_share", 5, _AS_SHARE),
+}
+"""Titles of charts of the training steps: column, colour, and how it is drawn."""
+OPTIMIZER: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "Learning rate": ("learning_rate", 6, {}),
+    "Gradient norm before clipping": ("gradient_norm", 7, {"log_y": True}),
+}
 
 
 def loss(records: Records) -> str:
@@ -45,34 +57,14 @@ def validation(records: Records) -> str:
     return _chart(records, "Validation loss, nats a base, by context length", series, cut=_cut(points), wide=True)
 
 
-def speed(records: Records) -> list[str]:
-    """Throughput, memory, and what keeps a step waiting."""
-    steps = records.steps
-    waits = [
-        {**row, "input_share": row["input_wait_seconds"] / seconds}
-        for row in steps
-        if row.get("input_wait_seconds") is not None and (seconds := _seconds(records, row)) > 0
-    ]
-    percent = lambda value: f"{100 * value:.3g} %"  # noqa: E731
-    return [
-        _chart(records, "Tokens a second", [Series("", _points(records, steps, "tokens_per_second"), 2)], from_zero=True),
-        _chart(records, "Peak memory of the largest rank, GiB", [Series("", _points(records, steps, "peak_memory_gib"), 3)], from_zero=True),
-        _chart(records, "Share of a step spent waiting for exchanges", [Series("", _points(records, steps, "exchange_share"), 4)], from_zero=True, show=percent),
-        _chart(records, "Wait for data, as a share of the step", [Series("", _points(records, waits, "input_share"), 5)], from_zero=True, show=percent),
-    ]  # fmt: skip
-
-
-def optimizer(records: Records) -> list[str]:
-    """Learning rate and gradient norm."""
-    return [
-        _chart(records, "Learning rate", [Series("", _points(records, records.steps, "learning_rate"), 6)]),
-        _chart(
-            records,
-            "Gradient norm before clipping",
-            [Series("", _points(records, records.steps, "gradient_norm"), 7)],
-            log_y=True,
-        ),
-    ]
+def steps(records: Records, charts: dict[str, tuple[str, int, dict[str, Any]]]) -> str:
+    """Charts of columns of the training steps, two beside each other."""
+    rows = [{**row, "input_share": _input_share(records, row)} for row in records.steps]
+    drawn = (
+        _chart(records, title, [Series("", _points(records, rows, column), colour)], **options)
+        for title, (column, colour, options) in charts.items()
+    )
+    return f'<div class="pair">{"".join(drawn)}</div>'
 
 
 def _cut(points: Sequence[Point]) -> float | None:
@@ -114,8 +106,11 @@ def _points(records: Records, rows: Sequence[Row], key: str) -> list[Point]:
     ]
 
 
-def _seconds(records: Records, row: Row) -> float:
-    """Seconds of a step and its data."""
-    rate = row.get("tokens_per_second")
+def _input_share(records: Records, row: Row) -> float | None:
+    """The wait for a step's data, as a share of both; None where that is not known."""
+    rate, wait = row.get("tokens_per_second"), row.get("input_wait_seconds")
+    if not rate or wait is None:
+        return None
     tokens = tokens_until(records.config, row["step"]) - tokens_until(records.config, row["step"] - 1)
-    return tokens / rate + row["input_wait_seconds"] if rate else 0.0
+    seconds = tokens / rate + wait
+    return wait / seconds if seconds > 0 else None

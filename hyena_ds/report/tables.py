@@ -14,54 +14,39 @@ def state(records: Records) -> str:
     """In a word: complete, failed (since its last start), or unfinished."""
     if records.summary is not None:
         return "complete"
-    last_start = str(records.starts[-1].get("time", "")) if records.starts else ""
-    last_fault = str(records.faults[-1].get("time", "")) if records.faults else ""
+    last_start, last_fault = (rows[-1].get("time", "") if rows else "" for rows in (records.starts, records.faults))
     return "failed" if last_fault and last_fault >= last_start else "unfinished"
 
 
 def validation(records: Records) -> str:
     """The last validation at every context length, and the baselines."""
-    last: dict[int, Row] = {}
-    for row in records.validations:
-        last[row["context_length"]] = row
+    last = {row["context_length"]: row for row in records.validations}
     cells = [
-        (
-            f"HyenaDNA, context {in_tokens(length)}",
-            f"{row['step']:,}",
-            *_quality(row["validation_loss"]),
-        )
+        (f"HyenaDNA, context {in_tokens(length)}", f"{row['step']:,}", *_quality(row["validation_loss"]))
         for length, row in sorted(last.items())
     ]
     markov = (records.summary or {}).get("markov_losses") or {}
     cells += [(f"Markov, order {order}", "", *_quality(loss)) for order, loss in markov.items()]
-    return (
-        _table(("", "step", "nats a base", "bits a base", "perplexity"), cells) if cells else _none("no validation yet")
-    )
+    if not cells:
+        return _none("no validation yet")
+    return _table(("", "step", "nats a base", "bits a base", "perplexity"), cells)
 
 
 def events(records: Records) -> str:
     """Starts, faults and skipped steps, in their order."""
     rows = [
-        (
-            str(row.get("time", "")),
-            "start" if number == 0 else "started again",
-            f"{row.get('step', 0):,}",
-            _where(row),
-        )
+        (row.get("time", ""), "started again" if number else "start", f"{row.get('step', 0):,}", _where(row))
         for number, row in enumerate(records.starts)
     ]
     rows += [
-        (str(row.get("time", "")), str(row["kind"]), f"{row['step']}", f"rank {row.get('rank', '?')}: {row['text']}")
+        (row.get("time", ""), row["kind"], f"{row['step']}", f"rank {row.get('rank', '?')}: {row['text']}")
         for row in records.faults
     ]
     rows.sort(key=lambda row: row[0])
     skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]
     text = "".join(f"<p>Left out: {escape(line)}.</p>" for line in records.left_out)
-    text += (
-        f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
-        if skipped
-        else ""
-    )
+    if skipped:
+        text += f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
     if not rows:
         return text or _none("none recorded")
     return text + _table(("time", "what", "after step", "where, why"), rows, words=True)
@@ -87,19 +72,13 @@ def environment(records: Records) -> str:
     if not records.starts:
         return _none("not recorded: the run is of an older version")
     names = list(dict.fromkeys(name for row in records.starts for name in row.get("versions", {})))
-    rows = [
-        (
-            str(row.get("time", "")),
-            f"{row.get('step', 0):,}",
-            str(row.get("ranks", "")),
-            ", ".join(f"{host} x {count}" for host, count in row.get("hosts", {}).items()),
-            str(row.get("device", "")),
-            str(row.get("threads", "")),
-            " ".join(part for part in (str(row.get("system", "")), str(row.get("launcher", ""))) if part),
-            *(str(row.get("versions", {}).get(name, "")) for name in names),
-        )
-        for row in records.starts
-    ]
+    rows = []
+    for row in records.starts:
+        hosts = ", ".join(f"{host} x {count}" for host, count in row.get("hosts", {}).items())
+        system = " ".join(row[key] for key in ("system", "launcher") if row.get(key))
+        where = (str(row.get("ranks", "")), hosts, row.get("device", ""), str(row.get("threads", "")), system)
+        versions = (row.get("versions", {}).get(name, "") for name in names)
+        rows.append((row.get("time", ""), f"{row.get('step', 0):,}", *where, *versions))
     titles = ("time", "after step", "ranks", "hosts", "device", "threads", "system", *names)
     return f'<div class="wide">{_table(titles, rows, words=True)}</div>'
 

@@ -20,6 +20,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.files.rows import FAULTS, METRICS, STARTS, Row, Shape, read_lines, read_summary, read_text
 from hyena_ds.redaction import kept, redacted
 from hyena_ds.runs.directory import CONFIG, RunDirectory
+from hyena_ds.text import counted
 
 _LOG_LINES = 60
 
@@ -114,12 +115,16 @@ def _grid(config: RunConfig, starts: list[Row]) -> list[str]:
 
 
 def _rows(file: Path, shape: Shape, left_out: list[str]) -> list[Row]:
+    rows: list[Row] = []
+    damaged = set[int]()
     try:
-        lines = list(read_lines(file, shape))
+        for line in read_lines(file, shape):
+            if line.row is None:
+                damaged.add(line.number)
+            else:
+                rows.append(line.row)
     except OSError as error:
         left_out.append(f"{file.name}: not readable ({error.strerror})")
-        return []
-    damaged = sum(line.row is None for line in lines)
     if damaged:
-        left_out.append(f"{file.name}: {damaged:,} {'line' if damaged == 1 else 'lines'} not readable")
-    return [line.row for line in lines if line.row is not None]
+        left_out.append(f"{file.name}: {counted(len(damaged), 'line')} not readable")
+    return rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 
 from hyena_ds.runtime.wire import Wire
 
@@ -37,12 +38,7 @@ class Door:
 
     def look(self, now: float, missing: int) -> list[tuple[Wire, list[bytes]]]:
         """The callers that have sent a first line, and their lines. `missing` ranks are expected."""
-        came: list[tuple[Wire, list[bytes]]] = []
-        for caller, since in list(self._waiting.items()):
-            if now - since > INTRODUCTION_SECONDS:
-                self._end(caller)
-            else:
-                came += self._introduction(caller)
+        came = self._introductions(self._waiting, now)
         for _ in range(missing + _ACCEPTED_A_LOOK):
             try:
                 connection, _ = self._server.accept()
@@ -55,7 +51,7 @@ class Door:
                 break  # nobody calls, or none can be let in before the next look
             caller = Wire(connection, INTRODUCTION_BYTES)
             self._waiting[caller] = now
-            came += self._introduction(caller)  # a rank has mostly spoken by now, however many call after it
+            came += self._introductions([caller], now)  # a rank has mostly spoken by now, however many call after it
             while len(self._waiting) > missing + SPARE:
                 self._end(next(iter(self._waiting)))
         return came
@@ -67,18 +63,21 @@ class Door:
         for caller in list(self._waiting):
             self._end(caller)
 
-    def _introduction(self, caller: Wire) -> list[tuple[Wire, list[bytes]]]:
-        """Look at one caller: what it has sent, once that is a line; one that is gone, or says too much, is let go."""
-        try:
-            if lines := caller.lines():
+    def _introductions(self, callers: Iterable[Wire], now: float) -> list[tuple[Wire, list[bytes]]]:
+        """What callers have sent, once that is a line; one that is gone, takes too long or says too much is let go."""
+        came = []
+        for caller in list(callers):
+            try:
+                lines = caller.lines()
+            except EOFError:
+                self._end(caller)
+                continue
+            if lines:
                 del self._waiting[caller]
-                return [(caller, lines)]
-            is_over = caller.overfull
-        except EOFError:
-            is_over = True
-        if is_over:
-            self._end(caller)
-        return []
+                came.append((caller, lines))
+            elif caller.overfull or now - self._waiting[caller] > INTRODUCTION_SECONDS:
+                self._end(caller)
+        return came
 
     def _end(self, caller: Wire) -> None:
         del self._waiting[caller]

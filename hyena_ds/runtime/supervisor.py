@@ -10,15 +10,15 @@ No torch: a supervisor is a small process that outlives what it starts.
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hyena_ds.checkpoints.directory import LATEST, checkpoints_in, step_of
 from hyena_ds.checkpoints.manifest import STEP_NAME
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.errors import NotFiniteError, UserError
+from hyena_ds.errors import NotFiniteError, UserError, say
 from hyena_ds.files.rows import read_faults, read_text
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import STOPPED_CODES, name_of
@@ -120,5 +120,4 @@ def _tell(number: int, passed_on: bool) -> None:
         _say(f"{name_of(number)}: not starting again")
 
 
-def _say(text: str) -> None:
-    print(f"hyena-ds supervise: {text}", file=sys.stderr, flush=True)
+_say = partial(say, who="hyena-ds supervise")

@@ -12,12 +12,13 @@ import math
 import os
 import re
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
 from hyena_ds.config.names import check_new_name
-from hyena_ds.config.nodes import compose, copied, read_text_file
+from hyena_ds.config.nodes import compose, read_text_file
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.redaction import redacted
@@ -150,7 +151,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
         arguments = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
         arguments += [f"{key}={as_yaml(value)}" for key, value in ours.items()]
         try:
-            run = load_node(root and copied(root, {}), base, RunConfig, arguments)
+            run = load_node(deepcopy(root), base, RunConfig, arguments)
             check_new_name(name, RunDirectory(run).config_file, "name")
         except UserError as error:
             raise UserError(f"{file}: run {in_one_line(name, MOST_QUOTED)}: {error}") from None

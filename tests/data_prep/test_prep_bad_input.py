@@ -129,7 +129,7 @@ def test_a_bed_that_cannot_be_used_is_named(workshop, content, wanted):
         ({"splits": {"by_fraction": {"train": 1}, "bed_names": {"x": "train"}}}, "found names without a BED"),
         ({"splits": {"bed": "x.bed", "bed_names": {"x": "dev"}}}, "found 'dev' for 'x'"),
         ({"required_splits": ["dev"]}, "found 'dev', wanted some of train, valid, test"),
-        ({"chunk_length": 0}, "chunk_length: found 0, wanted 1 to"),
+        ({"chunk_length": 0}, "chunk_length: found 0, wanted at least 1"),
         ({"workers": 0}, "workers: found 0, wanted at least 1"),
         ({"chunks_per_shard": 0}, "chunks_per_shard: found 0"),
         ({"chromosomes": ["a", "a"]}, "found 'a' twice"),

@@ -46,9 +46,9 @@ def test_hg38_holds_out_the_chromosomes_of_the_paper():
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"chunk_length": 10**18}, "chunk_length: found 1000000000000000000, wanted 1 to"),
+        ({"chunk_length": 10**18}, "chunk_length: found 1000000000000000000, wanted at most 1,073,741,824"),
         ({"chunk_length": 10**400}, "chunk_length: found '1000"),
-        ({"workers": 10**6}, "workers: found 1000000, wanted at most 1024"),
+        ({"workers": 10**6}, "workers: found 1000000, wanted at most 1,024"),
         ({"chunks_per_shard": 10**18}, "chunks_per_shard: found 1000000000000000000, wanted at most"),
         ({"assembly": "x" * 256}, "assembly: found 256 bytes, wanted at most 255"),
         ({"assembly": "a\0b"}, "assembly: found the character 0x0"),
@@ -59,11 +59,11 @@ def test_hg38_holds_out_the_chromosomes_of_the_paper():
         ({"output": "new/" + "x" * 250}, "File name too long"),
         ({"fasta": "x" * 300}, "File name too long"),
         ({"splits": {"by_fraction": {"train": float("nan")}}}, "found '.nan', wanted a number"),
-        ({"limits": {"fasta_gib": 0}}, "limits.fasta_gib: found 0, wanted a number above 0"),
+        ({"limits": {"fasta_gib": 0}}, "limits.fasta_gib: found 0.0, wanted a positive number"),
         ({"limits": {"bed_mib": float("inf")}}, "limits.bed_mib: found '.inf', wanted a number"),
         ({"limits": {"bed_mib": 1e300}}, "limits.bed_mib: found 1e+300"),
         ({"download": {"name": "x", "attempts": 10**9}}, "attempts: found 1000000000, wanted at most"),
-        ({"download": {"name": "x", "gib": -1}}, "gib: found -1, wanted a number above 0"),
+        ({"download": {"name": "x", "gib": -1}}, "gib: found -1.0, wanted a positive number"),
     ],
 )
 def test_a_config_of_absurd_values_is_one_sentence(

@@ -269,7 +269,7 @@ def test_a_list_of_checksums_without_end_is_stopped(workshop, server, monkeypatc
     monkeypatch.setattr("data_prep.download.MOST_LIST_BYTES", 1000)
     server.listing = "x" * 2_000
     outcome = run(workshop, server)
-    assert outcome.code == 2 and "found more than 1,000 bytes, wanted a list of MD5 sums" in outcome.sentence
+    assert outcome.code == 2 and "bytes, wanted at most 1,000; correct the address" in outcome.sentence
 
 
 @pytest.mark.parametrize("which", [place, part])

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from data_prep.regions import _merge, _subtract
+from data_prep.regions import _merged_and_trimmed
 from hyena_ds.data.shards import read_index
 from hyena_ds.genome.bed import Interval, find_leaks
 from tests.data_prep.workshop import Workshop, gzipped, random_bases
@@ -109,9 +109,12 @@ def test_trimming_agrees_with_sets_of_bases(seed):
     def bases(group: list[Interval]) -> set[int]:
         return {at for i in group for at in range(i.start, i.end)}
 
-    guarded = [span for group in (test, valid) for span in _merge(group)[0]]
-    left = [at for start, end in _subtract(_merge(train)[0], guarded) for at in range(start, end)]
-    assert left == sorted(bases(train) - bases(test) - bases(valid))
+    spans, (_, _, trimmed) = _merged_and_trimmed([*train, *valid, *test])
+    left = {split: [at for span in spans.get(split, []) for at in range(*span)] for split in ("train", "valid", "test")}
+    assert left["train"] == sorted(bases(train) - bases(test) - bases(valid))
+    assert left["valid"] == sorted(bases(valid) - bases(test)) and left["test"] == sorted(bases(test))
+    whole = sum(len(bases(group)) for group in (train, valid, test))
+    assert trimmed == whole - sum(map(len, left.values()))
     leaks = find_leaks(train + test)
     assert {at for leak in leaks for at in range(leak.start, leak.end)} == bases(train) & bases(test)
     assert len(leaks) == sum(t.start < e.end and e.start < t.end for t in train for e in test)

@@ -31,9 +31,6 @@ class Ahead:
         self._steps: SimpleQueue[int | None] = SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="shards ahead")
-
-    def start(self) -> None:
-        """Begin to fetch."""
         self._thread.start()
 
     def reached(self, step: int) -> None:

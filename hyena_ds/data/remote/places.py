@@ -8,9 +8,7 @@ Whoever reads tokens does not know which.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,6 +20,7 @@ from hyena_ds.data.remote.shard_cache import ShardCache
 from hyena_ds.data.remote.transfer import address_of, named
 from hyena_ds.data.shards import INDEX_NAME, Reader, Shard, ShardIndex, ShardReader, parse_index, read_index
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.files.whole import aside
 
 MOST_INDEX_BYTES = 2**26
 """The most bytes that an index from afar may have; one of 100,000 chunks has less than half of it."""
@@ -76,17 +75,12 @@ def _index_from_afar(place: str, cache: CacheConfig, kept: bool) -> ShardIndex:
 
 
 def _fetch_index(place: str, path: Path, cache: CacheConfig) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, Event(), what="index")
-        part.replace(path)
+        with aside(path, own=True) as part:
+            fetch_whole(address_of(place, INDEX_NAME), part, MOST_INDEX_BYTES, cache, Event(), what="index")
     except OSError as error:
         raise LocalError(
             f"{error.filename or path}: cannot keep {named(place, INDEX_NAME)} ({error.strerror}); make "
             "room, or name another data.cache.directory"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -50,14 +50,11 @@ class ShardCache:
     def opened(self, place: str, shard: Shard) -> Iterator[int]:
         """A file descriptor of the whole shard, fetched first if need be; nobody removes it meanwhile."""
         for _ in range(_EVICTED_AGAIN):
-            with self._in_words(place, shard):
-                file = self._open_whole(shard)
-                if file is None:
-                    self.fetch(place, shard)
-                    continue
-            with _held(file):
-                yield file
-            return
+            with self._in_words(place, shard), self._whole(shard) as file:
+                if file is not None:
+                    yield file
+                    return
+            self.fetch(place, shard)
         raise LocalError(
             f"{self.path}: shard {shard.file} was removed {_EVICTED_AGAIN} times before it was read; "
             f"raise data.cache.gib (now {self.config.gib:g}): too many shards are in use at once"
@@ -86,12 +83,28 @@ class ShardCache:
 
         Raises LocalError that names the shard, and Stopped (fetching.py) once `stopped` is set.
         """
+        path, part = self.path / f"{shard.sha256}.lock", self._part(shard)
         with self._in_words(place, shard):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = self._lock_of(place, shard, wait)
-            if lock is not None:
-                with _held(lock):
-                    self._fetch_locked(place, shard, lock, stopped or Event())
+            told, size, grew = _changed(path), _size(part), time.monotonic()
+            while True:
+                with _locked(path) as lock:
+                    if lock is not None:
+                        # While this process waited, another one may have lost its patience: once is enough for a node.
+                        failure = read_text(path)
+                        if failure.startswith(_FAILED) and _changed(path) != told:
+                            raise LocalError(failure.removeprefix(_FAILED))
+                        return self._fetch_locked(place, shard, lock, stopped or Event())
+                if not wait or self.has(shard):
+                    return
+                if _size(part) != size:
+                    size, grew = _size(part), time.monotonic()
+                if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
+                    raise LocalError(
+                        f"{named(place, shard.file)}: process {read_text(path) or 'unknown'} of this node fetches this "
+                        f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
+                    )
+                time.sleep(_POLL)
 
     def remove_damaged(self, shards: list[Shard], share: int = 0) -> None:
         """Remove those of `shards` that are here with other bytes than the index says; they will be fetched again.
@@ -100,56 +113,31 @@ class ShardCache:
         """
         with Checksums(self.path, share, touched=True) as checksums:
             for shard in shards:
-                file, tar = self._open_whole(shard), self._tar(shard)
-                if file is not None:
-                    with _held(file), contextlib.suppress(FileNotFoundError):
-                        if not checksums.agrees(tar, shard.sha256):
-                            tar.unlink()
+                tar = self._tar(shard)
+                with self._whole(shard) as file, contextlib.suppress(FileNotFoundError):
+                    if file is not None and not checksums.agrees(tar, shard.sha256):
+                        tar.unlink()
 
     def _tar(self, shard: Shard) -> Path:
         return self.path / f"{shard.sha256}.tar"
 
-    def _open_whole(self, shard: Shard) -> int | None:
-        """The shard, open under a shared lock, or None where it has to be fetched."""
-        path = self._tar(shard)
-        try:
-            file = _lock(path, os.O_RDONLY, fcntl.LOCK_SH)  # waits only while somebody removes it
-        except FileNotFoundError:
-            return None
-        with contextlib.ExitStack() as unless_whole:
-            unless_whole.callback(_unlock, file)
-            found = os.fstat(file)
-            if found.st_nlink > 0 and found.st_size == shard.bytes:
-                with contextlib.suppress(PermissionError):
-                    _touch(file)
-                unless_whole.pop_all()
-                return file
-            if found.st_nlink > 0:
-                path.unlink(missing_ok=True)
-        return None
-
-    def _lock_of(self, place: str, shard: Shard, wait: bool) -> int | None:
-        """The lock of whoever fetches the shard; None when another process has fetched it, or does and `wait` is false."""
-        path, part = self.path / f"{shard.sha256}.lock", self._part(shard)
-        began, told = time.monotonic(), _changed(path)
-        size, grew = _size(part), began
-        while (lock := _try_lock(path)) is None:
-            if not wait or self.has(shard):
-                return None
-            if _size(part) != size:
-                size, grew = _size(part), time.monotonic()
-            if time.monotonic() - grew > self.config.patience + _TAKES_OVER:
-                raise LocalError(
-                    f"{named(place, shard.file)}: process {read_text(path) or 'unknown'} of this node fetches this "
-                    f"shard, and no byte came for {time.monotonic() - grew:.0f} s; end it, then start the same line again"
-                )
-            time.sleep(_POLL)
-        # While this process waited, another one may have lost its patience: once is enough for a node.
-        failure = read_text(path)
-        if failure.startswith(_FAILED) and _changed(path) != told:
-            with _held(lock):
-                raise LocalError(failure.removeprefix(_FAILED))
-        return lock
+    @contextmanager
+    def _whole(self, shard: Shard) -> Iterator[int | None]:
+        """A block during which the shard is open under a shared lock; None in place of it where it has to be fetched."""
+        path, file = self._tar(shard), None
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):  # waits only while somebody removes it
+                file = stack.enter_context(_locked(path, os.O_RDONLY, fcntl.LOCK_SH))
+            if file is not None:
+                found = os.fstat(file)
+                if found.st_nlink > 0 and found.st_size == shard.bytes:
+                    with contextlib.suppress(PermissionError):
+                        _touch(file)
+                else:
+                    if found.st_nlink > 0:
+                        path.unlink(missing_ok=True)
+                    file = None
+            yield file
 
     def _fetch_locked(self, place: str, shard: Shard, lock: int, stopped: Event) -> None:
         if self.has(shard):
@@ -182,29 +170,28 @@ class ShardCache:
                 f"{shard.file} alone; raise it"
             )
         while True:
-            while (room := _try_lock(path)) is None:
-                if time.monotonic() - began > self.config.patience:
-                    raise LocalError(
+            with _locked(path) as room:
+                if room is None:
+                    problem = (
                         f"{path}: another process has held this lock for {time.monotonic() - began:.0f} s; end the process "
                         "that has it open, or name another data.cache.directory"
                     )
-                time.sleep(_POLL)
-            with _held(room):
-                kept = self._kept(part)
-                used = sum(size for _, _, size in kept)
-                for _, other, size in sorted(kept):
+                else:
+                    kept = self._kept(part)
+                    used = sum(size for _, _, size in kept)
+                    for _, other, size in sorted(kept):
+                        if used + shard.bytes <= self.config.bytes:
+                            break
+                        if _remove(other):
+                            used -= size
                     if used + shard.bytes <= self.config.bytes:
-                        break
-                    if _remove(other):
-                        used -= size
-                if used + shard.bytes <= self.config.bytes:
-                    part.touch()
-                    return
+                        return part.touch()
+                    problem = (
+                        f"{self.path}: shard {shard.file} of {shard.bytes / 2**30:.3g} GiB does not fit beside "
+                        f"{used / 2**30:.3g} GiB that are in use; raise data.cache.gib (now {self.config.gib:g})"
+                    )
             if time.monotonic() - began > self.config.patience:
-                raise LocalError(
-                    f"{self.path}: shard {shard.file} of {shard.bytes / 2**30:.3g} GiB does not fit beside "
-                    f"{used / 2**30:.3g} GiB that are in use; raise data.cache.gib (now {self.config.gib:g})"
-                )
+                raise LocalError(problem)
             time.sleep(_POLL)
 
     def _kept(self, part: Path) -> list[tuple[float, Path, int]]:
@@ -247,52 +234,31 @@ def _touch(tar: Path | int) -> None:
     os.utime(tar, ns=(time.time_ns(), os.stat(tar).st_mtime_ns))
 
 
-def _try_lock(path: Path) -> int | None:
-    """An exclusive lock on `path`, or None while somebody else has it."""
-    try:
-        return _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-
-
-def _lock(path: Path, flags: int, kind: int) -> int:
-    """The file at `path`, opened with `flags` and locked, `kind` says how."""
-    file = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(file, kind)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
-
-
 @contextmanager
-def _held(file: int) -> Iterator[None]:
-    """A block during which a file stays locked and open."""
+def _locked(
+    path: Path, flags: int = os.O_RDWR | os.O_CREAT, kind: int = fcntl.LOCK_EX | fcntl.LOCK_NB
+) -> Iterator[int | None]:
+    """A block during which the file at `path` is open and locked; None in place of it while somebody else has the lock."""
+    file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    held = False
     try:
-        yield
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, kind)
+            held = True
+        yield file if held else None
     finally:
-        _unlock(file)
-
-
-def _unlock(file: int) -> None:
-    # Explicitly: a process that was forked meanwhile has the file open too, and would keep the lock.
-    fcntl.flock(file, fcntl.LOCK_UN)
-    os.close(file)
+        if held:  # explicitly: a process that was forked meanwhile has the file open too, and would keep the lock
+            fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
 
 
 def _remove(path: Path) -> bool:
     """Remove a tar that nobody reads, or a part that nobody fetches; whether it is gone."""
     guard = path if path.suffix == ".tar" else path.parent / f"{path.name.partition('.')[0]}.lock"
-    try:
-        lock = _try_lock(guard)
-    except FileNotFoundError:
-        return True
-    if lock is None:
-        return False
-    with _held(lock):
-        path.unlink(missing_ok=True)
-    return True
+    with _locked(guard) as lock:
+        if lock is not None:
+            path.unlink(missing_ok=True)
+    return lock is not None
 
 
 def _tell(lock: int, text: str) -> None:

@@ -29,6 +29,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from hyena_ds.config.remote import NAME, expanded, is_afar, variables_of
+from hyena_ds.files.whole import to_disk
 from hyena_ds.redaction import shown, without, words_of
 
 COPY_BYTES = 1 << 18
@@ -151,8 +152,7 @@ def append(open_: Opener, part: Path, most: int, arrived: Callable[[int, int | N
                 file.write(block)
                 end += len(block)
                 arrived(end, wanted)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
     finally:
         answer.close()
     if wanted is not None and end < wanted:  # a read in pieces ends silently when the connection does

@@ -128,7 +128,6 @@ def test_the_group_under_way_and_the_next_are_fetched_before_they_are_read(
     epoch = stream.epochs(1)[0].shards
     assert len(now) == len(later) == 2 and set(epoch[:4]) <= {*now, *later}
     ahead = Ahead(stream)
-    ahead.start()
     ahead.reached(0)
     cache, by_file = tmp_path / "cache", stream.sources.tracks[0].index_by_file
     deadline = time.monotonic() + 20
