@@ -85,11 +85,18 @@ class Predictor:
         """(B, L) -> (B, l, D): after the final norm, of the tokens of `layout(L)` that are no padding."""
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
-        here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
-        here = here[:, layout.offset : layout.offset + layout.local_length].contiguous()
-        device = self.model.backbone.embedding.weight.device
-        hidden_BlD = self.model.backbone(here.to(device), replace(self._run, layout=layout))
+        hidden_BlD = self.model.backbone(self.slice_here(token_ids_BL, layout), self.forward_pass(layout))
         return hidden_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
+
+    def slice_here(self, token_ids_BL: Tensor, layout: Layout) -> Tensor:
+        """(B, L) -> (B, l): this rank's tokens on the model's device, with padding behind the last."""
+        padded = F.pad(token_ids_BL, (0, layout.context_length - token_ids_BL.shape[1]), value=PAD)
+        here = padded[:, layout.offset : layout.offset + layout.local_length].contiguous()
+        return here.to(self.model.backbone.embedding.weight.device)
+
+    def forward_pass(self, layout: Layout, filters: HeldFilters | None = None) -> ForwardPass:
+        """How a forward pass over a layout runs, with the filters that are held for whole sequences or with others."""
+        return replace(self._run, layout=layout, filters=filters or self._run.filters)
 
     @torch.no_grad()
     def logits(self, token_ids_BL: Tensor) -> Tensor:
