@@ -38,12 +38,15 @@ from hyena_ds.predict.predictor import Predictor
 class Ends(NamedTuple):
     """Hidden states of some ends, after the final norm, and of the reference at the same tokens.
 
-    Both begin one token before the end, where they are equal: that token predicts the end's first one. Before the window's
-    first token the states are those of zeros and mean nothing.
+    The states begin one token before the end, where they are equal: that token predicts the end's first one.
     """
 
     numbers: list[int]
     """Which of the ends that were asked for these are."""
+    at_start: bool
+    """Whether they begin at the window's first token: then the first of the states mean nothing."""
+    ids_BS: Tensor
+    reference_ids_BS: Tensor
     hidden_BmD: Tensor
     """(B, S + 1, D)."""
     reference_BmD: Tensor
@@ -63,6 +66,7 @@ class SharedPrefix:
         first = max(0, kept_from - HALO)
         self._offset = max(first, layout.offset)
         here = min(self._offset - layout.offset, layout.local_length)
+        self._ids_L = token_ids_L.to(predictor.model.backbone.embedding.weight.device)
         self._layers: list[_Kept] = []
         backbone = predictor.model.backbone
         residual_BlD = backbone.embedding(predictor.slice_here(token_ids_L.unsqueeze(0), layout))
@@ -75,10 +79,8 @@ class SharedPrefix:
         self._last_lD = residual_BlD[0, here:].clone()
 
     @torch.no_grad()
-    def score(
-        self, begins: Sequence[int], ends_BS: Tensor, measure: Callable[[Ends], Tensor], at_once: int = 16
-    ) -> Tensor:
-        """(B, n) float64 on every rank: what `measure` says, a row of n numbers for each end, of some ends at a time.
+    def score(self, begins: Sequence[int], ends_BS: Tensor, measure: Callable[[Ends], Tensor], at_once: int) -> Tensor:
+        """(B, n) float64 on every rank: what `measure` says, a row of n numbers for each end, of `at_once` at a time and rank.
 
         An end is the tokens [begin, begin + S) of a sequence that is the reference before `begin`: the begins are all 0 or
         all at least 2, and none before `kept_from`.
@@ -86,22 +88,23 @@ class SharedPrefix:
         P, B = self._group.size, len(begins)
         numbers = list(range(B)) + [B - 1] * (-B % P)
         rows = []
-        each = -(-at_once // P) * P
+        each = at_once * P
         for first in range(0, len(numbers), each):
             some = numbers[first : first + each]
             own = some[self._group.index * (len(some) // P) :][: len(some) // P]
-            ends = self._ends([begins[number] for number in some], ends_BS[own], own)
+            reference_BS = torch.stack([self._ids_L[begins[number] :][: ends_BS.shape[1]] for number in own])
+            ends = self._ends([begins[number] for number in some], ends_BS[own], reference_BS, own)
             rows.append(_from_all_ranks(measure(ends).double(), self._group))
         return torch.cat(rows)[:B]
 
-    def _ends(self, begins: Sequence[int], ends_BS: Tensor, own: list[int]) -> Ends:
+    def _ends(self, begins: Sequence[int], ends_BS: Tensor, reference_ids_BS: Tensor, own: list[int]) -> Ends:
         """This rank's part of the ends that begin there; `ends_BS` are those `own` ones. Collective."""
         backbone = self._predictor.model.backbone
         S = ends_BS.shape[1]
-        device = backbone.embedding.weight.device
         filters = self._filters.of(S)
         begin = begins[0]  # which one matters only where it is the window's first token
-        residual_BSD = backbone.embedding(ends_BS.to(device))
+        ends_BS = ends_BS.to(self._ids_L.device)
+        residual_BSD = backbone.embedding(ends_BS)
         for block, kept in zip(backbone.blocks, self._layers, strict=True):
             halo_B2D = self._collected(kept.entering_lD, 0, begins, -HALO, 0)
             u_BDS, y_BDS = (self._collected(x_Dl, 1, begins, 0, S) for x_Dl in (kept.u_Dl, kept.y_Dl))
@@ -109,7 +112,8 @@ class SharedPrefix:
             residual_BSD = block(residual_BSD, self._predictor.forward_pass(layout, filters))
         reference_BmD = backbone.final_norm(self._collected(self._last_lD, 0, begins, -1, S))
         hidden_BSD = backbone.final_norm(residual_BSD)
-        return Ends(own, torch.cat((reference_BmD[:, :1], hidden_BSD), 1), reference_BmD)
+        hidden_BmD = torch.cat((reference_BmD[:, :1], hidden_BSD), 1)
+        return Ends(own, begin == 0, ends_BS, reference_ids_BS, hidden_BmD, reference_BmD)
 
     def _collected(self, kept: Tensor, tokens: int, begins: Sequence[int], left: int, right: int) -> Tensor:
         """(B / P, *of kept): tokens [begin + left, begin + right) of what all ranks keep, for the ends of this rank.

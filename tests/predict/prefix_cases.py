@@ -24,7 +24,7 @@ def hidden_states(
         kept_from = min(begin for begins, _ in jobs for begin in begins)
         prefix = SharedPrefix(predictor, window_L, kept_from, EndFilters(predictor))
         for begins, ends_BS in jobs:
-            flat = prefix.score(begins, ends_BS, _flat, at_once=3)
+            flat = prefix.score(begins, ends_BS, _flat, at_once=2)
             hidden, reference = flat.chunk(2, 1)
             shape = (len(begins), ends_BS.shape[1] + 1, config.width)
             found.append((hidden.reshape(shape), reference.reshape(shape)))
