@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.variants import add_arguments as add_variants_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
@@ -127,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("directory", metavar="RUN", help="directory of a run")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
+    add_variants_arguments(
+        commands.add_parser("variants", help="what a model says of every ALT of a VCF, BCF or TSV, on both strands")
+    )
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
     check.add_argument(

@@ -218,10 +218,10 @@ def trained_context(model: Path) -> int | None:
     """Tokens of the longest sequences that the model of a checkpoint or a run has trained on; None where nothing says so."""
     from hyena_ds.checkpoints.manifest import MANIFEST, read_checkpoint
     from hyena_ds.checkpoints.weights import find_weights
+    from hyena_ds.runs.directory import recorded_rows
 
     directory = find_weights(model).parent
     if not (directory / MANIFEST).is_file():
         return None
-    record = read_checkpoint(directory).record
-    lengths = [row.get("context_length") for row in record.stages[: record.state.stage + 1]]
-    return max((length for length in lengths if isinstance(length, int)), default=None)
+    checkpoint = read_checkpoint(directory)
+    return max(row.context_length for row in recorded_rows(checkpoint)[: checkpoint.record.state.stage + 1])
