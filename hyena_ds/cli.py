@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.predict.variants import add_arguments as add_variants_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         if any("\0" in argument for argument in arguments):
             raise UserError("found a NUL in an argument, wanted text")
         parsed = _parser().parse_args(arguments)
+        parsed.typed = arguments
         code = parsed.run(parsed)
         sys.stdout.flush()
         return code
@@ -73,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: {said}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        say("interrupted; run the same command again to resume" if arguments[:1] == ["prep"] else "interrupted")
+        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed")
+        say("interrupted; run the same command again to resume" if resumes else "interrupted")
         return 130
 
 
@@ -128,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("directory", metavar="RUN", help="directory of a run")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
+    add_score_arguments(
+        commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
+    )
     add_variants_arguments(
         commands.add_parser("variants", help="what a model says of every ALT of a VCF, BCF or TSV, on both strands")
     )

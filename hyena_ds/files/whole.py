@@ -18,12 +18,12 @@ def aside(path: Path, own: bool = False) -> Iterator[Path]:
     several processes may write at once. Where `path` is a link, the link is replaced, and what it points to stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if own else f".{path.name}.partial")
-    _remove(partial)
+    remove(partial)
     try:
         yield partial
         os.replace(partial, path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def write_whole(path: Path, content: str | bytes, own: bool = False) -> None:
@@ -48,7 +48,7 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove whatever has this name; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -1,6 +1,7 @@
-"""Reads a BED of `chromosome start end split` and finds what its splits share.
+"""Reads a BED of named regions, or of `chromosome start end split`, and finds what its splits share.
 
     FILE.bed or FILE.bed.gz --read_bed--> intervals with their lines --find_leaks--> bases that two splits claim
+                            --read_named--> regions with names and strands
 
 Coordinates are in bases, 0-based and half-open, as BED has them.
 """
@@ -23,6 +24,7 @@ LONGEST_NUMBER = 18
 MOST_LEAKS = 1_000_000
 """More pairs of regions than anybody could look through: a BED is refused that has them."""
 MISSING = "correct 'splits.bed' in the config"
+STRANDS = ("+", "-", ".")
 GUARD = ("test", "valid", "train")
 """Where two splits overlap the earlier one keeps the bases: what is held out stays whole."""
 
@@ -42,6 +44,17 @@ class Interval(Region):
     """One line of the BED."""
 
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One line of a BED that names regions: bases `[start, end)` of a chromosome, a name or "", and + or - or . for none."""
+
+    chromosome: str
+    start: int
+    end: int
+    name: str
+    strand: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +83,56 @@ def read_bed(path: Path, lengths: Mapping[str, int], names: Mapping[str, str], l
     has more than `limit` bytes.
     """
     intervals = []
-    for number, line in enumerate(_lines(path, limit), start=1):
-        columns = line.split()
-        if not columns or columns[0].startswith("#") or columns[0] in ("track", "browser"):
-            continue
-        intervals.append(_interval(f"{path}:{number}", number, columns, lengths, names))
+    for number, columns in _rows(path, limit, MISSING):
+        where = f"{path}:{number}"
+        if len(columns) != 4:
+            raise UserError(f"{where}: found {len(columns)} columns, wanted 4: chromosome start end split")
+        start, end = _coordinates(where, columns, lengths)
+        split = names.get(columns[3], columns[3])
+        if split not in SPLITS:
+            raise UserError(
+                f"{where}: found the split '{columns[3]}', wanted {' or '.join((*names, *SPLITS))}; "
+                "map other names with 'splits.bed_names'"
+            )
+        intervals.append(Interval(columns[0], start, end, split, number))
     if not intervals:
         raise UserError(f"{path}: found no regions, wanted lines of 'chromosome start end split'")
     return intervals
 
 
-def _lines(path: Path, limit: int) -> Iterator[str]:
+def read_named(path: Path, lengths: Mapping[str, int], limit: int) -> list[Named]:
+    """Every line of a BED of three columns or more, in the order of the file; `lengths` are the bases of each chromosome.
+
+    Raises UserError with `file:line` for a line that is none within a known chromosome, and for a file that has more than
+    `limit` bytes.
+    """
+    found = []
+    for number, columns in _rows(path, limit, "name an existing BED"):
+        where = f"{path}:{number}"
+        if len(columns) < 3:
+            raise UserError(f"{where}: found {len(columns)} columns, wanted at least 3: chromosome start end")
+        start, end = _coordinates(where, columns, lengths)
+        strand = columns[5] if len(columns) > 5 else "."
+        if strand not in STRANDS:
+            raise UserError(f"{where}: found the strand '{strand}', wanted + or - or .")
+        found.append(Named(columns[0], start, end, columns[3] if len(columns) > 3 else "", strand))
+    if not found:
+        raise UserError(f"{path}: found no regions, wanted lines of 'chromosome start end'")
+    return found
+
+
+def _rows(path: Path, limit: int, missing: str) -> Iterator[tuple[int, list[str]]]:
+    """(number, columns) of the lines that are neither blank nor a comment."""
+    for number, line in enumerate(_lines(path, limit, missing), start=1):
+        columns = line.split()
+        if columns and not columns[0].startswith("#") and columns[0] not in ("track", "browser"):
+            yield number, columns
+
+
+def _lines(path: Path, limit: int, missing: str) -> Iterator[str]:
     """The lines of the text, one at a time, whatever ends them."""
     data = bytearray()
-    for block in blocks(path, "BED", MISSING):
+    for block in blocks(path, "BED", missing):
         data += block
         if len(data) > limit:
             raise UserError(
@@ -106,12 +155,9 @@ def _no_text(path: Path) -> UserError:
     return UserError(f"{path}: found binary data, wanted the text of a BED (plain or gzip)")
 
 
-def _interval(
-    where: str, line: int, columns: list[str], lengths: Mapping[str, int], names: Mapping[str, str]
-) -> Interval:
-    if len(columns) != 4:
-        raise UserError(f"{where}: found {len(columns)} columns, wanted 4: chromosome start end split")
-    chromosome, start_text, end_text, name = columns
+def _coordinates(where: str, columns: list[str], lengths: Mapping[str, int]) -> tuple[int, int]:
+    """Start and end of a line, which lie within its chromosome."""
+    chromosome, start_text, end_text = columns[:3]
     for text in (start_text, end_text):
         if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER):
             raise UserError(f"{where}: found '{text}' as a coordinate, wanted a whole number of bases, 0 or more")
@@ -127,13 +173,7 @@ def _interval(
             f"{where}: found the end {end} past the end of {chromosome} ({lengths[chromosome]} bases); "
             "is the BED of another assembly?"
         )
-    split = names.get(name, name)
-    if split not in SPLITS:
-        raise UserError(
-            f"{where}: found the split '{name}', wanted {' or '.join((*names, *SPLITS))}; "
-            "map other names with 'splits.bed_names'"
-        )
-    return Interval(chromosome, start, end, split, line)
+    return start, end
 
 
 def some(names: Collection[str]) -> str:

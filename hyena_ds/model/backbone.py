@@ -46,13 +46,13 @@ class Backbone(nn.Module):
         hidden_BlD: Tensor = self.final_norm(self.residual(inputs, run))
         return hidden_BlD
 
-    def residual(self, inputs: Tensor, run: ForwardPass | None = None) -> Tensor:
-        """The residual before the final norm, (B, l) or (B, l, D) -> (B, l, D) float32."""
+    def residual(self, inputs: Tensor, run: ForwardPass | None = None, blocks: int | None = None) -> Tensor:
+        """The residual after so many blocks, all by default, before the final norm: (B, l) or (B, l, D) -> (B, l, D) float32."""
         run = run or ForwardPass(Layout.whole(inputs.shape[1]))
         embedded_BlD = inputs if inputs.is_floating_point() else self.embedding(inputs)
         dropout = self.embedding_dropout
         residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call, unused-ignore]
-        for block in self.blocks:
+        for block in self.blocks[:blocks]:
             residual_BlD = block(residual_BlD, run)
         return residual_BlD
 

@@ -43,10 +43,10 @@ def check_ranks_here(ranks: int, devices: int) -> None:
         )
 
 
-def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
+def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. Collective. Raises UserError when there are fewer accelerators than ranks,
+    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too. Collective. Raises UserError when there are fewer accelerators than ranks,
     and LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -61,7 +61,7 @@ def start_compute(timeout: timedelta = timedelta(minutes=30)) -> Compute:
         device, backend = torch.device("cpu"), "gloo"
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     compute = Compute(device, backend, rank, ranks, local_rank)
-    _join(compute, timeout)
+    _join(compute, timeout, engine)
     return compute
 
 
@@ -134,10 +134,7 @@ def serve_store(address: str, port: int) -> dist.TCPStore:
     )
 
 
-def _join(compute: Compute, timeout: timedelta) -> None:
-    import deepspeed
-    import deepspeed.ops
-
+def _join(compute: Compute, timeout: timedelta, engine: bool) -> None:
     # torchrun has its own store, which listens already, and where it says.
     has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     os.environ.setdefault("MASTER_ADDR", LOOPBACK)
@@ -146,9 +143,6 @@ def _join(compute: Compute, timeout: timedelta) -> None:
     if all_ranks_here() and not has_store:
         os.environ["MASTER_ADDR"] = LOOPBACK
     _choose_interface(compute)
-    # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
-    # every later run when its builder was killed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     store = None
     if compute.rank == 0 and not has_store:
         port = os.environ["MASTER_PORT"]
@@ -161,7 +155,16 @@ def _join(compute: Compute, timeout: timedelta) -> None:
                 f"MASTER_PORT {port}: {why}, wanted a free one for the ranks to meet; choose another (--master_port of the "
                 "launcher, or the variable MASTER_PORT on every machine)"
             ) from None
-    deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
+    if engine:
+        import deepspeed
+        import deepspeed.ops
+
+        # The shared-memory extension serves inference only; building it takes a compiler, 40 s, and a lock that hangs
+        # every later run when its builder was killed.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend=compute.backend, timeout=timeout, verbose=False)
+    else:
+        dist.init_process_group(compute.backend, timeout=timeout)
     del store  # the process group has its own by now, of the same server
 
 

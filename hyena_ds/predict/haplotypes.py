@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from hyena_ds.errors import UserError
 from hyena_ds.genome.fasta import Genome
-from hyena_ds.genome.letters import Bytes, token_table
+from hyena_ds.genome.letters import Bytes
 from hyena_ds.genome.tokenizer import reverse_complement
+from hyena_ds.predict.windows import TOKENS
 
-_TOKENS = token_table(fold_case=True, ambiguous_to_n=False, other_to_n=False)
 _FIRST_COMPARED, _MOST_COMPARED = 64, 1 << 20
 """Tokens that are compared at once: few at first, since almost every variant differs in its first few."""
 
@@ -41,12 +41,12 @@ class Strand:
         """Token ids of the positions [start, end), as far as there are any."""
         start, end = max(0, start), min(end, self.length)
         if not self.reverse:
-            return _TOKENS[self.genome.read(self.contig, start, end)]
-        return reverse_complement(_TOKENS[self.genome.read(self.contig, self.length - end, self.length - start)])
+            return TOKENS[self.genome.read(self.contig, start, end)]
+        return reverse_complement(TOKENS[self.genome.read(self.contig, self.length - end, self.length - start)])
 
     def change(self, position: int, reference: str, alternative: str) -> Change:
         """A variant of the contig, `position` its first base's there, from 0, as this strand reads it."""
-        instead = _TOKENS[np.frombuffer(alternative.encode("ascii"), dtype=np.uint8)]
+        instead = TOKENS[np.frombuffer(alternative.encode("ascii"), dtype=np.uint8)]
         if not self.reverse:
             return Change(position, len(reference), instead)
         return Change(self.length - position - len(reference), len(reference), reverse_complement(instead))

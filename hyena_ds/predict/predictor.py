@@ -1,8 +1,9 @@
 """Forward passes of a trained model, alone or on a grid, without DeepSpeed.
 
     weights --load--> Predictor --token_ids_BL, on every rank--> this rank's slice of hidden states or logits
+                                                             --> log-probabilities of all tokens, on every rank
 
-The filters are evaluated once and held. What comes out depends on no batch size, padding, number of ranks or grid, but
+The filters are evaluated once and held, where memory allows. What comes out depends on no batch size, padding, number of ranks or grid, but
 for the last digits: the model is causal, so what follows a sequence changes nothing of it.
 
 B batch, L context length, l local length, D width, V vocabulary.
@@ -23,10 +24,14 @@ from hyena_ds.config.policy import POLICIES
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import PAD
 from hyena_ds.model.backbone import HyenaDNA
-from hyena_ds.model.filter_cache import HeldFilters
+from hyena_ds.model.filter_cache import FilterCache, HeldFilters
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.convolution_backend import FFT, Convolution
+from hyena_ds.ops.tiles import tiles
 from hyena_ds.parallel.layout import Exchange, Layout
+
+MOST_HELD_BYTES = 1 << 30
+"""Filters of longer contexts are evaluated by every pass: beside its transforms that takes little time."""
 
 
 class Predictor:
@@ -45,6 +50,8 @@ class Predictor:
         """
         self.model = model.eval()
         self._exchange = exchange or Exchange()
+        self._held = HeldFilters()
+        self._device = model.backbone.embedding.weight.device
         width = model.config.width
         if width % self._exchange.size:
             raise UserError(
@@ -53,7 +60,6 @@ class Predictor:
             )
         self._run = ForwardPass(
             Layout.whole(1),
-            filters=HeldFilters(),
             policy=POLICIES["leanest"],
             compute_dtype=precision,
             convolution=convolution,
@@ -63,6 +69,11 @@ class Predictor:
     def load(cls, path: str | Path, exchange: Exchange | None = None, device: str | torch.device = "cpu") -> Predictor:
         """A Predictor of a weights file, a checkpoint or a run. Raises UserError where there are no weights."""
         return cls(load_model(path).to(device), exchange)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._device
 
     def layout(self, context_length: int) -> Layout:
         """The slice of a sequence of so many tokens that is here; its end may be padding.
@@ -81,27 +92,64 @@ class Predictor:
         return Layout(local * P, self._exchange.index * local, local, self._exchange)
 
     @torch.no_grad()
-    def hidden(self, token_ids_BL: Tensor) -> Tensor:
-        """(B, L) -> (B, l, D): after the final norm, of the tokens of `layout(L)` that are no padding."""
-        L = token_ids_BL.shape[1]
-        layout = self.layout(L)
-        hidden_BlD = self.model.backbone(self.slice_here(token_ids_BL, layout), self.forward_pass(layout))
-        return hidden_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
-
-    def slice_here(self, token_ids_BL: Tensor, layout: Layout) -> Tensor:
-        """(B, L) -> (B, l): this rank's tokens on the model's device, with padding behind the last."""
-        padded = F.pad(token_ids_BL, (0, layout.context_length - token_ids_BL.shape[1]), value=PAD)
-        here = padded[:, layout.offset : layout.offset + layout.local_length].contiguous()
-        return here.to(self.model.backbone.embedding.weight.device)
-
-    def forward_pass(self, layout: Layout, filters: HeldFilters | None = None) -> ForwardPass:
-        """How a forward pass over a layout runs, with the filters that are held for whole sequences or with others."""
-        return replace(self._run, layout=layout, filters=filters or self._run.filters)
+    def hidden(self, token_ids_BL: Tensor, layer: int | None = None) -> Tensor:
+        """(B, L) -> (B, l, D): after `layer` blocks, or, by default and after the last, the final norm; of the tokens of
+        `layout(L)` that are no padding."""
+        if layer is not None and layer < self.model.config.layers:
+            return self._residual(token_ids_BL, layer)
+        hidden_BlD: Tensor = self.model.backbone.final_norm(self._residual(token_ids_BL))
+        return hidden_BlD
 
     @torch.no_grad()
     def logits(self, token_ids_BL: Tensor) -> Tensor:
         """(B, L) -> (B, l, V), of the same tokens."""
         return F.linear(self.hidden(token_ids_BL), self.model.backbone.embedding.weight)
+
+    @torch.no_grad()
+    def log_probabilities(self, token_ids_BL: Tensor) -> Tensor:
+        """(B, L) -> (B, L - 1), in nats, the same on every rank: of each token but the first, after all that precede it.
+
+        All columns of the head count, as in training.
+        """
+        inputs_BL, targets_BL = token_ids_BL[:, :-1], token_ids_BL[:, 1:]
+        L = inputs_BL.shape[1]
+        if L == 0:
+            return torch.zeros(inputs_BL.shape)
+        r_BlD = self._residual(inputs_BL)
+        first = self.layout(L).offset
+        B, l, D = r_BlD.shape
+        targets_Bl = targets_BL[:, first : first + l].to(r_BlD.device)
+        backbone = self.model.backbone
+        log_p_Bl = r_BlD.new_empty((B, l))
+        for tile in tiles(B, l, D, r_BlD.device) if l else ():
+            here = (tile.rows, slice(tile.first, tile.last))
+            logits_BnV = F.linear(backbone.final_norm(r_BlD[here]), backbone.embedding.weight)
+            loss_n = F.cross_entropy(logits_BnV.flatten(0, 1), targets_Bl[here].long().flatten(), reduction="none")
+            log_p_Bl[here] = -loss_n.view(targets_Bl[here].shape)
+        return self.whole(log_p_Bl, L)
+
+    def _residual(self, token_ids_BL: Tensor, blocks: int | None = None) -> Tensor:
+        """(B, L) -> (B, l, D): the residual after so many blocks, of the tokens of `layout(L)` that are no padding."""
+        L = token_ids_BL.shape[1]
+        layout = self.layout(L)
+        here_Bl = self.slice_here(token_ids_BL, layout)
+        residual_BlD = self.model.backbone.residual(here_Bl, self.forward_pass(layout), blocks)
+        return residual_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
+
+    def slice_here(self, token_ids_BL: Tensor, layout: Layout) -> Tensor:
+        """(B, L) -> (B, l): this rank's tokens on the model's device, with padding behind the last."""
+        padded_BL = F.pad(token_ids_BL, (0, layout.context_length - token_ids_BL.shape[1]), value=PAD)
+        return padded_BL[:, layout.offset : layout.offset + layout.local_length].to(self._device, torch.long)
+
+    def forward_pass(self, layout: Layout, filters: FilterCache | None = None) -> ForwardPass:
+        """How a pass over a layout runs; with the filters of whole sequences, or with others."""
+        return replace(self._run, layout=layout, filters=filters or self._filters(layout))
+
+    def _filters(self, layout: Layout) -> FilterCache:
+        """Those that are held, where they take no more than MOST_HELD_BYTES; else of one pass."""
+        config = self.model.config
+        held = config.layers * config.width // self._exchange.size * layout.context_length * 4
+        return self._held if held <= MOST_HELD_BYTES else FilterCache()
 
     def whole(self, x_BlV: Tensor, context_length: int) -> Tensor:
         """(B, l, ...) of all ranks -> (B, L, ...) on every one of them."""

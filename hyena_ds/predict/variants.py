@@ -20,6 +20,7 @@ from hyena_ds.errors import UserError, say
 from hyena_ds.genome.fasta import check_readable
 from hyena_ds.predict.options import add_options, options_of
 from hyena_ds.predict.parts import Parts, need
+from hyena_ds.predict.score import described
 from hyena_ds.predict.variant_file import VariantFile
 from hyena_ds.predict.variant_output import (
     SUFFIXES,
@@ -112,13 +113,14 @@ class _Annotation:
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
+        with self._session.claimed(self._parts, self._settings()) as wanted:
+            return not wanted or self._work()
+
+    def _work(self) -> bool:
         from hyena_ds.predict.effects import Effects
         from hyena_ds.predict.variant_plan import Planner
 
         session, rule = self._session, self._rule
-        settings = self._settings()
-        if not session.claim(self._parts, settings):
-            return True
         genome = session.genome(self._fasta, self._parts)
         planner = session.agreed(lambda: Planner(self._source, genome, self._aliases, self._skip))
         plan = session.agreed(lambda: planner.plan(rule))
@@ -126,13 +128,10 @@ class _Annotation:
         work = lambda number: self._part(planner, effects, plan.parts[number])  # noqa: E731
         if not session.work_through(self._parts, len(plan.parts), work, "variants"):
             return False
-        facts = session.on_rank_zero(lambda: self._finish(plan, settings))
-        session.summary(facts)
+        session.summary(session.on_rank_zero(lambda: self._finish(plan)))
         return True
 
     def _settings(self) -> dict[str, Any]:
-        from hyena_ds.predict.score import described
-
         return {
             "verb": "variants",
             "model": self._session.model_hash(),
@@ -164,10 +163,11 @@ class _Annotation:
             }
         )
 
-    def _finish(self, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, plan: Plan) -> dict[str, Any]:
         """Write the outputs; what is to be said of them."""
         values_A6, edge_A = self._values(plan)
-        output, facts = self._options.output, self._facts(settings)
+        output, settings = self._options.output, self._settings()
+        facts = self._facts(settings)
         self._parts.publish(
             output,
             lambda path: write_annotated(path, self._source, self._annotated(plan, values_A6, edge_A), facts),

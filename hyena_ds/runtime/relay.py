@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from hyena_ds.errors import say
 from hyena_ds.files.whole import write_whole
 from hyena_ds.runtime.interruption import AGAIN, AT_ONCE, STARTED, STOP_FILE, Requests, name_of
@@ -51,6 +53,12 @@ def run_relayed(
             return _Relay(stop_file, overdue).run(command, {**environment, **own, **started})
         finally:
             stop_file.unlink(missing_ok=True)
+
+
+def relay_is_gone() -> bool:
+    """Whether this process was started under a relay that does not live any more: nobody waits for its work."""
+    relay = os.environ.get(RELAY)
+    return relay is not None and not psutil.pid_exists(int(relay))
 
 
 class _Relay:

@@ -38,7 +38,7 @@ from hyena_ds.runtime.heartbeat import (
 )
 from hyena_ds.runtime.interruption import Stop, leave_alone, say_left
 from hyena_ds.runtime.monitor import GRACE_SECONDS, Monitor, Seen
-from hyena_ds.runtime.relay import RELAY
+from hyena_ds.runtime.relay import RELAY, relay_is_gone
 
 SLOWER = 3.0
 """A step may take so many times what the slowest step took, by its tokens."""
@@ -126,9 +126,7 @@ class Watchdog:
         self._place = this_place(int(os.environ.get("RANK", 0)))
         self._over = threading.Event()
         self._speaking = threading.Lock()
-        relay = os.environ.get(RELAY)
-        self._relay = int(relay) if relay else None
-        if config.enabled or self._relay is not None:
+        if config.enabled or RELAY in os.environ:
             threading.Thread(target=self._watch_alone, daemon=True, name="watchdog").start()
 
     def join(self, ranks: int, share: Callable[[Any], Any], all_succeed: Callable[[Callable[[], Any]], Any]) -> None:
@@ -230,7 +228,7 @@ class Watchdog:
     def _wait_alone(self) -> None:
         began = time.monotonic()
         while not self._over.wait(1.0):
-            if self._relay is not None and not _exists(self._relay):
+            if relay_is_gone():
                 os._exit(FAULT_CODE)
             waited = time.monotonic() - began
             if self.config.enabled and self._side is None and waited > self.config.start:
@@ -273,13 +271,3 @@ def append_fault(faults: Path, fault: Fault) -> None:
         append_line(faults, json.dumps(row))
     except OSError as error:
         say(f"{faults}: not written ({error.strerror})")
-
-
-def _exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        pass
-    return True

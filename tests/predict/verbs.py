@@ -1,0 +1,109 @@
+"""What tests of the verbs share: a small lively model, a genome with N and lower case, and commands that run."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hyena_ds.cli import main
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.model.backbone import HyenaDNA
+from hyena_ds.weights.published import write_weights
+from tests.distributed.work import lively_model
+from tests.paths import ROOT
+
+TIMEOUT = 240
+CONFIG = ModelConfig(width=16, layers=2, maximum_context=512, filter_features=5, filter_width=8)
+CONTIGS = {"chrA": 1500, "chrB": 700, "tiny": 1}
+
+
+def save_model(directory: Path) -> tuple[Path, HyenaDNA]:
+    """A weights file, and its model."""
+    model = lively_model(CONFIG)
+    path = directory / "weights.safetensors"
+    write_weights(path, CONFIG, dict(model.named_parameters()))
+    return path, model
+
+
+def save_genome(directory: Path, packed: bool = False) -> tuple[Path, dict[str, str]]:
+    """A FASTA, and its sequences by name."""
+    generator = np.random.default_rng(7)
+    letters = {name: "".join(generator.choice(list("ACGTacgt"), size)) for name, size in CONTIGS.items()}
+    letters["chrA"] = letters["chrA"][:300] + "N" * 40 + letters["chrA"][340:900] + "R" + letters["chrA"][901:]
+    text = "".join(f">{name} of a test\n{_lines(sequence)}" for name, sequence in letters.items())
+    path = directory / ("genome.fa.gz" if packed else "genome.fa")
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
+    return path, letters
+
+
+def _lines(sequence: str) -> str:
+    return "".join(sequence[at : at + 60] + "\n" for at in range(0, len(sequence), 60))
+
+
+def run(*arguments: object) -> int:
+    """`hyena-ds ARGUMENTS` in this process; its exit code."""
+    return main([str(argument) for argument in arguments])
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`hyena-ds ARGUMENTS` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "hyena_ds", *map(str, arguments)],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+def killed_after_a_part(output: Path, *arguments: object) -> None:
+    """Start `hyena-ds ARGUMENTS`, and end it with SIGKILL, its ranks too, when the first part of `output` is there."""
+    parts = output.with_name(f"{output.name}.parts")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hyena_ds", *map(str, arguments)],
+        cwd=ROOT,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        while not any(parts.glob("*.arrow")):
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not output.exists()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def files_under(path: Path) -> dict[str, bytes]:
+    """A file's bytes, or those of all files of a directory, by their names within it."""
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def complement(sequence: str) -> str:
+    """The other strand, read in its own direction."""
+    return sequence[::-1].translate(str.maketrans("ACGTacgt", "TGCAtgca"))
+
+
+def ids_of(sequence: str) -> torch.Tensor:
+    """(1, L): ids of letters in either case; R is unknown."""
+    return torch.tensor([["ACGTN".find(letter) + 7 if letter != "R" else 6 for letter in sequence.upper()]])
