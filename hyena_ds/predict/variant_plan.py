@@ -16,7 +16,7 @@ from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.genome.bed import some
 from hyena_ds.genome.fasta import Genome
 from hyena_ds.predict.effects import Placed
-from hyena_ds.predict.haplotypes import Strand, WindowRule
+from hyena_ds.predict.haplotypes import Change, Strand, WindowRule
 from hyena_ds.predict.variant_file import MISMATCH, Record, VariantFile
 
 _MOST_OF_A_PART = 1024
@@ -67,34 +67,41 @@ class Planner:
     def __init__(self, source: VariantFile, genome: Genome, aliases: Mapping[str, str], skip_mismatch: bool):
         """`aliases` are the FASTA's names of contigs that the file names otherwise. Raises UserError where the FASTA has them not."""
         self._source, self._genome, self._skip = source, genome, skip_mismatch
-        self._lengths, self._aliases = genome.lengths(), aliases
+        self.lengths, self.aliases = genome.lengths(), aliases
         for name, contig in aliases.items():
-            if contig not in self._lengths:
+            if contig not in self.lengths:
                 raise UserError(
-                    f"--alias {name}={contig}: found no contig '{contig}' in the FASTA ({some(self._lengths)}); name one "
+                    f"--alias {name}={contig}: found no contig '{contig}' in the FASTA ({some(self.lengths)}); name one "
                     "that it has"
                 )
 
     def strand(self, contig: str, reverse: bool) -> Strand:
         """A strand of a contig of the FASTA."""
-        return Strand(self._genome, contig, self._lengths[contig], reverse)
+        return Strand(self._genome, contig, self.lengths[contig], reverse)
+
+    def changed(self, allele: Allele, reverse: bool) -> tuple[Strand, Change]:
+        """A strand of an allele's contig, and what the allele is on it."""
+        strand = self.strand(allele.contig, reverse)
+        return strand, strand.change(allele.position, allele.reference, allele.alternative)
+
+    def lengths_by_any_name(self) -> dict[str, int]:
+        """Bases of each contig, under the FASTA's names and under aliases."""
+        return {**self.lengths, **{name: self.lengths[contig] for name, contig in self.aliases.items()}}
 
     def plan(self, rule: WindowRule) -> Plan:
         """What is computed, and where. Raises UserError for a contig or a REF that the FASTA does not have."""
         plan = Plan()
         by_window: dict[tuple[int, bool, int], list[tuple[Allele, int]]] = defaultdict(list)
-        order = {contig: number for number, contig in enumerate(self._lengths)}
+        order = {contig: number for number, contig in enumerate(self.lengths)}
         for record, _ in self._source.records():
             for allele in self._alleles(record, plan):
                 for reverse in STRANDS:
-                    strand = self.strand(allele.contig, reverse)
-                    change = strand.change(allele.position, allele.reference, allele.alternative)
-                    site = rule.site(strand, change)
+                    site = rule.site(*self.changed(allele, reverse))
                     if site is None:
                         plan.alike[allele.number, reverse] = len(allele.reference) != len(allele.alternative)
                     else:
                         by_window[order[allele.contig], reverse, site.window].append((allele, site.first))
-        contigs = list(self._lengths)
+        contigs = list(self.lengths)
         plan.windows = len(by_window)
         for (contig, reverse, window), found in sorted(by_window.items(), key=lambda item: item[0]):
             kept_from = min(first for _, first in found)
@@ -108,7 +115,7 @@ class Planner:
         strand = self.strand(part.contig, part.reverse)
         placed = []
         for allele in part.alleles:
-            change = strand.change(allele.position, allele.reference, allele.alternative)
+            _, change = self.changed(allele, part.reverse)
             site = rule.site(strand, change)
             assert site is not None and site.window == part.window
             placed.append(Placed(change, site))
@@ -116,11 +123,11 @@ class Planner:
 
     def contig(self, record: Record) -> str:
         """The FASTA's name of a record's contig. Raises UserError where it has none."""
-        contig = self._aliases.get(record.contig, record.contig)
-        if contig not in self._lengths:
+        contig = self.aliases.get(record.contig, record.contig)
+        if contig not in self.lengths:
             raise UserError(
                 f"{self._source.path}:{record.line}: found the contig '{record.contig}', which the FASTA does not have "
-                f"({some(self._lengths)}); if it has another name there, say so with --alias {record.contig}=NAME"
+                f"({some(self.lengths)}); if it has another name there, say so with --alias {record.contig}=NAME"
             )
         return contig
 
@@ -143,7 +150,7 @@ class Planner:
 
     def _is_there(self, record: Record, contig: str) -> bool:
         """Whether the FASTA has a record's REF; where it has not, and that is no reason to go on, raises UserError."""
-        end = min(record.position + len(record.reference), self._lengths[contig])
+        end = min(record.position + len(record.reference), self.lengths[contig])
         found = self._genome.read(contig, max(0, record.position), end).tobytes().decode("latin-1")
         if record.position >= 0 and found.upper() == record.reference.upper():
             return True

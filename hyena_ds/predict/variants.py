@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hyena_ds.predict.effects import Effects
+    from hyena_ds.predict.evaluation import Labelled, Question
     from hyena_ds.predict.session import Session
     from hyena_ds.predict.variant_plan import Part, Plan, Planner
 
@@ -52,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-mismatch", action="store_true", help="pass over records whose REF the FASTA has not")
     parser.add_argument("--position-column", default="pos", metavar="NAME", help="column of a TSV (default: pos)")
+    parser.add_argument(
+        "--evaluate",
+        metavar="LABEL",
+        help="how well the values tell pathogenic from benign: an INFO key or column, or KEY=POSITIVE:NEGATIVE",
+    )
+    parser.add_argument("--group", metavar="KEY", help="INFO key or column of genes, for the intervals of --evaluate")
+    parser.add_argument("--exons", metavar="BED", help="also how well being near an exon tells them apart")
     parser.set_defaults(run=_variants)
 
 
@@ -65,10 +73,11 @@ def _variants(parsed: argparse.Namespace) -> int:
     check_readable(fasta)
     source = VariantFile(variants, parsed.position_column)
     check_unannotated(source)
+    question = None if parsed.evaluate is None else _question(parsed)
     from hyena_ds.predict.session import STOPPED_CODE, start
 
     def work(session: Session) -> int:
-        annotation = _Annotation(session, fasta, source, aliases, parsed)
+        annotation = _Annotation(session, fasta, source, aliases, question, parsed)
         return 0 if annotation.run() else STOPPED_CODE
 
     return start(parsed, options, work)
@@ -81,6 +90,13 @@ def _alias(text: str) -> tuple[str, str]:
     return name, contig
 
 
+def _question(parsed: argparse.Namespace) -> Question:
+    need("sklearn", "variants")
+    from hyena_ds.predict.evaluation import Question
+
+    return Question.parse(parsed.evaluate, parsed.group)
+
+
 class _Annotation:
     """One annotation: what is computed, in which parts, and what comes of it."""
 
@@ -90,12 +106,14 @@ class _Annotation:
         fasta: Path,
         source: VariantFile,
         aliases: dict[str, str],
+        question: Question | None,
         parsed: argparse.Namespace,
     ):
         from hyena_ds.predict.haplotypes import WindowRule
 
         self._session, self._options = session, session.options
         self._fasta, self._source, self._aliases = fasta, source, aliases
+        self._question, self._exons = question, None if parsed.exons is None else Path(parsed.exons)
         self._skip, self._position_column = parsed.skip_mismatch, parsed.position_column
         self._predictor = session.load()
         maximum = self._predictor.model.config.maximum_context
@@ -124,11 +142,12 @@ class _Annotation:
         genome = session.genome(self._fasta, self._parts)
         planner = session.agreed(lambda: Planner(self._source, genome, self._aliases, self._skip))
         plan = session.agreed(lambda: planner.plan(rule))
+        about = session.agreed(lambda: self._labelled(planner))
         effects = Effects(self._predictor, rule, self._options.batch)
         work = lambda number: self._part(planner, effects, plan.parts[number])  # noqa: E731
         if not session.work_through(self._parts, len(plan.parts), work, "variants"):
             return False
-        session.summary(session.on_rank_zero(lambda: self._finish(plan)))
+        session.summary(session.on_rank_zero(lambda: self._finish(plan, planner, about)))
         return True
 
     def _settings(self) -> dict[str, Any]:
@@ -163,7 +182,7 @@ class _Annotation:
             }
         )
 
-    def _finish(self, plan: Plan) -> dict[str, Any]:
+    def _finish(self, plan: Plan, planner: Planner, about: Labelled | None) -> dict[str, Any]:
         """Write the outputs; what is to be said of them."""
         values_A6, edge_A = self._values(plan)
         output, settings = self._options.output, self._settings()
@@ -174,12 +193,27 @@ class _Annotation:
         )
         if output.name.endswith(".vcf.gz") and is_sorted(record for record, _ in self._source.records()):
             write_index(output)
+        evaluated = {} if about is None else {"evaluation": self._evaluated(values_A6, planner, about)}
         self._parts.remove()
         counts = {"with_values": sum(reason is None for reason in plan.filters), "edge": int(edge_A.sum())}
         counts |= dict(plan.counts)
         shown = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
         say(f"{shown}; {plan.windows:,} windows")
-        return {"counts": counts, "windows": plan.windows, **settings}
+        return {"counts": counts, "windows": plan.windows, **evaluated, **settings}
+
+    def _labelled(self, planner: Planner) -> Labelled | None:
+        if self._question is None:
+            return None
+        from hyena_ds.predict.evaluation import labelled
+
+        return labelled(self._source, planner, self._question)
+
+    def _evaluated(self, values_A6: NDArray[np.float64], planner: Planner, about: Labelled) -> list[dict[str, Any]]:
+        from hyena_ds.predict.evaluation import evaluate, shown
+
+        rows = evaluate(dict(zip(VALUES, values_A6.T, strict=True)), about, planner, self._rule, self._exons)
+        print("\n".join(shown(rows)))
+        return rows
 
     def _values(self, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(values of every ALT in the order of VALUES, NaN where there are none; whether an end of the contig was near)."""
