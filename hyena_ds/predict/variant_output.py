@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import remove
 from hyena_ds.predict.parts import need
 from hyena_ds.predict.tables import write_table
 from hyena_ds.predict.variant_file import COLUMNS, FILTER, FILTERS, INFO, Record, VariantFile
@@ -69,9 +70,11 @@ def write_annotated(path: Path, source: VariantFile, annotated: Iterable[Annotat
             packed.write(line)
 
 
-def write_index(path: Path) -> None:
-    """Write the tabix index of a .vcf.gz beside it."""
-    need("pysam", "variants").tabix_index(str(path), preset="vcf", force=True, keep_original=True)
+def renew_index(path: Path, sorted_too: bool) -> None:
+    """Write the tabix index of a .vcf.gz beside it where it is `sorted_too`; one of an earlier file goes."""
+    remove(path.with_name(f"{path.name}.tbi"))
+    if sorted_too:
+        need("pysam", "variants").tabix_index(str(path), preset="vcf", force=True)
 
 
 def is_sorted(records: Iterable[Record]) -> bool:

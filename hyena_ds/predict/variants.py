@@ -28,8 +28,8 @@ from hyena_ds.predict.variant_output import (
     Annotated,
     check_unannotated,
     is_sorted,
+    renew_index,
     write_annotated,
-    write_index,
 )
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ class _Annotation:
             output,
             lambda path: write_annotated(path, self._source, self._annotated(plan, values_A6, edge_A), facts),
         )
-        if output.name.endswith(".vcf.gz") and is_sorted(record for record, _ in self._source.records()):
-            write_index(output)
+        if output.name.endswith(".vcf.gz"):
+            renew_index(output, is_sorted(record for record, _ in self._source.records()))
         evaluated = {} if about is None else {"evaluation": self._evaluated(values_A6, planner, about)}
         self._parts.remove()
         counts = {"with_values": sum(reason is None for reason in plan.filters), "edge": int(edge_A.sum())}
