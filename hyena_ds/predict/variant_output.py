@@ -5,6 +5,7 @@ records and values, in the file's order --> .vcf  .vcf.gz (bgzip, and an index w
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,18 +57,35 @@ def write_annotated(path: Path, source: VariantFile, annotated: Iterable[Annotat
         return
     pysam = need("pysam", "variants")
     if path.name.endswith(".bcf"):
-        text = path.with_name(path.name + ".vcf")
-        with text.open("wb") as plain:
-            plain.writelines(lines)
-        pysam.set_verbosity(0)
-        with pysam.VariantFile(str(text)) as read, pysam.VariantFile(str(path), "wb", header=read.header) as written:
-            for record in read:
-                written.write(record)
-        text.unlink()
+        _write_bcf(pysam, path, lines)
         return
     with pysam.BGZFile(str(path), "wb") as packed:
         for line in lines:
             packed.write(line)
+
+
+def _write_bcf(pysam: Any, path: Path, lines: Iterable[bytes]) -> None:
+    """Write a BCF, whose header has to declare whatever the records use, as a VCF's need not."""
+    text, declared = path.with_name(f"{path.name}.vcf"), path.with_name(f"{path.name}.declared.vcf")
+    with text.open("wb") as plain:
+        plain.writelines(lines)
+    pysam.set_verbosity(0)
+    try:
+        with pysam.VariantFile(str(text)) as read:
+            for _ in read:  # the header gains what its records use
+                pass
+            header = str(read.header)
+        with declared.open("wb") as new, text.open("rb") as old:
+            new.write(header.encode("utf-8", "surrogateescape"))
+            new.writelines(line for line in old if not line.startswith(b"#"))
+        # pysam's own writer adds an END to symbolic ALTs, which no header declares.
+        bcftools = importlib.import_module("pysam.bcftools")
+        bcftools.view("--no-version", "-Ob", "-o", str(path), str(declared), catch_stdout=False)
+    except (OSError, ValueError, pysam.SamtoolsError) as error:
+        raise UserError(f"{path.name}: cannot be written as BCF ({error}); write a .vcf.gz") from None
+    finally:
+        remove(text)
+        remove(declared)
 
 
 def renew_index(path: Path, sorted_too: bool) -> None:

@@ -159,7 +159,7 @@ class Planner:
         name = f" ({in_one_line(record.identifier, MOST_QUOTED)})" if record.identifier not in ("", ".") else ""
         raise UserError(
             f"{self._source.path}:{record.line}: found REF {_short(record.reference)} at {record.contig}:"
-            f"{record.position + 1:,}{name}, where the FASTA has {_short(found) or 'no base'}; is the file of another "
+            f"{record.position + 1:,}{name}, where the FASTA has {_short(found.upper()) or 'no base'}; is the file of another "
             "assembly? --skip-mismatch passes over such records"
         )
 

@@ -195,8 +195,8 @@ class _Annotation:
             renew_index(output, is_sorted(record for record, _ in self._source.records()))
         evaluated = {} if about is None else {"evaluation": self._evaluated(values_A6, planner, about)}
         self._parts.remove()
-        counts = {"with_values": sum(reason is None for reason in plan.filters), "edge": int(edge_A.sum())}
-        counts |= dict(plan.counts)
+        counts = dict(plan.counts)
+        counts |= {"with_values": sum(reason is None for reason in plan.filters), "edge": int(edge_A.sum())}
         shown = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
         say(f"{shown}; {plan.windows:,} windows")
         return {"counts": counts, "windows": plan.windows, **evaluated, **settings}

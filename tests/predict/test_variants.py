@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ from tests.predict.verbs import command, files_under, killed_after_a_part, run, 
 FILTERS = {6: "HDS_STAR;HDS_SYMBOLIC", 7: "HDS_AMBIGUOUS", 8: "HDS_BREAKEND", 9: "HDS_NO_ALT"}
 EDGES = {0, 1, 10, 11}
 """Records near an end of their contig."""
-RELATIVE, ABSOLUTE = 1e-4, 2e-6
+GT = '##FORMAT=<ID=GT,Number=1,Type=String,Description="of a test">'
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+ROUNDING = 1e-5
+"""A ratio is the difference of two log-likelihoods of about 30 nats, in float32."""
 
 
 def info_of(text: str) -> dict[str, str]:
@@ -99,14 +104,17 @@ def test_all_formats_hold_the_same(tmp_path: Path) -> None:
     assert table["alt"].to_pylist() == [alt for line in lines for alt in line[4].split(",")]
     rows = [line.split("\t") for line in (tmp_path / "o.tsv").read_text().splitlines()]
     assert rows[0] == table.column_names and len(rows) == len(values) + 1
-    # What was written is read again: a BCF, and its values stand in the way.
-    with (
-        pysam.VariantFile(str(vcf)) as read,
-        pysam.VariantFile(str(tmp_path / "in.bcf"), "wb", header=read.header) as new,
-    ):
-        for record in read:
-            new.write(record)
-    assert run("variants", weights, genome, tmp_path / "in.bcf", *RULE, *ALIASES, "--output", tmp_path / "b.vcf") == 0
+    # A BCF is read too; its values stand in the way, and go with the lines that hold them.
+    plain = [line for line in text.splitlines() if "hyena_ds_variants" not in line and "ID=HDS_" not in line]
+    plain = [
+        "\t".join(re.sub("HDS_[A-Z_0-9]+(=[^;\t]*)?;?", "", part) or "." for part in line.split("\t")) for line in plain
+    ]
+    (tmp_path / "plain.vcf").write_text("\n".join([*plain[:2], "##contig=<ID=B>", GT, *plain[2:]]) + "\n")
+    bcf = tmp_path / "in.bcf"
+    importlib.import_module("pysam.bcftools").view(
+        "-Ob", "-o", str(bcf), str(tmp_path / "plain.vcf"), catch_stdout=False
+    )
+    assert run("variants", weights, genome, bcf, *RULE, *ALIASES, "--output", tmp_path / "b.vcf") == 0
     assert np.array_equal(values_of(tmp_path / "b.vcf"), values, equal_nan=True)
 
 
@@ -136,7 +144,7 @@ def test_a_value_depends_on_no_other_record_no_batch_and_no_spelling(tmp_path: P
     assert run("variants", *words, "--output", tmp_path / "all.vcf") == 0
     wanted = values_of(tmp_path / "all.vcf")
     assert run("variants", *words, "--batch", 1, "--output", tmp_path / "one.vcf") == 0
-    assert np.allclose(values_of(tmp_path / "one.vcf"), wanted, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert np.allclose(values_of(tmp_path / "one.vcf"), wanted, rtol=1e-5, atol=ROUNDING, equal_nan=True)
     sequence = "".join(_fasta(genome)[0][1:]).upper()
     respelt = []
     for line in lines[:3]:
@@ -151,7 +159,7 @@ def test_a_value_depends_on_no_other_record_no_batch_and_no_spelling(tmp_path: P
     assert run("variants", *words, "--output", tmp_path / "few.vcf.gz") == 0
     assert not (tmp_path / "few.vcf.gz.tbi").exists()  # it is not sorted
     (tmp_path / "few.vcf").write_bytes(gzip.decompress((tmp_path / "few.vcf.gz").read_bytes()))
-    assert np.allclose(values_of(tmp_path / "few.vcf"), wanted[[4, 0, 1, 2, 3]], rtol=1e-5, atol=1e-6)
+    assert np.allclose(values_of(tmp_path / "few.vcf"), wanted[[4, 0, 1, 2, 3]], rtol=1e-5, atol=ROUNDING)
 
 
 @pytest.mark.slow
@@ -165,17 +173,17 @@ def test_ranks_and_grids_change_nothing(tmp_path: Path, ranks: int, sequence_par
     done = command(*words, *more)
     assert done.returncode == 0, done.stderr
     one, many = values_of(tmp_path / "one.vcf"), values_of(tmp_path / "many.vcf")
-    assert np.allclose(many, one, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert np.allclose(many, one, rtol=1e-5, atol=ROUNDING, equal_nan=True)
 
 
 @pytest.mark.slow
 def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     weights, _ = save_model(tmp_path)
     genome = tmp_path / "long.fa"
-    bases = "".join(np.random.default_rng(3).choice(list("ACGT"), 100_000))
+    bases = "".join(np.random.default_rng(3).choice(list("ACGT"), 30_000))
     genome.write_text(f">long\n{bases}\n")
     lines = [
-        f"long\t{at + 1}\t.\t{bases[at]}\t{'ACGT'.replace(bases[at], '')[0]}\t.\t.\t." for at in range(7, 99_000, 61)
+        f"long\t{at + 1}\t.\t{bases[at]}\t{'ACGT'.replace(bases[at], '')[0]}\t.\t.\t." for at in range(7, 29_000, 61)
     ]
     vcf = tmp_path / "in.vcf"
     vcf.write_text("\n".join(["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO", *lines]) + "\n")
