@@ -7,6 +7,7 @@ loader        samples and tokens a second from shards
 prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
+variants      a further ALT of a window, beside computing its whole sequence again
 warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
 """
@@ -79,6 +80,14 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(precision, "--config", "configs/quickstart.yaml", "its YAML")
     add_option(precision, "--windows", 8, "held-out windows")
     _finish(precision, "precision", rounds=1)
+    variants = commands.add_parser("variants", help="a further ALT of a window, beside computing its sequence again")
+    add_option(variants, "--left", 1_000_000, "bases before the variant")
+    add_option(variants, "--right", 4096, "bases from it on")
+    add_option(variants, "--width", 128, "channels")
+    add_option(variants, "--layers", 2, "blocks")
+    add_option(variants, "--alts", 3, "ALTs that go through the model together")
+    add_option(variants, "--threads", 1, "threads")
+    _finish(variants, "variants", rounds=3)
     warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
     add_measurement(warmup, "hyena_ds.bench.warmup")
