@@ -30,7 +30,7 @@ from hyena_ds.predict.shared_prefix import EndFilters, Ends, SharedPrefix
 
 MEASURES = ("llr", "jsd", "cos", "l2")
 _TOKENS_AT_ONCE = 1 << 14
-"""Of ends that go through the model together on a CPU: four of the usual length, whose tensors stay small."""
+"""Tokens of the ends that go through the model together on a CPU: four ends of the usual length, whose tensors stay small."""
 _DEVICE_TOKENS_AT_ONCE = 1 << 19
 
 

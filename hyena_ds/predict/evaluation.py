@@ -28,7 +28,7 @@ from hyena_ds.predict.variant_plan import STRANDS, Allele, Planner
 from hyena_ds.text import aligned
 
 ORDERS = (2, 5)
-"""Of the Markov models."""
+"""The Markov models' contexts, in bases."""
 NEAR_EXON = 2
 """Bases beyond an exon that still count as its: the splice sites."""
 _BLOCK = 10_000

@@ -153,7 +153,7 @@ class EndFilters:
 
 
 class _Kept(NamedTuple):
-    """Of one block, for the kept tokens that are here: the residual that enters, and the long convolution's two ends."""
+    """What is kept of one block for the tokens that are here: the residual that enters, the long convolution's input and output."""
 
     entering_lD: Tensor
     u_Dl: Tensor

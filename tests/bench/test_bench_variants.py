@@ -25,5 +25,7 @@ def test_a_further_alt_is_set_beside_its_sequence_computed_again(tmp_path: Path)
 
 def test_a_value_that_is_off_is_not_timed() -> None:
     check(torch.tensor(-100.0), torch.tensor(-100.0005))
-    with pytest.raises(WrongValue, match=r"log-likelihood of an ALT is off by 2\.0e-05 of itself, wanted at most 1e-05"):
+    with pytest.raises(
+        WrongValue, match=r"log-likelihood of an ALT is off by 2\.0e-05 of itself, wanted at most 1e-05"
+    ):
         check(torch.tensor(-100.0), torch.tensor(-100.002))
