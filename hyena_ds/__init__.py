@@ -1,7 +1,7 @@
 """hyena-ds: a distributed trainer for HyenaDNA on DeepSpeed.
 
 import hyena_ds
-model = hyena_ds.load_model("runs/quickstart")     a run, a checkpoint or a weights file
+model = hyena_ds.load_model("runs/quickstart")     a run, a checkpoint, a weights file or published weights
 logits = model(token_ids)
 """
 

@@ -24,8 +24,10 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.export import add_arguments as add_export_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.predict.variants import add_arguments as add_variants_arguments
+from hyena_ds.predict.weights_command import add_commands as add_weights_commands
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
@@ -138,7 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("variants", help="what a model says of every ALT of a VCF, BCF or TSV, on both strands")
     )
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
+    add_export_arguments(
+        commands.add_parser("export", help="write a trained model as a folder that other programs open")
+    )
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
+    add_weights_commands(
+        commands.add_parser("weights", help="what weights are, another form of them, and whether they are right")
+    )
     check.add_argument(
         "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _FORM = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?", re.ASCII)
@@ -38,6 +39,11 @@ def show_duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size:,}{unit}{whole % size // below:02d}{lower}"
     raise AssertionError(seconds)
+
+
+def now() -> str:
+    """Date and time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def number(value: float | None) -> str:

@@ -17,8 +17,8 @@ class PoisonedLoss(NextToken):
 
     token: ClassVar[int]
 
-    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
-        loss, scored = super().loss(token_ids_Bl, targets_Bl, run)
+    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, call: ForwardPass) -> tuple[Tensor, Tensor]:
+        loss, scored = super().loss(token_ids_Bl, targets_Bl, call)
         return (self.poisoned(loss) if bool((token_ids_Bl == self.token).any()) else loss), scored
 
     def poisoned(self, loss: Tensor) -> Tensor:

@@ -6,18 +6,16 @@ A side is one program on its own processes: this trainer's step, the published c
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, Literal
 
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.model import ModelConfig
-from hyena_ds.config.policy import POLICIES, Policy, PolicyName
+from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 
-Precision = Literal["float32", "bfloat16"]
 Allocator = Literal["tuned", "default"]
 
 SEED = 2222
@@ -25,102 +23,66 @@ PUBLISHED_SHIFT = 0.05
 """The filter's shift in the published standalone code; every side uses it, so that weights can be shared."""
 CHECKED_LENGTH = 1024
 """Values are checked at this context length, or at the case's when it is shorter."""
+_OF_THE_MODEL = ("maximum_context", "width", "layers")
+_OF_A_RUN = ("batch", "accumulation", "sequence_parallel", "policy", "precision", "allocator", "threads")
 STANDALONE = "standalone_hyenadna.py"
 """The file of a clone of HazyResearch/hyena-dna that holds the whole published model."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model, a batch, and how the step runs."""
+class Case(StepShape):
+    """A step of one sequence group, and how its processes run."""
 
-    context_length: int
-    maximum_context: int
-    width: int = 128
-    layers: int = 2
-    batch: int = 1
-    accumulation: int = 1
-    sequence_parallel: int = 1
-    policy: PolicyName = "balanced"
-    precision: Precision = "float32"
     allocator: Allocator = "tuned"
     threads: int = 1
-
-    @property
-    def local_length(self) -> int:
-        """Tokens of a rank's slice."""
-        return self.context_length // self.sequence_parallel
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an optimizer step, over all ranks."""
-        return self.batch * self.accumulation * self.context_length
-
-    @property
-    def activation_policy(self) -> Policy:
-        """The activation policy by its name."""
-        return POLICIES[self.policy]
 
     @property
     def checked_length(self) -> int:
         """A short context length that the ranks divide."""
         return min(self.context_length, CHECKED_LENGTH // self.sequence_parallel * self.sequence_parallel)
 
-    def model(self) -> ModelConfig:
-        """Without dropout: a benchmark compares values."""
-        return ModelConfig(
-            width=self.width,
-            layers=self.layers,
-            maximum_context=self.maximum_context,
-            filter_shift=PUBLISHED_SHIFT,
-            embedding_dropout=0.0,
-        )
-
-    def shape(self) -> StepShape:
-        """What is counted of it; the engine runs it with ZeRO stage 1."""
-        return StepShape(
-            self.model(),
-            self.context_length,
-            self.batch,
-            self.accumulation,
-            1,
-            self.sequence_parallel,
-            self.policy,
-            self.precision,
-        )
+    def columns(self) -> dict[str, Any]:
+        """What a row says of the case."""
+        of_model = {name: getattr(self.config, name) for name in _OF_THE_MODEL}
+        return {"context_length": self.context_length, **of_model, **{name: getattr(self, name) for name in _OF_A_RUN}}
 
     def check(self) -> None:
         """Raise UserError unless the numbers fit each other."""
-        for name in ("context_length", "width", "layers", "batch", "accumulation", "sequence_parallel", "threads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, wanted at least 1")
         P, L = self.sequence_parallel, self.context_length
         if L < 2 * P or L % P:
             raise UserError(f"--context-length: found {L}, wanted a multiple of {P} ranks with 2 tokens each or more")
         if self.width % P:
             raise UserError(f"--width: found {self.width}, wanted a multiple of --sequence-parallel {P}")
-        if self.maximum_context < L:
+        if self.config.maximum_context < L:
             raise UserError(
-                f"--maximum-context: found {self.maximum_context}, wanted at least the context length {L}; "
+                f"--maximum-context: found {self.config.maximum_context}, wanted at least the context length {L}; "
                 "leave it out to use the context length"
             )
-        try:
-            self.model()
-        except Invalid as problem:
-            raise UserError(f"bench: {problem}") from None
+
+
+def case_of_columns(known: Mapping[str, Any]) -> Case:
+    """The case that a row tells, other columns aside; width 128 and 2 layers where it does not say.
+
+    Without dropout: a benchmark compares values. Raises Invalid for numbers that no model has.
+    """
+    of_model = {"width": 128, "layers": 2} | {name: known[name] for name in _OF_THE_MODEL if name in known}
+    model = ModelConfig(**of_model, filter_shift=PUBLISHED_SHIFT, embedding_dropout=0.0)
+    return Case(model, known["context_length"], **{name: known[name] for name in _OF_A_RUN if name in known})
 
 
 def case_of(options: argparse.Namespace, length: int, **chosen: Any) -> Case:
     """A checked case of `length` tokens, of what was `chosen` and else of the options that a case has."""
-    known = {name: value for name, value in vars(options).items() if name in Case.__dataclass_fields__} | chosen
-    case = Case(**{**known, "context_length": length, "maximum_context": known.get("maximum_context") or length})
+    known = {**vars(options), **chosen, "context_length": length}
+    known["maximum_context"] = known.get("maximum_context") or length
+    for name in ("context_length", "width", "layers", "batch", "accumulation", "sequence_parallel", "threads"):
+        if known.get(name, 1) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: found {known[name]}, wanted at least 1")
+    try:
+        case = case_of_columns(known)
+    except Invalid as problem:
+        raise UserError(f"bench: {problem}") from None
     case.check()
     return case
-
-
-def cases_of_a_part(options: argparse.Namespace) -> Iterator[Case]:
-    """A case for each context length and allocator of `bench convolution` and `bench exchange`."""
-    for length, allocator in product(options.context_length, options.allocator):
-        yield case_of(options, length, allocator=allocator)
 
 
 @dataclass(frozen=True)
@@ -159,7 +121,8 @@ class Side:
         if self.kind != "unrelated jobs":
             return self.case
         length = self.case.local_length
-        return replace(self.case, sequence_parallel=1, context_length=length, maximum_context=length)
+        model = replace(self.case.config, maximum_context=length)
+        return replace(self.case, sequence_parallel=1, context_length=length, config=model)
 
     @property
     def label(self) -> str:
@@ -187,17 +150,19 @@ class Side:
         (config/policy.py), 6 units for the layer that is at work, and 3 more for its transforms and what is exchanged, whose
         groups of channels hold no more than 1 GiB a process however long the context.
         """
-        case, policy = self.case, self.case.activation_policy
+        case = self.case
         tokens = case.batch * case.context_length
         if self.kind in ("published", "transformer"):
             kilobytes = {"published": 38.0, "transformer": 20.0}[self.kind] * (
                 1.4 if case.allocator == "tuned" else 1.0
             )
             return 0.4 + tokens * kilobytes * 1e3 * case.width * case.layers / 256 / 2**30
-        units = 1 + policy.keep_middle + 2 * policy.keep_convolution + 3 * policy.keep_projections
-        units += 3 * policy.keep_spectra + 4 * policy.keep_inner + policy.keep_filter
         unit = tokens * 4.0 * case.width / 2**30
-        return 0.4 * self.processes + unit * (case.layers * units + 6) + min(3 * unit, 1.0 * self.processes)
+        return (
+            0.4 * self.processes
+            + unit * (case.layers * KEPT_UNITS[case.policy] + 6)
+            + min(3 * unit, 1.0 * self.processes)
+        )
 
     def growth(self, length: int) -> float:
         """How many times as long a step should take as a pass of `length` tokens. Attention grows with the square."""

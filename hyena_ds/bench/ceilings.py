@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ _TRANSFORMS = 9
 """Transforms of one channel: 3 forward, 6 backward with the output made again."""
 
 
-class Ceilings:
+class CeilingsRank:
     """One rank."""
 
     def __init__(self, compute: Compute):
@@ -76,8 +77,14 @@ class Ceilings:
             "latency": self._latency() if several else None,
         }
 
-    def _seconds(self, work: Callable[[], Any], computes: bool = True) -> float:
-        return best_seconds(self.compute, work, computes)
+    def _seconds(self, work: Callable[[], Any], computes: bool = True, times: int = 1) -> float:
+        """Seconds of one call of `work`, of which so many are timed together. Collective."""
+
+        def several() -> None:
+            for _ in range(times):
+                work()
+
+        return best_seconds(self.compute, several, computes) / times
 
     def _tensor(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, device=self.compute.device)
@@ -107,14 +114,13 @@ class Ceilings:
         g = channels_at_once(1, d, length, self.compute.device)
         u_BgL, dy_BgL, k_gL = self._tensor(1, g, length), self._tensor(1, g, length), self._tensor(g, length)
         points = fft_length(length)
-        repeats = max(1, (1 << 21) // (g * points))
 
         def work() -> None:
-            for _ in range(repeats):
-                causal_convolution(u_BgL, k_gL)
-                causal_convolution_backward(dy_BgL, u_BgL, k_gL, True)
+            causal_convolution(u_BgL, k_gL)
+            causal_convolution_backward(dy_BgL, u_BgL, k_gL, True)
 
-        return repeats * g * _TRANSFORMS * 2.5 * points * math.log2(points) / self._seconds(work)
+        seconds = self._seconds(work, times=max(1, (1 << 21) // (g * points)))
+        return g * _TRANSFORMS * 2.5 * points * math.log2(points) / seconds
 
     def _filter(self, width: int) -> float:
         config = ModelConfig(width=width, layers=1, maximum_context=_FILTERED)
@@ -137,13 +143,7 @@ class Ceilings:
 
     def _kernel(self) -> float:
         """Seconds to start a kernel with next to no work."""
-        small, count = self._tensor(4), 2000
-
-        def work() -> None:
-            for _ in range(count):
-                small.add_(1.0)
-
-        return self._seconds(work) / count
+        return self._seconds(partial(self._tensor(4).add_, 1.0), times=2000)
 
     def _exchange(self) -> float:
         P, rank = self.compute.ranks, self.compute.rank
@@ -154,13 +154,7 @@ class Ceilings:
         return pieces.nbytes * (P - 1) / P / self._seconds(lambda: self._through(pieces), False)
 
     def _latency(self) -> float:
-        pieces, count = self._tensor(self.compute.ranks, 16), 20
-
-        def work() -> None:
-            for _ in range(count):
-                self._through(pieces)
-
-        return self._seconds(work, False) / count
+        return self._seconds(partial(self._through, self._tensor(self.compute.ranks, 16)), False, times=20)
 
     def _through(self, pieces: torch.Tensor) -> torch.Tensor:
         assert dist.group.WORLD is not None

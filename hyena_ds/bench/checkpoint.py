@@ -30,6 +30,7 @@ from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import CheckpointConfig
+from hyena_ds.cost.shape import parameters
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
@@ -40,7 +41,7 @@ from hyena_ds.training.engine import build_engine
 _RANKS = 2
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each width."""
     if len(options.width) != len(options.layers):
         raise UserError(
@@ -69,7 +70,6 @@ class Saver:
         self.compute, self.directory, self.step = compute, Path(directory), 0
         model = build_model(self.config.model, self.config.seed)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        self.parameters = sum(shape.numel() for shape in shapes.values())
         self.engine = build_engine(self.config, NextToken(model).to(compute.device), compute.ranks)
         generator = torch.Generator().manual_seed(1)
         load_moments(self.engine, lambda kind, name: torch.rand(shapes[name], generator=generator), updates=1)
@@ -89,10 +89,6 @@ class Saver:
             "files": self._sums(),
         }
 
-    def size(self) -> int:
-        """Parameters of the model that is saved."""
-        return self.parameters
-
     def _sums(self) -> dict[str, str]:
         """SHA-256 by file of the newest checkpoint, which must be whole, without what says how it was made."""
         manifest = read_checkpoint(checkpoints_in(self.directory)[0]).manifest
@@ -111,9 +107,15 @@ def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
         return spread(max(answer[what] for answer in turn) for turn in turns[background])
 
     waited, stall = seconds(False, "whole_seconds"), seconds(True, "stall_seconds")
-    parameters = ranks.ask("size")[0]
+    model = ModelConfig(width=width, layers=layers, maximum_context=32)
     row: Row = {"side": f"width {width}, {layers} layers", "status": "measured", "width": width, "layers": layers}
-    row |= {"parameters": parameters, "ranks": _RANKS, "zero_stage": 1, "wall_seconds": waited, "stall_seconds": stall}
+    row |= {
+        "parameters": parameters(model),
+        "ranks": _RANKS,
+        "zero_stage": 1,
+        "wall_seconds": waited,
+        "stall_seconds": stall,
+    }
     row |= {"background_seconds": seconds(True, "whole_seconds"), "stall_share": stall["median"] / waited["median"]}
     row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[True][-1])
     return row

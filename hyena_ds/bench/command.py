@@ -15,7 +15,6 @@ plot          time and memory of a step against context length, from JSON files
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from hyena_ds.config.policy import POLICIES
@@ -124,28 +123,25 @@ def _finish(command: argparse.ArgumentParser, name: str, rounds: int) -> None:
 
 
 def add_measurement(command: argparse.ArgumentParser, module: str) -> None:
-    """Let the command run `module.run(parsed)`, which returns rows and the machine, and save them where --json says."""
+    """Let the command run `module.measure(parsed)`, which returns rows and the machine, and save them where --json says."""
     command.add_argument("--json", metavar="PATH", help="also write the rows to a JSON file")
-    command.set_defaults(run=_measurement(module))
+    command.set_defaults(run=_measure, measurement=module)
 
 
-def _measurement(module: str) -> Callable[[argparse.Namespace], int]:
-    def run(parsed: argparse.Namespace) -> int:
-        import importlib
+def _measure(parsed: argparse.Namespace) -> int:
+    import importlib
 
-        from hyena_ds.bench.report import check_writable, save
-        from hyena_ds.errors import UserError
+    from hyena_ds.bench.report import check_writable, save
+    from hyena_ds.errors import UserError
 
-        if getattr(parsed, "rounds", 1) < 1:
-            raise UserError(f"--rounds: found {parsed.rounds}, wanted at least 1")
-        check_writable(parsed.json)
-        rows, machine = importlib.import_module(module).run(parsed)
-        save(parsed.json, machine, rows)
-        if parsed.json is not None:
-            print(f"written: {parsed.json}")
-        return 0 if any(row["status"] == "measured" for row in rows) else 1
-
-    return run
+    if getattr(parsed, "rounds", 1) < 1:
+        raise UserError(f"--rounds: found {parsed.rounds}, wanted at least 1")
+    check_writable(parsed.json)
+    rows, machine = importlib.import_module(parsed.measurement).measure(parsed)
+    save(parsed.json, machine, rows)
+    if parsed.json is not None:
+        print(f"written: {parsed.json}")
+    return 0 if any(row["status"] == "measured" for row in rows) else 1
 
 
 def _plot(parsed: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_ds.bench.case import SEED, Case, cases_of_a_part
-from hyena_ds.bench.limits import Limits, say
+from hyena_ds.bench.case import SEED, Case
+from hyena_ds.bench.limits import Limits, measure_a_part, say
 from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
+from hyena_ds.bench.report import Column, Row, shown_spread, spread
 from hyena_ds.bench.turns import Sides, Turn
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length
@@ -40,13 +40,9 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each kind, context length and allocator."""
-    limits, rows = Limits(), []
-    for case in cases_of_a_part(options):
-        rows += _turns(case, options.rounds, limits)
-    print_table(_COLUMNS, rows, *limits.lines())
-    return rows, limits.machine
+    return measure_a_part(options, _turns, _COLUMNS)
 
 
 class Convolution:

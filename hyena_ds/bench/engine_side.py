@@ -34,23 +34,21 @@ class EngineSide(HyenaSide):
         if self.engine is None:
             self.engine = build_engine(self._config(), self.objective, self.compute.ranks)
         layout = self.layout(length)
-        here = slice(layout.offset, layout.offset + layout.local_length)
-        micro_batches = []
-        for number in range(self.case.accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
-            numbers_B = torch.arange(self.case.batch)
-            micro_batches.append(MicroBatch(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), numbers_B))
+        numbers_B = torch.arange(self.case.batch)
+        micro_batches = [
+            MicroBatch(*self.local_batch(layout, number), numbers_B) for number in range(self.case.accumulation)
+        ]
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
-        run = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
-        loss = train_step(self.engine, batch, run, self.compute, SEED, _LEARNING_RATE).loss
+        call = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
+        loss = train_step(self.engine, batch, call, self.compute, SEED, _LEARNING_RATE).loss
         return loss / self.compute.ranks  # it is already that of all ranks
 
     def _config(self) -> RunConfig:
         case = self.case
         sequences = case.batch * case.accumulation
         stage = StageConfig(case.context_length, 1, case.batch, sequences, sequence_parallel=case.sequence_parallel)
-        return run_config(case.model(), stage, precision=case.precision, activation_policy=case.policy)
+        return run_config(case.config, stage, precision=case.precision, activation_policy=case.policy)
 
 
 def run_config(model: ModelConfig, stage: StageConfig, **settings: Any) -> RunConfig:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_ds.bench.case import SEED, Case, cases_of_a_part
+from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.convolution import check_against, convolve64
-from hyena_ds.bench.limits import Limits, say
+from hyena_ds.bench.limits import Limits, measure_a_part, say
 from hyena_ds.bench.measure import timed
 from hyena_ds.bench.processes import Ranks, WrongValue
-from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
+from hyena_ds.bench.report import Column, Row, shown_spread, spread_of_turns
 from hyena_ds.bench.turns import interleaved
 from hyena_ds.errors import UserError
 from hyena_ds.ops.fft_convolution import causal_convolution, channels_at_once
@@ -38,15 +38,11 @@ WORK = ("nothing", "convolution")
 AT_ONCE = ("groups of channels", "all channels at once")
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each work, way, context length and allocator."""
     if options.sequence_parallel < 2:
         raise UserError(f"--sequence-parallel: found {options.sequence_parallel}, wanted 2 or more ranks to exchange")
-    limits, rows = Limits(), []
-    for case in cases_of_a_part(options):
-        rows += _turns(case, options.rounds, limits)
-    print_table(_COLUMNS, rows, *limits.lines())
-    return rows, limits.machine
+    return measure_a_part(options, _turns, _COLUMNS)
 
 
 class ExchangeRank:
@@ -59,10 +55,9 @@ class ExchangeRank:
         topology = Topology(1, case.sequence_parallel)
         self.layout = Layout.slice_of(case.context_length, topology, compute.rank, groups, self.traffic)
         self.channels = self.layout.exchange.own_channels(case.width)
-        self.here = slice(self.layout.offset, self.layout.offset + self.layout.local_length)
         k_DL = torch.stack([self._filter(number) for number in range(case.width)][self.channels])
         self.k_dL = k_DL.to(compute.device)
-        x_BDl = torch.stack([self._channel(0, number)[:, self.here] for number in range(case.width)], dim=1)
+        x_BDl = torch.stack([self._channel(0, number)[:, self.layout.tokens] for number in range(case.width)], dim=1)
         self.x_BDl = x_BDl.to(compute.device)
         self.y_BDl = torch.empty_like(self.x_BDl)
 
@@ -74,7 +69,9 @@ class ExchangeRank:
                 raise WrongValue(f"exchange in {at_once}: rank {self.compute.rank} got other values back than it sent")
             self._through("convolution", at_once)
             for channel in (0, self.case.width - 1):
-                exact = convolve64(self._channel(0, channel).double(), self._filter(channel).double())[:, self.here]
+                exact = convolve64(self._channel(0, channel).double(), self._filter(channel).double())[
+                    :, self.layout.tokens
+                ]
                 what = f"convolution across ranks in {at_once}: channel {channel}"
                 check_against(exact, self.y_BDl[:, channel].cpu(), what)
 

@@ -30,7 +30,7 @@ class HyenaSide(StepSide):
     """One rank, with its slice of the sequence."""
 
     def __init__(self, compute: Compute, case: Case):
-        model = build_model(case.model(), SEED)
+        model = build_model(case.config, SEED)
         super().__init__(compute, case, model)
         self.objective = NextToken(model)
         self.traffic = Traffic()
@@ -46,6 +46,11 @@ class HyenaSide(StepSide):
         topology = Topology(1, self.case.sequence_parallel)
         return Layout.slice_of(length, topology, self.compute.rank, self.groups, self.traffic)
 
+    def local_batch(self, layout: Layout, number: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, l) of a micro step on this rank."""
+        ids_BL, targets_BL = self.micro_batch(layout.context_length, number)
+        return ids_BL[:, layout.tokens].contiguous(), targets_BL[:, layout.tokens].contiguous()
+
     def passes(self, length: int, accumulation: int) -> float:
         """Forward and backward of all micro steps over `length` tokens; this rank's part of the mean loss. Collective."""
         self.bytes_forward = self.bytes_backward = 0
@@ -53,18 +58,16 @@ class HyenaSide(StepSide):
         return self._passes(self.layout(length), accumulation, self.dtype)
 
     def _passes(self, layout: Layout, accumulation: int, dtype: torch.dtype) -> float:
-        length, case = layout.context_length, self.case
-        here = slice(layout.offset, layout.offset + layout.local_length)
+        case = self.case
         filters = FilterCache(accumulation)
         total = torch.zeros((), device=self.compute.device)
         for number in range(accumulation):
-            ids_BL, targets_BL = self.micro_batch(length, number)
             filters.begin(number)
-            run = ForwardPass(layout, None, filters, case.activation_policy, dtype)
+            call = ForwardPass(layout, None, filters, case.activation_policy, dtype)
             sent = self.traffic.bytes_sent
-            loss_sum, _ = self.objective.loss(ids_BL[:, here].contiguous(), targets_BL[:, here].contiguous(), run)
+            loss_sum, _ = self.objective.loss(*self.local_batch(layout, number), call)
             between = self.traffic.bytes_sent
-            loss = loss_sum / (case.batch * accumulation * length)
+            loss = loss_sum / (case.batch * accumulation * layout.context_length)
             loss.backward()
             total += loss.detach()
             self.bytes_forward += between - sent

@@ -23,7 +23,7 @@ from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.parallel.devices import Compute
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each stage."""
     if options.steps < 1:
         raise UserError(f"--steps: found {options.steps}, wanted at least 1")

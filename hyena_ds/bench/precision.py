@@ -108,7 +108,7 @@ def measure_precision(model: HyenaDNA, micro_batch: MicroBatch) -> list[Row]:
     return rows
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Rows and machine, after printing the rows as a Markdown table."""
     config = load_yaml(options.config, RunConfig)
     model = load_model(options.weights)
@@ -128,8 +128,8 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def _measure(model: HyenaDNA, micro_batch: MicroBatch, dtype: torch.dtype) -> _Measured:
     layout = Layout.whole(micro_batch.token_ids_Bl.shape[1])
     model.zero_grad()
-    run = ForwardPass(layout, compute_dtype=dtype)
-    loss, scored = NextToken(model).loss(micro_batch.token_ids_Bl, micro_batch.targets, run)
+    call = ForwardPass(layout, compute_dtype=dtype)
+    loss, scored = NextToken(model).loss(micro_batch.token_ids_Bl, micro_batch.targets, call)
     (loss / scored).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():

@@ -36,7 +36,7 @@ workers: {workers}
 """
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """One row."""
     if not 0.1 <= options.megabases <= 4000:
         raise UserError(f"--megabases: found {options.megabases:g}, wanted 0.1 to 4000")

@@ -22,7 +22,7 @@ import psutil
 
 from hyena_ds.bench.case import Allocator
 from hyena_ds.errors import UserError
-from hyena_ds.parallel.listening import LOOPBACK, listen
+from hyena_ds.parallel.listening import LOOPBACK, free_port
 from hyena_ds.runtime.local_ranks import cpu_settings
 
 _GRACE = 2.0
@@ -58,8 +58,7 @@ class Ranks:
     ):
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
-        with listen(LOOPBACK) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         for rank in range(processes):
             ours, theirs = Pipe()
             environment = _environment(processes, threads, allocator)

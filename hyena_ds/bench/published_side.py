@@ -8,6 +8,7 @@ stand-ins take their names in this process, and the benchmark says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import types
@@ -31,10 +32,10 @@ _VOCABULARY, _VOCABULARY_MULTIPLE = 12, 8
 
 _UNUSED = type("Unused", (), {})
 _STAND_INS: dict[str, tuple[str, dict[str, type]]] = {
-    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
     "transformers": ("tokenization_utils", {"AddedToken": _UNUSED, "PreTrainedTokenizer": _UNUSED}),
+    "torchvision": ("ops", {"StochasticDepth": nn.Identity}),  # with probability 0, as here, it changes nothing
 }
-"""By package, a module of it and the names that are imported from there."""
+"""By package, a module of it and the names that are imported from there. The real transformers asks for torchvision: first."""
 
 
 class PublishedSide(WholeSide):
@@ -52,7 +53,7 @@ class PublishedSide(WholeSide):
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         """Loss at the checked length, and its gradients under our names."""
-        loss = self._passes(self.case.checked_length, 1, False)
+        loss = self.passes(self.case.checked_length, 1, "float32")
         parameters = dict(self.model.named_parameters())
         gradients: dict[str, Tensor] = {}
         for ours, theirs in published_names(self.case.layers).items():
@@ -79,6 +80,9 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
             vars(package)[inner] = module
             sys.modules.update({name: package, module.__name__: module})
             stood_in.append(name)
+        else:
+            with contextlib.suppress(ImportError):  # the clone's own import says what is wrong
+                importlib.import_module(f"{name}.{inner}")
     spec = importlib.util.spec_from_file_location("standalone_hyenadna", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -94,7 +98,7 @@ def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
 
 def build_published(module: types.ModuleType, case: Case) -> nn.Module:
     """The published model of the case's shape, with the weights that our model of the same seed begins with."""
-    config = case.model()
+    config = case.config
     layer = {
         "l_max": config.maximum_context,
         "order": 2,

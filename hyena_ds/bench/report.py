@@ -9,15 +9,14 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hyena_ds.errors import UserError
+from hyena_ds.files.rows import Row
 from hyena_ds.files.whole import write_whole
-from hyena_ds.text import aligned, number
+from hyena_ds.text import aligned, now, number
 
-Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -88,8 +87,3 @@ def write_json(option: str, path: Path, content: dict[str, Any], make_parent: bo
         write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{option} {path}: {error.strerror or error}; name a file that can be written") from None
-
-
-def now() -> str:
-    """Date and time in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -110,11 +110,9 @@ class WholeSide(StepSide):
     def logits(self, ids_BL: Tensor) -> Tensor:
         """(B, L, V)."""
 
-    def passes(self, length: int, accumulation: int) -> float:
-        """Forward and backward of all micro steps over `length` tokens; this rank's part of the mean loss."""
-        return self._passes(length, accumulation, self.case.precision == "bfloat16")
-
-    def _passes(self, length: int, accumulation: int, mixed: bool) -> float:
+    def passes(self, length: int, accumulation: int, precision: str | None = None) -> float:
+        """Forward and backward of all micro steps in the case's precision or another; the mean loss."""
+        mixed = (precision or self.case.precision) == "bfloat16"
         total = torch.zeros((), device=self.compute.device)
         for number in range(accumulation):
             ids_BL, targets_BL = self.micro_batch(length, number)

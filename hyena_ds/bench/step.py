@@ -27,7 +27,7 @@ _LIVE_TOKENS = 1 << 16
 """Tokens times layers of a process above which the peak of live tensors is recorded on request only."""
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """All rows, and the machine they were measured on."""
     check_reference(options.reference)
     plans = [plan_sides(options, length) for length in options.context_length]

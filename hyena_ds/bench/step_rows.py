@@ -10,7 +10,7 @@ from typing import Any
 from hyena_ds.bench.case import Side
 from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread_of_turns
 from hyena_ds.bench.turns import Turn
-from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Rates, exchange_bytes, least_seconds
+from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING, Ceilings, exchange_bytes, least_seconds
 from hyena_ds.text import number
 
 LIMITED = ("hyena-ds", "hyena-ds engine", "published")
@@ -22,7 +22,7 @@ def new_row(side: Side) -> Row:
     return {
         "side": side.label,
         "kind": side.kind,
-        **asdict(side.case),
+        **side.case.columns(),
         "processes": side.processes,
         "status": "measured",
         "estimated_memory_gib": side.memory_gib(),
@@ -34,7 +34,7 @@ def add_measured(
     side: Side,
     turns: list[Turn],
     live: list[float] | None,
-    rates: Rates | None,
+    rates: Ceilings | None,
     interleaved: bool,
 ) -> None:
     """Times are of the slowest rank, CPU seconds the sum over the ranks, memory of the largest rank."""
@@ -51,7 +51,7 @@ def add_measured(
     if rates is not None:
         row["limit"] = _limit(row, side, rates)
         if "bytes_forward" in turns[-1][0]:
-            least = exchange_bytes(side.case.shape())
+            least = exchange_bytes(side.case)
             row["bytes_exchanged"] = {
                 "forward": max(answer["bytes_forward"] for answer in turns[-1]),
                 "backward": max(answer["bytes_backward"] for answer in turns[-1]),
@@ -60,13 +60,13 @@ def add_measured(
             }
 
 
-def _limit(row: Row, side: Side, rates: Rates) -> dict[str, Any]:
+def _limit(row: Row, side: Side, rates: Ceilings) -> dict[str, Any]:
     """Least seconds at the machine's ceilings, and the share of them that the step reaches."""
     wall, busy = row["wall_seconds"]["median"], row["cpu_seconds_per_rank"] / side.case.threads
-    least = least_seconds(side.case.shape(), rates, recompute=False)
+    least = least_seconds(side.case, rates, recompute=False)
     limit = {"rates": asdict(rates), "seconds": least, "share": sum(least.values()) / wall}
     if side.kind != "published":
-        again = least_seconds(side.case.shape(), rates, recompute=True)
+        again = least_seconds(side.case, rates, recompute=True)
         limit["seconds_with_recompute"] = again
         limit["share_with_recompute"] = sum(again.values()) / wall
         limit["share_with_recompute_of_cpu_seconds"] = sum(again.values()) / busy if busy else None

@@ -66,7 +66,7 @@ class TransformerSide(WholeSide):
 
     def __init__(self, compute: Compute, case: Case):
         torch.manual_seed(SEED)
-        config = case.model()
+        config = case.config
         model = GPT(config.width, config.layers, config.mlp_width, config.maximum_context)
         super().__init__(compute, case, model)
 

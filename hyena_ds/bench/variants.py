@@ -21,7 +21,7 @@ from hyena_ds.bench.case import SEED
 from hyena_ds.bench.measure import machine, start_process, timed
 from hyena_ds.bench.processes import WrongValue
 from hyena_ds.bench.report import Column, Row, print_table, shown_spread, spread
-from hyena_ds.bench.turns import interleaved
+from hyena_ds.bench.turns import Turn, interleaved
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import A, T
 from hyena_ds.model.backbone import build_model
@@ -32,7 +32,7 @@ from hyena_ds.text import number
 _TOLERANCE = 1e-5
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for computing again, and one for a further ALT."""
     compute = start_process(False, options.threads)
     left, right, count = options.left, options.right, options.alts
@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 
     check(again(), further()[0])
     turns = interleaved(
-        {"again": lambda: timed(compute, again), "further": lambda: timed(compute, further)}, options.rounds
+        {"again": lambda: [timed(compute, again).answer()], "further": lambda: [timed(compute, further).answer()]},
+        options.rounds,
     )
     shape = {"left": left, "right": right, "width": options.width, "layers": options.layers, "threads": options.threads}
     rows: list[Row] = [
@@ -84,11 +85,11 @@ def check(wanted: Tensor, found: Tensor) -> None:
         )
 
 
-def _times(turns: list[Any], count: int) -> Row:
+def _times(turns: list[Turn], count: int) -> Row:
     return {
-        "wall_seconds": spread(turn.wall_seconds / count for turn in turns),
-        "cpu_seconds": spread(turn.cpu_seconds / count for turn in turns),
-        "peak_memory_gib": turns[-1].peak_memory_gib,
+        "wall_seconds": spread(answer["wall_seconds"] / count for (answer,) in turns),
+        "cpu_seconds": spread(answer["cpu_seconds"] / count for (answer,) in turns),
+        "peak_memory_gib": turns[-1][0]["peak_memory_gib"],
     }
 
 

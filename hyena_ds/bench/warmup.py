@@ -23,7 +23,7 @@ from hyena_ds.files.rows import METRICS, read_rows, read_summary, training_time
 WITH, WITHOUT = "with warmup", "without warmup"
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each run, then one for each side."""
     rows = sorted(
         (read_run(Path(path)) for path in options.runs), key=lambda row: (row["side"] == WITHOUT, row["seed"])

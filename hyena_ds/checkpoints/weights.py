@@ -1,45 +1,65 @@
-"""The weights that a path means: a file, a checkpoint's, or a run's; their model, and whether they fit another."""
+"""The weights that a path means: a file, a checkpoint's, a run's, a published folder's; their model, and whether they fit."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hyena_ds.checkpoints.directory import latest_checkpoint
 from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, read_manifest
-from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.data.shards import sha256_of
-from hyena_ds.errors import UserError
+from hyena_ds.errors import UserError, say
 from hyena_ds.model.backbone import HyenaDNA
-from hyena_ds.weights.published import read_weights
+from hyena_ds.weights.extension import extended
+from hyena_ds.weights.reading import Weights, read_weights
+
+_ELSEWHERE = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
+"""Files of folders that others have written, the safest first."""
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file of a path that names it, a checkpoint, or a run; in a checkpoint it is checked against the manifest.
+    """The weights file that a path means: itself, a checkpoint's, a run's newest, or that of a folder from elsewhere.
 
-    Raises UserError when there is none, or it is not what was written.
+    In a checkpoint it is checked against the manifest. Raises UserError when there is none, or it is not what was written.
     """
     path = Path(path)
-    candidates = [path] if path.is_file() else [path / WEIGHTS]
+    candidates = [path] if path.is_file() else [path / name for name in (WEIGHTS, *_ELSEWHERE)]
     if path.is_dir() and (newest := latest_checkpoint(path / "checkpoints")):
         candidates.append(newest.path / WEIGHTS)
     for candidate in candidates:
         if candidate.is_file():
             _check(candidate)
             return candidate
-    raise UserError(f"{path}: found no {WEIGHTS}; name a weights file, a checkpoint or a run directory")
+    raise UserError(
+        f"{path}: found no {', '.join((WEIGHTS, *_ELSEWHERE[:-1]))} or {_ELSEWHERE[-1]}; name a weights file, a checkpoint, a run directory, or a "
+        "folder of published weights"
+    )
 
 
-def load_model(path: str | Path, shift: float | None = None) -> HyenaDNA:
-    """The model of a weights file, a checkpoint, or the newest whole checkpoint of a run.
+def load_model(
+    path: str | Path,
+    shift: float | None = None,
+    maximum_context: int | None = None,
+    extension: Extension | None = None,
+) -> HyenaDNA:
+    """The model of a weights file, a checkpoint, the newest whole checkpoint of a run, or a folder of published weights.
 
-    The weights have published key names and their shape in the header; for `shift` see `read_weights`.
+    `shift` is that of the filter: what the file says by default, and what predicts a real sequence better where it says
+    nothing, which is then said on stderr. `maximum_context` and `extension` ("rescale" or "extrapolate") extend the model.
     `model(token_ids)` maps (B, L) ids to logits (B, L, 16), `model.backbone(token_ids)` to hidden states (B, L, D).
-    Raises UserError when there are none, or they are not what was written.
+    Raises UserError when there are none, they are not what was written, or cannot be extended so.
     """
-    config, parameters = read_weights(find_weights(path), shift)
-    model = HyenaDNA(config)
-    model.load_state_dict(parameters)
-    return model.eval()
+    return extended(read_aloud(path, shift), maximum_context, extension).model()
+
+
+def read_aloud(path: str | Path, shift: float | None = None) -> Weights:
+    """The weights that a path means; what their user has to know is said on stderr, by one rank."""
+    weights = read_weights(find_weights(path), shift)
+    if os.environ.get("RANK", "0") == "0":
+        for note in weights.notes:
+            say(f"{weights.path}: {note}")
+    return weights
 
 
 def _check(weights: Path) -> None:

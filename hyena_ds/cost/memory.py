@@ -52,11 +52,6 @@ class Memory:
         """Bytes of all parts."""
         return sum(self.parts.values())
 
-    @property
-    def live(self) -> float:
-        """Without the process and the allocator's slack."""
-        return self.total - self.parts["process"] - self.parts["slack"]
-
 
 def peak_memory(shape: StepShape, device: Device) -> Memory:
     """The highest of all moments."""
@@ -91,7 +86,8 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     """What is live when the highest may come, by the moment's name."""
     policy = shape.activation_policy
-    unit = float(_FLOAT32 * shape.batch * shape.local_length * shape.width)
+    D = shape.width
+    unit = float(_FLOAT32 * shape.batch * shape.local_length * D)
     filter_unit = unit / shape.batch
 
     def work(units: float, size: float = unit) -> Held:
@@ -111,19 +107,19 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
     cut = shape.sequence_parallel > 1
     found = {
-        "loss": [*always, work(2), _loss_tile(shape, on_cpu)],
+        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
         "backward of the MLP": [
             *always,
             work(2 if policy.keep_middle else 3),
             *again,
-            _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu),
+            _tile(shape, max(shape.config.mlp_width, 4 * D), on_cpu),
         ],
         "backward of the convolution": [
             *convolution,
             *_transforms(shape, kind, on_cpu),
             *_buffers(shape, 1 + own_u, on_cpu),
         ],
-        "backward of the operator": [*convolution, _tile(shape, 4 * shape.width, on_cpu)],
+        "backward of the operator": [*convolution, _tile(shape, 4 * D, on_cpu)],
         "gradient of the filter": [*operator, work(2), work(2 if cut else 1, filter_unit), _chunk(shape, on_cpu)],
     }
     if not policy.keep_middle:
@@ -193,15 +189,10 @@ def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
     return [Held("exchange", size, (5 if shape.own_channels > group else 3) * tensors)]
 
 
-def _tile(shape: StepShape, widest: int, on_cpu: bool) -> Held:
+def _tile(shape: StepShape, widest: int, on_cpu: bool, floats: int | None = None) -> Held:
+    """Tensors of a tile, of which a token has so many floats; by default several of the widest."""
     tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(widest, on_cpu))
-    return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_TILE)
-
-
-def _loss_tile(shape: StepShape, on_cpu: bool) -> Held:
-    widest = max(shape.width, 4 * VOCABULARY)
-    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(widest, on_cpu))
-    return Held("tiles", float(_FLOAT32 * tokens * (4 * shape.width + 6 * VOCABULARY)), 1)
+    return Held("tiles", float(_FLOAT32 * tokens), _OF_A_TILE * widest if floats is None else floats)
 
 
 def _chunk(shape: StepShape, on_cpu: bool) -> Held:

@@ -62,6 +62,11 @@ class StepShape:
         """Sequences of an optimizer step, over all ranks."""
         return self.batch * self.accumulation * self.data_parallel
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of an optimizer step, over all ranks."""
+        return self.sequences * self.context_length
+
     def on(self, sequence_parallel: int, batch: int, policy: PolicyName, ranks: int) -> StepShape | None:
         """The same step on another grid; None where the sequences do not divide."""
         if ranks % sequence_parallel or self.context_length % sequence_parallel or self.width % sequence_parallel:

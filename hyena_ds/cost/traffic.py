@@ -29,7 +29,7 @@ _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange":
 
 
 @dataclass(frozen=True)
-class Traffic:
+class MemoryTraffic:
     """What one rank moves in one optimizer step."""
 
     layer_bytes: float
@@ -42,13 +42,13 @@ class Traffic:
     """Copied into and out of the buffers of exchanges."""
 
 
-def traffic(shape: StepShape, on_cpu: bool) -> Traffic:
+def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
     """Everything above."""
     tokens = shape.batch * shape.accumulation * shape.local_length
     units = shape.layers * _layer_units(shape) + _ends_units(shape)
     cut = shape.sequence_parallel > 1
     packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if cut else 0.0
-    return Traffic(
+    return MemoryTraffic(
         tokens * units * _FLOAT32 * shape.width,
         _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
         _kernels(shape, on_cpu),

@@ -35,7 +35,7 @@ class Amount:
 
 
 @dataclass(frozen=True)
-class Rates:
+class Ceilings:
     """Ceilings of the machine: what one rank reaches while all of them run."""
 
     gemm_float32: float
@@ -125,7 +125,7 @@ def exchange_bytes(shape: StepShape) -> tuple[int, int]:
     return sent[0] * (P - 1) // P, sent[1] * (P - 1) // P
 
 
-def least_seconds(shape: StepShape, rates: Rates, recompute: bool) -> dict[str, float]:
+def least_seconds(shape: StepShape, rates: Ceilings, recompute: bool) -> dict[str, float]:
     """Seconds of every part of an optimizer step at the machine's ceilings; parts that overlap are not told apart."""
 
     def flops(amount: Amount) -> float:

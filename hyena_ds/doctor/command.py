@@ -20,6 +20,7 @@ from pathlib import Path
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.cost.shape import checkpoint_bytes
 from hyena_ds.doctor import judge
 from hyena_ds.doctor.hosts import Probed, each
 from hyena_ds.doctor.launch import Heard, listen
@@ -127,9 +128,9 @@ def _alone(probed: Sequence[Probed], patient: Patient) -> Iterator[Verdict]:
             plan_stages(patient.config, sum(slots))
         except UserError as error:
             yield Verdict("grid", f"{sum(slots)} ranks", WRONG, str(error))
-    parameters = [host.facts["config"]["parameters"] for host in probed if "config" in host.facts]
-    kept = 1 if patient.config is None else patient.config.checkpoint.keep_last
-    yield from judge.disks(probed, parameters[0] if parameters else None, kept)
+    config = patient.config
+    one, kept = (checkpoint_bytes(config.model), config.checkpoint.keep_last) if config else (0, 1)
+    yield from judge.disks(probed, one, kept)
     yield from judge.shards(probed)
 
 

@@ -13,8 +13,6 @@ from hyena_ds.doctor.hosts import Probed
 from hyena_ds.doctor.verdict import OK, WARNING, WRONG, Verdict
 from hyena_ds.text import counted
 
-STATE_BYTES = 16
-"""What a parameter takes of a checkpoint: it, two moments, and it again in weights.safetensors; float32."""
 CLOCK_WARNS, CLOCK_WRONG = 1.0, 60.0
 """Seconds."""
 SLOW_WRITING = 50e6
@@ -46,9 +44,10 @@ def _known(hosts: Sequence[Probed], fact: str) -> dict[str, Any]:
     return {host.name: host.facts[fact] for host in hosts if fact in host.facts}
 
 
-def _most(values: Iterable[Any]) -> tuple[Any, int]:
-    """The value that there is most often, and how often; None where there is no value."""
-    return next(iter(Counter(values).most_common(1)), (None, 0))
+def _odd(known: dict[str, Any]) -> list[str]:
+    """The hosts whose value is not that of most."""
+    usual = {value for value, _ in Counter(known.values()).most_common(1)}
+    return [name for name, value in known.items() if value not in usual]
 
 
 def versions(hosts: Sequence[Probed]) -> list[Verdict]:
@@ -57,7 +56,7 @@ def versions(hosts: Sequence[Probed]) -> list[Verdict]:
     verdicts = problems(hosts, "devices")
     common: dict[str, str] = {}
     for name in dict.fromkeys(name for found in known.values() for name in found):
-        most, count = _most(found[name] for found in known.values() if name in found)
+        ((most, count),) = Counter(found[name] for found in known.values() if name in found).most_common(1)
         common[name] = most
         to_do = "install the same everywhere" if name != "source" else "bring the same source to every host"
         others = f"{count} other {'host has' if count == 1 else 'hosts have'} {most}"
@@ -82,10 +81,10 @@ def _versions(host: Probed) -> dict[str, str]:
 
 def devices(hosts: Sequence[Probed], slots: Sequence[int]) -> Iterator[Verdict]:
     """Each host has what its ranks compute on."""
-    kinds = {name: tuple(sorted(set(found["devices"]))) for name, found in _known(hosts, "devices").items()}
-    usual, _ = _most(kinds.values())
+    known = _known(hosts, "devices")
+    odd = _odd({name: tuple(sorted(set(found["devices"]))) for name, found in known.items()})
     for host, ranks in zip(hosts, slots, strict=True):
-        if host.name not in kinds:
+        if host.name not in known:
             continue
         found, here = host.facts["devices"], host.facts["host"]
         gpus, cores = found["devices"], found["cores"]
@@ -98,7 +97,7 @@ def devices(hosts: Sequence[Probed], slots: Sequence[int]) -> Iterator[Verdict]:
             to_do = f"nvidia-smi is there, but torch ({found['build']}) sees no GPU: install a torch with CUDA"
         elif not gpus and cores < ranks:
             to_do = "fewer cores than ranks: they will wait for each other"
-        elif kinds[host.name] != usual:
+        elif host.name in odd:
             to_do = "other devices than on most hosts: all ranks go at the pace of the slowest"
         yield Verdict("devices", host.name, level if to_do else OK, shown, to_do)
 
@@ -119,14 +118,16 @@ def clocks(hosts: Sequence[Probed]) -> list[Verdict]:
     return verdicts
 
 
-def disks(hosts: Sequence[Probed], parameters: int | None, checkpoints_kept: int) -> Iterator[Verdict]:
-    """There is room for the run's checkpoints, it is written fast enough, and all hosts see the same directory."""
+def disks(hosts: Sequence[Probed], one: int, checkpoints_kept: int) -> Iterator[Verdict]:
+    """There is room for the run's checkpoints, it is written fast enough, and all hosts see the same directory.
+
+    `one` checkpoint has so many bytes; without a run there is none.
+    """
     yield from problems(hosts, "disk")
-    one = STATE_BYTES * (parameters or 0)
     for name, disk in _known(hosts, "disk").items():
         rate = disk["written"] / disk["seconds"]
         found = f"{disk['place']}: {_size(disk['free'])} free, written at {rate / 1e6:,.0f} MB/s"
-        if parameters is not None:
+        if one:
             found += f"; a checkpoint takes {_size(one)}, {checkpoints_kept} are kept"
         level, to_do = WARNING, ""
         if disk["free"] < max(2 * one, _MIB):
@@ -147,13 +148,10 @@ def disks(hosts: Sequence[Probed], parameters: int | None, checkpoints_kept: int
 
 def configs(hosts: Sequence[Probed]) -> Iterator[Verdict]:
     """Every host reads the same config."""
-    digests = {name: config["digest"] for name, config in _known(hosts, "config").items()}
-    most, _ = _most(digests.values())
     yield from problems(hosts, "config")
-    for name, digest in digests.items():
-        if digest != most:
-            found, to_do = "reads other settings than most hosts", "bring the same file to every host"
-            yield Verdict("config", name, WRONG, found, to_do)
+    for name in _odd({name: config["digest"] for name, config in _known(hosts, "config").items()}):
+        found, to_do = "reads other settings than most hosts", "bring the same file to every host"
+        yield Verdict("config", name, WRONG, found, to_do)
 
 
 def shards(hosts: Sequence[Probed]) -> Iterator[Verdict]:
@@ -166,9 +164,9 @@ def shards(hosts: Sequence[Probed]) -> Iterator[Verdict]:
 
 def _source(rows: dict[str, dict[str, Any]]) -> list[Verdict]:
     verdicts = []
-    most, _ = _most(row["index"] for row in rows.values() if "index" in row)
+    odd = _odd({name: row["index"] for name, row in rows.items() if "index" in row})
     for name, row in rows.items():
-        if row.get("index", most) != most:
+        if name in odd:
             found = f"{row['place']}: index.json is another than on most hosts"
             verdicts.append(Verdict("shards", name, WRONG, found, "copy the same shards to every host"))
         if row["bad"]:

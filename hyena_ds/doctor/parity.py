@@ -55,12 +55,11 @@ def parity(config: RunConfig, compute: Compute, size: int) -> dict[str, Any]:
     return {**found, "precision": config.precision, "back_end": convolution.name}
 
 
-def _loss_and_gradients(model: NextToken, ids_BL: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
+def _loss_and_gradients(model: NextToken, ids_BL: Tensor, call: ForwardPass) -> tuple[Tensor, Tensor]:
     """The summed loss of the tokens that are here, and all gradients of it end to end; float64."""
     model.zero_grad()
-    first, last = run.layout.offset, run.layout.offset + run.layout.local_length
-    inputs, targets = ids_BL[:, first:last].contiguous(), ids_BL[:, first + 1 : last + 1].contiguous()
-    loss, _ = model.loss(inputs, targets, run)
+    here = call.layout.tokens
+    loss, _ = model.loss(ids_BL[:, :-1][:, here].contiguous(), ids_BL[:, 1:][:, here].contiguous(), call)
     loss.backward()
     gradients = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
     return loss.detach().double().view(1), torch.cat(gradients).double()

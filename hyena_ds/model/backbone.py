@@ -38,22 +38,22 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
-    def forward(self, inputs: Tensor, run: ForwardPass | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, call: ForwardPass | None = None) -> Tensor:
         """Token ids (B, l), or what they would be embedded as, (B, l, D) -> (B, l, D).
 
         By default the whole sequence is here and nothing is dropped.
         """
-        hidden_BlD: Tensor = self.final_norm(self.residual(inputs, run))
+        hidden_BlD: Tensor = self.final_norm(self.residual(inputs, call))
         return hidden_BlD
 
-    def residual(self, inputs: Tensor, run: ForwardPass | None = None, blocks: int | None = None) -> Tensor:
+    def residual(self, inputs: Tensor, call: ForwardPass | None = None, blocks: int | None = None) -> Tensor:
         """The residual after so many blocks, all by default, before the final norm: (B, l) or (B, l, D) -> (B, l, D) float32."""
-        run = run or ForwardPass(Layout.whole(inputs.shape[1]))
+        call = call or ForwardPass(Layout.whole(inputs.shape[1]))
         embedded_BlD = inputs if inputs.is_floating_point() else self.embedding(inputs)
         dropout = self.embedding_dropout
-        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, run)  # type: ignore[no-untyped-call, unused-ignore]
+        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, call)  # type: ignore[no-untyped-call, unused-ignore]
         for block in self.blocks[:blocks]:
-            residual_BlD = block(residual_BlD, run)
+            residual_BlD = block(residual_BlD, call)
         return residual_BlD
 
 
@@ -65,33 +65,32 @@ class HyenaDNA(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
 
-    def forward(self, token_ids_Bl: Tensor, run: ForwardPass | None = None) -> Tensor:
+    def forward(self, token_ids_Bl: Tensor, call: ForwardPass | None = None) -> Tensor:
         """(B, l) -> logits (B, l, 16)."""
-        return F.linear(self.backbone(token_ids_Bl, run), self.backbone.embedding.weight)
+        return F.linear(self.backbone(token_ids_Bl, call), self.backbone.embedding.weight)
 
 
 class _EmbeddingDropout(torch.autograd.Function):
     """In tiles, and the mask drawn again in backward: a mask's 64-bit words are several times the residual."""
 
     @staticmethod
-    def forward(ctx: Any, x_BlD: Tensor, probability: float, run: ForwardPass) -> Tensor:
-        ctx.probability, ctx.run = probability, run
-        return _drop_in_tiles(x_BlD, probability, run)
+    def forward(ctx: Any, x_BlD: Tensor, probability: float, call: ForwardPass) -> Tensor:
+        ctx.probability, ctx.call = probability, call
+        return _drop_in_tiles(x_BlD, probability, call)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dx_BlD: Tensor) -> tuple[Tensor, None, None]:
-        return _drop_in_tiles(dx_BlD, ctx.probability, ctx.run), None, None
+        return _drop_in_tiles(dx_BlD, ctx.probability, ctx.call), None, None
 
 
-def _drop_in_tiles(x_BlD: Tensor, probability: float, run: ForwardPass) -> Tensor:
-    if run.dropout is None or probability == 0.0:
+def _drop_in_tiles(x_BlD: Tensor, probability: float, call: ForwardPass) -> Tensor:
+    if call.dropout is None or probability == 0.0:
         return x_BlD
     B, l, D = x_BlD.shape
     out_BlD = torch.empty_like(x_BlD)
     for tile in tiles(B, l, 2 * D, x_BlD.device):
-        here = (tile.rows, slice(tile.first, tile.last))
-        out_BlD[here] = run.drop(x_BlD[here], tile, 0, probability)
+        out_BlD[tile.here] = call.drop(x_BlD[tile.here], tile, 0, probability)
     return out_BlD
 
 

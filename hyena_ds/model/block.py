@@ -10,6 +10,7 @@ B batch, l local length, D width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -44,13 +45,12 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
         self.mlp = MLP(config.width, config.mlp_width)
 
-    def forward(self, residual_BlD: Tensor, run: ForwardPass) -> Tensor:
+    def forward(self, residual_BlD: Tensor, call: ForwardPass) -> Tensor:
         """The residual (B, l, D) after the operator and the MLP, float32."""
         weights = (*self._operator_weights(), *self.operator.implicit_filter.weights(), *self._mlp_weights())
-        rest = (self.number, self.dropout, self.operator.implicit_filter.shape)
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
-        policy = run.policy if torch.is_grad_enabled() else _NOTHING_KEPT
-        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, policy, run, *rest, *weights)  # type: ignore[no-untyped-call, unused-ignore]
+        call = call if torch.is_grad_enabled() else replace(call, policy=_NOTHING_KEPT)
+        out_BlD: Tensor = _BlockFunction.apply(residual_BlD, self, call, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
     def _operator_weights(self) -> OperatorWeights:
@@ -75,26 +75,28 @@ class Block(nn.Module):
 class _Spec:
     """What one call of a block computes with, besides tensors of activations."""
 
-    def __init__(self, run: ForwardPass, number: int, dropout: float, shape: FilterShape, weights: tuple[Tensor, ...]):
-        self.run, self.number, self.dropout, self.shape = run, number, dropout, shape
+    def __init__(self, block: Block, call: ForwardPass, weights: tuple[Tensor, ...]):
+        self.call, self.number, self.dropout = call, block.number, block.dropout
+        self.shape = block.operator.implicit_filter.shape
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
         self.filter = FilterWeights(*weights[operator : operator + implicit])
         self.mlp = MLPWeights(*weights[operator + implicit :])
 
-    def k_dL(self, keep: bool) -> Tensor:
+    def k_dL(self) -> Tensor:
         """This step's filter, in channel layout. One call of a block evaluates it at most once."""
         if self._k_dL is not None:
             return self._k_dL
-        layout = self.run.layout
+        layout = self.call.layout
 
         def evaluate() -> Tensor:
             k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length)
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
-        cache = self.run.filters
-        self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep or cache.keeps)
+        cache = self.call.filters
+        keep = self.call.policy.keep_filter or cache.keeps
+        self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep)
         return self._k_dL
 
     def filter_gradients(self) -> FilterWeights:
@@ -102,51 +104,37 @@ class _Spec:
 
         Zeros and not nothing: ZeRO-3 adds a gradient that first arrives in a later micro step to the step before.
         """
-        if not self.run.filters.last:
+        if not self.call.filters.last:
             return FilterWeights(*(torch.zeros_like(weight) for weight in self.filter))
-        layout = self.run.layout
-        dk_dL = self.run.filters.slot(self.number).take_gradient()
+        layout = self.call.layout
+        dk_dL = self.call.filters.slot(self.number).take_gradient()
         dk_Dl = layout.exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         return filter_gradients(self.shape, self.filter, layout.offset, dk_Dl)
 
-    def operator_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Kept]:
-        k_dL = self.k_dL(policy.keep_filter)
-        return operator_forward(r_BlD, self.operator, k_dL, self.run, 2 * self.number + 1, self.dropout, policy)
+    def operator_forward(self, r_BlD: Tensor, call: ForwardPass) -> tuple[Tensor, Kept]:
+        return operator_forward(r_BlD, self.operator, self.k_dL(), call, 2 * self.number + 1, self.dropout)
 
-    def mlp_forward(self, r_BlD: Tensor, policy: Policy) -> tuple[Tensor, Tensor | None]:
-        return mlp_forward(r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, policy)
+    def mlp_forward(self, r_BlD: Tensor) -> tuple[Tensor, Tensor | None]:
+        return mlp_forward(r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout)
 
     def operator_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Kept) -> tuple[Tensor, OperatorWeights]:
-        slot = self.run.filters.slot(self.number)
-        policy = self.run.policy
-        k_dL = self.k_dL(policy.keep_filter)
-        return operator_backward(
-            dr_BlD, r_BlD, self.operator, k_dL, slot, self.run, 2 * self.number + 1, self.dropout, policy, kept
-        )
+        slot, layer = self.call.filters.slot(self.number), 2 * self.number + 1
+        return operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, self.call, layer, self.dropout, kept)
 
     def mlp_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Tensor | None) -> tuple[Tensor, MLPWeights]:
-        return mlp_backward(dr_BlD, r_BlD, self.mlp, self.run, 2 * self.number + 2, self.dropout, kept)
+        return mlp_backward(dr_BlD, r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout, kept)
 
 
 class _BlockFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        r_BlD: Tensor,
-        policy: Policy,
-        run: ForwardPass,
-        number: int,
-        dropout: float,
-        shape: FilterShape,
-        *weights: Tensor,
-    ) -> Tensor:
-        spec = _Spec(run, number, dropout, shape, weights)
+    def forward(ctx: Any, r_BlD: Tensor, block: Block, call: ForwardPass, *weights: Tensor) -> Tensor:
+        spec = _Spec(block, call, weights)
         with torch.autocast(r_BlD.device.type, enabled=False):
-            middle_BlD, kept = spec.operator_forward(r_BlD, policy)
-            out_BlD, inner_BlI = spec.mlp_forward(middle_BlD, policy)
-        ctx.rest = (run, number, dropout, shape)
+            middle_BlD, kept = spec.operator_forward(r_BlD, call)
+            out_BlD, inner_BlI = spec.mlp_forward(middle_BlD)
+        ctx.block, ctx.call = block, call
         ctx.weights, ctx.a_group = len(weights), len(kept.groups[0]) if kept.groups else 1
-        middle = middle_BlD if policy.keep_middle else None
+        middle = middle_BlD if call.policy.keep_middle else None
         ctx.save_for_backward(*weights, r_BlD, middle, inner_BlI, kept.projected_BCm, kept.y_BDl, *chain(*kept.groups))
         return out_BlD
 
@@ -159,15 +147,14 @@ class _BlockFunction(torch.autograd.Function):
         # What a half-block has used is freed before the next begins.
         ctx.maybe_clear_saved_tensors()
         del saved
-        run, number, dropout, shape = ctx.rest
-        spec = _Spec(run, number, dropout, shape, weights)
+        spec = _Spec(ctx.block, ctx.call, weights)
         with torch.autocast(dout_BlD.device.type, enabled=False):
             if middle_BlD is None:
-                middle_BlD, _ = spec.operator_forward(r_BlD, _NOTHING_KEPT)
+                middle_BlD, _ = spec.operator_forward(r_BlD, replace(ctx.call, policy=_NOTHING_KEPT))
             dmiddle_BlD, mlp = spec.mlp_backward(dout_BlD, middle_BlD, inner_BlI)
             del middle_BlD, inner_BlI
             of_groups = (in_groups[first : first + ctx.a_group] for first in range(0, len(in_groups), ctx.a_group))
             kept = Kept(projected_BCm, y_BDl, tuple(tuple(of_group) for of_group in of_groups))
             dr_BlD, operator = spec.operator_backward(dmiddle_BlD, r_BlD, kept)
             implicit = spec.filter_gradients()
-        return dr_BlD, None, None, None, None, None, *operator, *implicit, *mlp
+        return dr_BlD, None, None, *operator, *implicit, *mlp

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import tokens_of_a_chunk
@@ -55,7 +55,7 @@ class FilterShape:
 
 
 class ImplicitFilter(nn.Module):
-    """k_Dl for positions offset .. offset + l of a filter that is defined over `maximum_context` positions."""
+    """Parameters of a filter; `evaluate_filter` and `filter_gradients` compute with its `weights()`."""
 
     def __init__(self, shape: FilterShape, filter_width: int, frequency: float):
         super().__init__()
@@ -66,36 +66,11 @@ class ImplicitFilter(nn.Module):
         self.output = nn.Linear(filter_width, shape.width, bias=False)
         self.frequency = nn.Parameter(torch.full((1, filter_width), frequency))
 
-    def forward(self, offset: int, length: int) -> Tensor:
-        """(D, length), float32, differentiable. Raises ValueError beyond `maximum_context`."""
-        k_Dl: Tensor = _Evaluate.apply(self.shape, offset, length, *self.weights())  # type: ignore[no-untyped-call, unused-ignore]
-        return k_Dl
-
     def weights(self) -> FilterWeights:
         """The parameters that the filter is evaluated from."""
-        return FilterWeights(
-            self.input.weight,
-            self.input.bias,
-            self.hidden1.weight,
-            self.hidden1.bias,
-            self.hidden2.weight,
-            self.hidden2.bias,
-            self.output.weight,
-            self.frequency,
-        )
-
-
-class _Evaluate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, shape: FilterShape, offset: int, length: int, *weights: Tensor) -> Tensor:
-        ctx.shape, ctx.offset = shape, offset
-        ctx.save_for_backward(*weights)
-        return evaluate_filter(shape, FilterWeights(*weights), offset, length)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dk_Dl: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *filter_gradients(ctx.shape, FilterWeights(*ctx.saved_tensors), ctx.offset, dk_Dl)
+        layers = (self.input, self.hidden1, self.hidden2)
+        pairs = ((layer.weight, layer.bias) for layer in layers)
+        return FilterWeights(*chain(*pairs, (self.output.weight, self.frequency)))
 
 
 def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:

@@ -20,12 +20,7 @@ import torch
 from torch import Tensor
 
 from hyena_ds.errors import UserError
-from hyena_ds.ops.fft_convolution import (
-    causal_convolution,
-    causal_convolution_backward,
-    causal_convolution_backward_from_spectra,
-    causal_convolution_with_spectra,
-)
+from hyena_ds.ops import fft_convolution
 
 Wanted = Literal["auto", "fft", "cudnn"]
 
@@ -47,10 +42,10 @@ class Convolution:
 
 FFT = Convolution(
     "fft",
-    causal_convolution,
-    causal_convolution_backward,
-    causal_convolution_with_spectra,
-    causal_convolution_backward_from_spectra,
+    fft_convolution.causal_convolution,
+    fft_convolution.causal_convolution_backward,
+    fft_convolution.causal_convolution_with_spectra,
+    fft_convolution.causal_convolution_backward_from_spectra,
 )
 
 

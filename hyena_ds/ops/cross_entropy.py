@@ -52,8 +52,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             gradients = empty_like(r_BlD), *(torch.zeros_like(weight) for weight in (scale, shift, embedding))
         with torch.autocast(r_BlD.device.type, enabled=False):
             for tile in tiles(B, l, max(D, 4 * embedding.shape[0]), r_BlD.device):
-                here = (tile.rows, slice(tile.first, tile.last))
-                r_BnD, targets_n = r_BlD[here], targets_Bl[here].flatten()
+                r_BnD, targets_n = r_BlD[tile.here], targets_Bl[tile.here].flatten()
                 normed = layer_norm(r_BnD, scale, shift)
                 x_nD = normed.x.flatten(0, 1)
                 log_p_nV = F.log_softmax(torch.mm(x_nD, embedding.t()), dim=-1)
@@ -68,10 +67,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 dlogits_nV *= scored_n1
                 dembedding.addmm_(dlogits_nV.t(), x_nD)
                 dx_BnD = torch.mm(dlogits_nV, embedding).view(r_BnD.shape)
-                dr, dweight, dbias = layer_norm_backward(dx_BnD, r_BnD, normed, scale, shift)
-                dr_BlD[here] = dr
-                dscale += dweight
-                dshift += dbias
+                dr_BlD[tile.here] = layer_norm_backward(dx_BnD, r_BnD, normed, scale, shift, dscale, dshift)
         ctx.gradients = gradients
         return loss.float()
 

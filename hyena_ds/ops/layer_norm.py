@@ -27,10 +27,12 @@ def layer_norm(r_BnD: Tensor, weight_D: Tensor, bias_D: Tensor) -> Normed:
 
 
 def layer_norm_backward(
-    dx_BnD: Tensor, r_BnD: Tensor, normed: Normed, weight_D: Tensor, bias_D: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input, weight and bias."""
-    dr_BnD, dweight_D, dbias_D = torch.ops.aten.native_layer_norm_backward(
+    dx_BnD: Tensor, r_BnD: Tensor, normed: Normed, weight_D: Tensor, bias_D: Tensor, dweight_D: Tensor, dbias_D: Tensor
+) -> Tensor:
+    """Gradient of the input; those of weight and bias are added to `dweight` and `dbias`."""
+    dr_BnD, of_weight_D, of_bias_D = torch.ops.aten.native_layer_norm_backward(
         dx_BnD, r_BnD, r_BnD.shape[-1:], normed.mean, normed.rstd, weight_D, bias_D, [True, True, True]
     )
-    return dr_BnD, dweight_D, dbias_D
+    dweight_D.add_(of_weight_D)
+    dbias_D.add_(of_bias_D)
+    return dr_BnD  # type: ignore[no-any-return, unused-ignore]

@@ -21,6 +21,11 @@ class Tile:
     first: int
     last: int
 
+    @property
+    def here(self) -> tuple[slice, slice]:
+        """The tile's part of a token-major tensor (B, l, ...)."""
+        return self.rows, slice(self.first, self.last)
+
 
 def tiles(batch: int, length: int, widest: int, device: torch.device) -> Iterator[Tile]:
     """Cover (batch, length) from left to right; `widest` is the largest number of channels of a token in the work."""

@@ -53,14 +53,16 @@ class Pending:
         return self._received
 
 
-def start_all_to_all(pieces_P: Tensor, group: dist.ProcessGroup) -> Pending:
+def start_all_to_all(pieces_P: Tensor, group: dist.ProcessGroup, traffic: Traffic | None = None) -> Pending:
     """Piece q of the first dim goes to rank q of `group`; piece q of the result came from rank q. Collective."""
     sent = pieces_P if pieces_P.is_contiguous() else empty_like(pieces_P).copy_(pieces_P)
     received = empty_like(sent)
-    return Pending(received, sent, dist.all_to_all_single(received, sent, group=group, async_op=True))
+    if traffic is not None:
+        traffic.bytes_sent += sent.nbytes // sent.shape[0] * (sent.shape[0] - 1)
+    return Pending(received, sent, dist.all_to_all_single(received, sent, group=group, async_op=True), traffic)
 
 
-def start_shift(rows_B: Tensor, group: dist.ProcessGroup, step: int) -> Pending:
+def start_shift(rows_B: Tensor, group: dist.ProcessGroup, step: int, traffic: Traffic | None = None) -> Pending:
     """Rows go to the rank `step` places to the right (left if negative); what has no sender is zero. Collective."""
     P, index = dist.get_world_size(group), dist.get_rank(group)
     to, source = index + step, index - step
@@ -76,4 +78,4 @@ def start_shift(rows_B: Tensor, group: dist.ProcessGroup, step: int) -> Pending:
         group=group,
         async_op=True,
     )
-    return Pending(received, sent, work)
+    return Pending(received, sent, work, traffic)

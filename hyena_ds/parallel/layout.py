@@ -113,20 +113,14 @@ class Exchange:
     def _shift(self, rows_B: Tensor, step: int) -> Pending:
         if self.group is None:
             return Pending(rows_B.new_zeros(rows_B.shape))
-        return self._counted(start_shift(rows_B, self.group, step))
+        return start_shift(rows_B, self.group, step, self.traffic)
 
     def _start_to_channels(self, x_BDl: Tensor, channels: slice, d: int) -> Pending:
         return self._start(x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1))
 
     def _start(self, pieces_P: Tensor) -> Pending:
         assert self.group is not None
-        if self.traffic is not None:
-            self.traffic.bytes_sent += pieces_P.nbytes // self.size * (self.size - 1)
-        return self._counted(start_all_to_all(pieces_P, self.group))
-
-    def _counted(self, pending: Pending) -> Pending:
-        pending.traffic = self.traffic
-        return pending
+        return start_all_to_all(pieces_P, self.group, self.traffic)
 
     def _land(self, leaving: list[Pending], outputs_BDl: Sequence[Tensor], channels: slice, d: int) -> None:
         for pending, y_BDl in zip(leaving, outputs_BDl, strict=True):
@@ -157,6 +151,11 @@ class Layout:
     offset: int
     local_length: int
     exchange: Exchange
+
+    @property
+    def tokens(self) -> slice:
+        """The rank's tokens, of a whole sequence."""
+        return slice(self.offset, self.offset + self.local_length)
 
     @classmethod
     def whole(cls, context_length: int) -> Layout:

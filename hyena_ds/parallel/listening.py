@@ -48,6 +48,13 @@ def listen(address: str, port: int = 0) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
+def free_port() -> int:
+    """A port of loopback on which nothing listens just now."""
+    with listen(LOOPBACK) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def _own_address(address: str) -> str | None:
     """The address of this machine that others mean by `address`, where it is one and not in doubt."""
     try:

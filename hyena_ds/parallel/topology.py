@@ -22,11 +22,6 @@ class Topology:
     data_parallel: int
     sequence_parallel: int
 
-    @property
-    def ranks(self) -> int:
-        """All ranks of the grid."""
-        return self.data_parallel * self.sequence_parallel
-
     def row(self, rank: int) -> int:
         """Data-parallel row of a rank: which sequences it works on."""
         return rank // self.sequence_parallel
@@ -35,18 +30,14 @@ class Topology:
         """Sequence-parallel index of a rank: which slice of a sequence it holds."""
         return rank % self.sequence_parallel
 
-    def group_ranks(self) -> list[list[int]]:
-        """The ranks of every sequence-parallel group."""
-        sp = self.sequence_parallel
-        return [list(range(row * sp, (row + 1) * sp)) for row in range(self.data_parallel)]
-
 
 def create_groups(sizes: Iterable[int], rank: int, ranks: int) -> dict[int, dist.ProcessGroup]:
     """This rank's sequence-parallel group for every size above 1, created by every rank in the same order. Collective."""
     groups: dict[int, dist.ProcessGroup] = {}
     for size in sorted({size for size in sizes if size > 1}):
-        for members in Topology(ranks // size, size).group_ranks():
-            group: Any = dist.new_group(members)
+        for first in range(0, ranks, size):
+            members = range(first, first + size)
+            group: Any = dist.new_group(list(members))
             if rank in members:
                 groups[size] = group
     return groups

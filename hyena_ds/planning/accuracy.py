@@ -29,7 +29,7 @@ from hyena_ds.planning.calibration import (
     read_calibration,
     write_calibration,
 )
-from hyena_ds.planning.plan import predict
+from hyena_ds.planning.forecast import predict
 from hyena_ds.text import number
 
 TABLE: tuple[tuple[int, PolicyName, int], ...] = (
@@ -41,7 +41,6 @@ TABLE: tuple[tuple[int, PolicyName, int], ...] = (
     (1048576, "leanest", 1),
 )
 """Context length, policy, and timed steps, which one more goes before."""
-GRIDS = (1, 2, 4)
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 """Largest errors, relative to what was measured, of a prediction that holds."""
 
@@ -49,7 +48,7 @@ MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 _OF_A_CASE = ("context_length", "sequence_parallel", "policy", "width", "layers", "threads")
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each context length and grid."""
     unknown = sorted(set(options.context_length) - {length for length, _, _ in TABLE})
     if unknown:
@@ -76,14 +75,14 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     table = [rows[key] for key in sorted(rows)]
     lengths = ", ".join(f"{length:,}" for length, _ in STEPS)
     calibrated = f"calibrated {calibration['date']} at {lengths} tokens on 1 and 2 ranks"
-    print_table(_COLUMNS, table, *verdict(table), f"{describe_machine(machine)}; {calibrated}")
+    print_table(_COLUMNS, table, *within_bounds(table), f"{describe_machine(machine)}; {calibrated}")
     return table, machine
 
 
 def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) -> Row:
     """Measured beside predicted; errors are of the prediction, relative to what was measured."""
     sp = case.sequence_parallel
-    predicted = predict(case.shape(), Cluster(1, sp, machine_device(calibration, sp)))
+    predicted = predict(case, Cluster(1, sp, machine_device(calibration, sp)))
     seconds, gib = predicted.time.seconds, predicted.memory.total / GIB
     return {
         "side": f"{case.context_length:,} tokens, sp {sp}",
@@ -100,7 +99,7 @@ def row_of(case: Case, measured: dict[str, Any], calibration: dict[str, Any]) ->
     }
 
 
-def verdict(rows: list[Row]) -> list[str]:
+def within_bounds(rows: list[Row]) -> list[str]:
     """How many rows hold, and the worst of each kind."""
     lines = []
     for what, key, bound in (("memory", "memory_error", MEMORY_BOUND), ("time", "time_error", TIME_BOUND)):

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from hyena_ds.bench.case import Case
+from hyena_ds.bench.case import Case, case_of_columns
 from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
-from hyena_ds.bench.report import now, spread_of_turns, write_json
+from hyena_ds.bench.report import spread_of_turns, write_json
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -31,6 +31,7 @@ from hyena_ds.cost.step_time import optimizer_bytes, step_time
 from hyena_ds.cost.traffic import traffic
 from hyena_ds.errors import UserError
 from hyena_ds.runtime.local_ranks import usable_cores
+from hyena_ds.text import now
 
 WIDTH, LAYERS = 128, 2
 STEPS: tuple[tuple[int, PolicyName], ...] = (
@@ -67,8 +68,8 @@ def default_path() -> Path:
 
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
     """A step on this machine, its sequence cut over all `ranks`."""
-    shape: dict[str, Any] = {"width": width, "layers": layers, "sequence_parallel": ranks}
-    return Case(length, length, **shape, policy=policy, threads=_THREADS)
+    known = {"context_length": length, "maximum_context": length, "width": width, "layers": layers}
+    return case_of_columns({**known, "sequence_parallel": ranks, "policy": policy, "threads": _THREADS})
 
 
 def measure_step(case: Case, rounds: int) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
             case = calibration_case(length, count, policy, width)
             measured = measure_step(case, rounds if length < STEPS[-1][0] else max(1, rounds - 1))
             machine = measured.pop("machine")
-            steps.append({**asdict(case), **measured})
+            steps.append({**case.columns(), **measured})
     known = {"format": _FORMAT, "date": now(), "machine": machine, "width": width}
     return fitted({**known, "ceilings": ceilings, "steps": steps})
 
@@ -107,16 +108,12 @@ def fitted(found: dict[str, Any]) -> dict[str, Any]:
     fits = []
     for count in sorted({step["sequence_parallel"] for step in found["steps"]}):
         steps = [step for step in found["steps"] if step["sequence_parallel"] == count]
-        shapes = [_case(step).shape() for step in steps]
+        shapes = [case_of_columns(step) for step in steps]
         rates = _rates(found, count, Fit(count, math.inf, 0.0, 0.0, 0.0))
         pointwise, rest = _fit_time(shapes, [step["wall_seconds"]["median"] for step in steps], rates)
         process, slack = _fit_memory(shapes, [step["peak_memory_gib"] * GIB for step in steps])
         fits.append(asdict(Fit(count, pointwise, rest, process / GIB, slack)))
     return {**found, "fits": fits}
-
-
-def _case(step: dict[str, Any]) -> Case:
-    return Case(**{name: step[name] for name in Case.__dataclass_fields__})
 
 
 def _fit_time(shapes: Sequence[StepShape], seconds: Sequence[float], rates: Rates) -> tuple[float, float]:

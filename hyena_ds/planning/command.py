@@ -74,7 +74,7 @@ def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:
     from hyena_ds.config.names import check_new_name
     from hyena_ds.cost.devices import Cluster, published_device
     from hyena_ds.planning import calibration
-    from hyena_ds.planning.plan import forecast
+    from hyena_ds.planning.forecast import forecast
     from hyena_ds.planning.report import describe_plan
     from hyena_ds.runs.directory import RunDirectory
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.cost import memory as memory_module
-from hyena_ds.cost import step_time as time_module
 from hyena_ds.cost.devices import GIB, REACHED, Cluster
+from hyena_ds.cost.memory import PARTS as PARTS_OF_MEMORY
 from hyena_ds.cost.shape import checkpoint_bytes, parameters
-from hyena_ds.planning.plan import USABLE, Forecast, Prediction
+from hyena_ds.cost.step_time import PARTS as PARTS_OF_TIME
+from hyena_ds.planning.forecast import USABLE, Forecast, Prediction
 from hyena_ds.text import aligned, number, show_duration
 
 _MIB = float(1 << 20)
@@ -25,11 +25,13 @@ def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]
     ]
     lines += aligned([_HEADINGS, *(_row(forecast) for forecast in forecasts)])
     lines += ["", "peak memory of a device by part, GiB"]
-    lines += aligned(
-        [("stage", *memory_module.PARTS, "sum", "highest in"), *(_memory(forecast) for forecast in forecasts)]
-    )
+    of_memory = [
+        [*_by_part(each, each.prediction.memory.parts, GIB), each.prediction.memory.moment] for each in forecasts
+    ]
+    lines += aligned([["stage", *PARTS_OF_MEMORY, "sum", "highest in"], *of_memory])
     lines += ["", "time of a step by part, seconds"]
-    lines += aligned([("stage", *time_module.PARTS, "sum"), *(_time(forecast) for forecast in forecasts)])
+    of_time = [_by_part(each, each.prediction.time.parts, 1.0) for each in forecasts]
+    lines += aligned([["stage", *PARTS_OF_TIME, "sum"], *of_time])
     told = [line for forecast in forecasts for line in _advice(forecast, cluster)]
     if told:
         lines += ["", *told]
@@ -64,6 +66,10 @@ def _grid(found: Prediction) -> str:
     return f"dp {found.shape.data_parallel} x sp {found.shape.sequence_parallel}"
 
 
+def _needs(found: Prediction) -> str:
+    return f"{number(found.memory.total / GIB)} GiB, {number(found.time.seconds)} s a step"
+
+
 def _row(forecast: Forecast) -> tuple[str, ...]:
     found = forecast.prediction
     tokens = forecast.plan.config.tokens_per_step
@@ -81,15 +87,9 @@ def _row(forecast: Forecast) -> tuple[str, ...]:
     )
 
 
-def _memory(forecast: Forecast) -> tuple[str, ...]:
-    memory = forecast.prediction.memory
-    parts = (number(memory.parts[part] / GIB) for part in memory_module.PARTS)
-    return (str(forecast.plan.number), *parts, number(memory.total / GIB), memory.moment)
-
-
-def _time(forecast: Forecast) -> tuple[str, ...]:
-    time = forecast.prediction.time
-    return (str(forecast.plan.number), *(number(time.parts[p]) for p in time_module.PARTS), number(time.seconds))
+def _by_part(forecast: Forecast, parts: dict[str, float], unit: float) -> list[str]:
+    """The stage, its parts and their sum."""
+    return [str(forecast.plan.number), *(number(part / unit) for part in (*parts.values(), sum(parts.values())))]
 
 
 def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
@@ -104,10 +104,7 @@ def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
             lines.append(wanted + "shorten the context or narrow the model")
         else:
             on = "" if cure.ranks == cluster.ranks else f" on {cure.ranks:,} ranks"
-            lines.append(
-                f"{wanted}cheapest change: {' and '.join(cure.settings)}{on}: "
-                f"{number(cure.prediction.memory.total / GIB)} GiB, {number(cure.prediction.time.seconds)} s a step"
-            )
+            lines.append(f"{wanted}cheapest change: {' and '.join(cure.settings)}{on}: {_needs(cure.prediction)}")
     if not forecast.is_searched:
         lines.append(f"stage {number_of_stage}: its batch divides in too many ways to look at all other grids")
     better = forecast.better
@@ -115,6 +112,6 @@ def _advice(forecast: Forecast, cluster: Cluster) -> list[str]:
         share = f", {better.time.seconds / found.time.seconds:.0%} of the time" if found.fits else ""
         lines.append(
             f"stage {number_of_stage}: better: {_grid(better)}, {_batch(better)}, {better.shape.policy}: "
-            f"{number(better.memory.total / GIB)} GiB, {number(better.time.seconds)} s a step{share}"
+            f"{_needs(better)}{share}"
         )
     return lines

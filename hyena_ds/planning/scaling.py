@@ -1,6 +1,6 @@
 """The scaling study: a run's model on up to 1,024 GPUs and contexts of up to 2^26 tokens, on paper.
 
-    model of plan.py, published figures --grids that fit--> strong, weak in the batch, weak in the context, contexts
+    model of forecast.py, published figures --grids that fit--> strong, weak in the batch, weak in the context, contexts
 
 Nothing here was measured on a GPU. `hyena-ds plan configs/large-1m.yaml --scaling` prints what bench/scaling.md holds.
 """
@@ -18,7 +18,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import GIB, PUBLISHED, REACHED, Cluster, Device
 from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.step_time import PARTS
-from hyena_ds.planning.plan import USABLE, Prediction, Search, best_grid, predict
+from hyena_ds.planning.forecast import USABLE, Prediction, Search, best_grid, predict
 from hyena_ds.plots import check_image, dress, line, panels
 from hyena_ds.text import markdown_table, number
 
@@ -139,7 +139,7 @@ def _grid(found: Prediction) -> str:
 
 
 def _tokens_a_second(found: Prediction) -> float:
-    return found.shape.sequences * found.shape.context_length / found.time.seconds
+    return found.shape.tokens / found.time.seconds
 
 
 def _efficiency(found: dict[int, Prediction]) -> dict[int, float]:

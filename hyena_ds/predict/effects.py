@@ -105,7 +105,7 @@ def measures(ends: Ends, at_B: Tensor, head_VD: Tensor) -> Tensor:
         sums.append(torch.where(scored_BS, log_p_BS, 0.0).sum(1))
         next_base.append(log_p_BmV[rows_B, at_B + 1, A : T + 1].double().softmax(-1))
         state.append(hidden_BmD[rows_B, at_B + 1].double())
-    cosine_B = (1.0 - F.cosine_similarity(*state, dim=-1)).clamp_min(0.0)
+    cosine_B = (1.0 - F.cosine_similarity(state[0], state[1], dim=-1)).clamp_min(0.0)
     distance_B = (state[0] - state[1]).norm(dim=-1)
     return torch.stack((sums[0] - sums[1], jensen_shannon(*next_base), cosine_B, distance_B), 1)
 

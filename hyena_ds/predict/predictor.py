@@ -58,7 +58,7 @@ class Predictor:
                 f"sequence_parallel: found {self._exchange.size} ranks, wanted a divisor of the model's width {width}; "
                 "take fewer"
             )
-        self._run = ForwardPass(
+        self._call = ForwardPass(
             Layout.whole(1),
             policy=POLICIES["leanest"],
             compute_dtype=precision,
@@ -139,11 +139,11 @@ class Predictor:
     def slice_here(self, token_ids_BL: Tensor, layout: Layout) -> Tensor:
         """(B, L) -> (B, l): this rank's tokens on the model's device, with padding behind the last."""
         padded_BL = F.pad(token_ids_BL, (0, layout.context_length - token_ids_BL.shape[1]), value=PAD)
-        return padded_BL[:, layout.offset : layout.offset + layout.local_length].to(self._device, torch.long)
+        return padded_BL[:, layout.tokens].to(self._device, torch.long)
 
     def forward_pass(self, layout: Layout, filters: FilterCache | None = None) -> ForwardPass:
         """How a pass over a layout runs; with the filters of whole sequences, or with others."""
-        return replace(self._run, layout=layout, filters=filters or self._filters(layout))
+        return replace(self._call, layout=layout, filters=filters or self._filters(layout))
 
     def _filters(self, layout: Layout) -> FilterCache:
         """Those that are held, where they take no more than MOST_HELD_BYTES; else of one pass."""

@@ -13,7 +13,6 @@ import contextlib
 import glob
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -22,6 +21,7 @@ from hyena_ds.config.limits import MOST_LOCAL_RANKS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.ops.sizes import GIVEN_BACK
+from hyena_ds.parallel.listening import free_port
 from hyena_ds.runtime.relay import run_relayed
 
 TUNABLES = {
@@ -151,7 +151,7 @@ def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[st
             places = visible.split(",")[:ranks]
     world = base64.urlsafe_b64encode(json.dumps({"localhost": places}).encode()).decode()
     command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "-q", f"--world_info={world}"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={_free_port()}"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     command += ["--module", module, *arguments]
     return command, environment | settings
 
@@ -161,9 +161,3 @@ def _has_glibc() -> bool:
         return sys.platform == "linux" and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
     except (ValueError, OSError):  # another C library does not know the name
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -25,7 +25,8 @@ from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.tasks.task import Conclusion, Objective, Task
-from hyena_ds.weights.published import published_tensors, read_weights
+from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.reading import read_weights
 
 BASELINE_ORDERS = (0, 2, 5)
 _TITLES = {"loss": "nats a base", "bits_per_base": "bits a base", "perplexity": "perplexity"}
@@ -38,22 +39,22 @@ class NextToken(Objective):
         super().__init__()
         self.backbone = model.backbone
 
-    def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, number of scored targets) of this rank's slice."""
-        loss, scored = self.loss(batch.token_ids_Bl, batch.targets, run)
+        loss, scored = self.loss(batch.token_ids_Bl, batch.targets, call)
         return loss, scored.double().view(1)
 
-    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, run: ForwardPass) -> tuple[Tensor, Tensor]:
+    def loss(self, token_ids_Bl: Tensor, targets_Bl: Tensor, call: ForwardPass) -> tuple[Tensor, Tensor]:
         """(loss sum, scored targets), both scalars; only the first carries a gradient."""
-        residual_BlD = self.backbone.residual(token_ids_Bl, run)
+        residual_BlD = self.backbone.residual(token_ids_Bl, call)
         norm = self.backbone.final_norm
         loss = summed_cross_entropy(residual_BlD, norm.weight, norm.bias, self.backbone.embedding.weight, targets_Bl)
         return loss, (targets_Bl != IGNORED).sum()
 
     @torch.no_grad()
-    def logits(self, token_ids_Bl: Tensor, run: ForwardPass) -> Tensor:
+    def logits(self, token_ids_Bl: Tensor, call: ForwardPass) -> Tensor:
         """(B, l) -> (B, l, 16)."""
-        return F.linear(self.backbone(token_ids_Bl, run), self.backbone.embedding.weight)
+        return F.linear(self.backbone(token_ids_Bl, call), self.backbone.embedding.weight)
 
 
 class NextTokenTask(Task):
@@ -80,9 +81,9 @@ class NextTokenTask(Task):
     def initialize(self, objective: Objective) -> None:
         """Load published weights, a checkpoint's or a run's. Raises UserError where they do not fit the model."""
         path = find_weights(self._config.initialize_from or "")
-        found, parameters = read_weights(path, self._config.model.filter_shift)
-        check_same_shape(path, found, self._config.model)
-        objective.load_state_dict(parameters)
+        weights = read_weights(path, self._config.model.filter_shift)
+        check_same_shape(path, weights.config, self._config.model)
+        objective.load_state_dict(weights.parameters)
 
     def check_data(self, compute: Compute) -> ShardList:
         """The list of the shards, which all ranks have found alike. Collective; raises UserError on all ranks."""

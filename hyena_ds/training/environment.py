@@ -5,65 +5,40 @@ It names versions and machines, and no path, user or variable.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import Counter
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from hyena_ds.files.growing import append_line
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute, device_name
+from hyena_ds.text import now
 
 _PACKAGES = ("hyena-ds", "torch", "deepspeed", "numpy")
 
 
-@dataclass(frozen=True)
-class Environment:
-    """On what one start runs."""
+def environment_of_all_ranks(compute: Compute, step: int) -> dict[str, Any]:
+    """The row of a start that continues after `step`. Collective.
 
-    time: str
-    """ISO 8601, UTC."""
-    step: int
-    """Steps done before."""
-    ranks: int
-    hosts: dict[str, int]
-    """Ranks on each."""
-    device: str
-    """What a rank computes on; several, where they differ."""
-    threads: int
-    """Threads of rank 0, for work on the CPU."""
-    system: str
-    launcher: str
-    """Who gave the machines, where that can be seen."""
-    versions: dict[str, str]
-
-    @classmethod
-    def of_all_ranks(cls, compute: Compute, step: int) -> Environment:
-        """The environment of a start that continues after `step`. Collective."""
-        places = from_every_rank((platform.node(), device_name(compute)))
-        job = os.environ.get("SLURM_JOB_ID")
-        launcher = f"Slurm job {job}" if job else "Kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else ""
-        return cls(
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            step=step,
-            ranks=compute.ranks,
-            hosts=dict(Counter(host for host, _ in places)),
-            device=", ".join(dict.fromkeys(device for _, device in places)),
-            threads=torch.get_num_threads(),
-            system=f"{platform.system()} {platform.release()} {platform.machine()}",
-            launcher=launcher,
-            versions=versions(),
-        )
-
-    def append_to(self, file: Path) -> None:
-        """Raises OSError that names the file."""
-        append_line(file, json.dumps(asdict(self)))
+    `time` in UTC; `hosts` with the ranks on each; `device`: what a rank computes on, several where they differ; `threads` of
+    rank 0 for work on the CPU; `launcher`: who gave the machines, where that can be seen.
+    """
+    hosts_and_devices = from_every_rank((platform.node(), device_name(compute)))
+    job = os.environ.get("SLURM_JOB_ID")
+    return {
+        "time": now(),
+        "step": step,
+        "ranks": compute.ranks,
+        "hosts": dict(Counter(host for host, _ in hosts_and_devices)),
+        "device": ", ".join(dict.fromkeys(device for _, device in hosts_and_devices)),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "launcher": f"Slurm job {job}" if job else "Kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else "",
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.files.growing import append_line
 from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.progress import Progress, Reached
@@ -16,16 +18,17 @@ from hyena_ds.monitoring.scalars import of_step, of_validation
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.tasks.task import Task
 from hyena_ds.training.clock import StepCost
-from hyena_ds.training.environment import Environment
 from hyena_ds.training.step import StepResult
 
 
 class Journal:
     """Every rank has one; only rank 0's has a recorder."""
 
-    def __init__(self, directory: RunDirectory, config: RunConfig, task: Task, run: str, state: RunState, writes: bool):
-        """Later rows than `state`, of a run cut short, are dropped. `run` is the run's random name."""
-        self._directory, self._config, self._task, self._run = directory, config, task, run
+    def __init__(
+        self, directory: RunDirectory, config: RunConfig, task: Task, run_name: str, state: RunState, writes: bool
+    ):
+        """Later rows than `state`, of a run cut short, are dropped. `run_name` is random."""
+        self._directory, self._config, self._task, self._run_name = directory, config, task, run_name
         self._recorder = self._open(state) if writes else None
 
     def roll_back(self, state: RunState) -> None:
@@ -39,11 +42,11 @@ class Journal:
         if self._recorder is not None:
             self._recorder.close()
 
-    def starts(self, environment: Environment) -> None:
+    def starts(self, environment: dict[str, Any]) -> None:
         """The row of this start in environment.jsonl."""
         if self._recorder is not None:
             try:
-                environment.append_to(self._directory.environment)
+                append_line(self._directory.environment, json.dumps(environment))
             except OSError as error:
                 self.say(f"{error.filename}: cannot be written ({error.strerror}); training goes on without it")
 
@@ -128,7 +131,7 @@ class Journal:
         paths, config, step = self._directory, self._config, state.step
         progress = Progress(config.total_steps, config.total_tokens, step, tokens_until(config, step))
         asked = config.monitors.csv or config.monitors.wandb is not None
-        monitors = Monitors(config.monitors, paths.path, config.name, self._run, step) if asked else None
+        monitors = Monitors(config.monitors, paths.path, config.name, self._run_name, step) if asked else None
         return Recorder(paths.metrics, paths.log, paths.tensorboard, step, progress, monitors)
 
     def _reached(self, plan: StagePlan, state: RunState, loss: float) -> Reached:

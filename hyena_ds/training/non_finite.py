@@ -36,7 +36,7 @@ _SHOWN = 8
 """Samples that one message names at most."""
 
 
-class Verdict(Enum):
+class Consequence(Enum):
     """What a bad step means for the run."""
 
     SKIP = "skip"
@@ -52,11 +52,11 @@ def in_a_row(state: RunState) -> int:
     return count
 
 
-def verdict(state: RunState, policy: NonFiniteConfig) -> Verdict:
+def consequence(state: RunState, policy: NonFiniteConfig) -> Consequence:
     """What follows when the last step of `state` was skipped."""
     if in_a_row(state) <= policy.skips:
-        return Verdict.SKIP
-    return Verdict.ROLL_BACK if state.roll_backs < policy.roll_backs else Verdict.STOP
+        return Consequence.SKIP
+    return Consequence.ROLL_BACK if state.roll_backs < policy.roll_backs else Consequence.STOP
 
 
 def rolled_back(now: RunState, checkpoint: RunState) -> RunState:
@@ -70,7 +70,7 @@ def rolled_back(now: RunState, checkpoint: RunState) -> RunState:
 def to_blame(
     engine: deepspeed.DeepSpeedEngine,
     batch: StepBatch,
-    run: ForwardPass,
+    call: ForwardPass,
     compute: Compute,
     config: RunConfig,
     task: Task,
@@ -87,7 +87,7 @@ def to_blame(
         for row, number in enumerate(micro_batch.samples_B.tolist()):
             one = slice(row, row + 1)
             key = DropoutKey(config.seed, batch.step, here.samples_B[one])
-            alone = replace(run, dropout=key, filters=filters)
+            alone = replace(call, dropout=key, filters=filters)
             losses[number] += engine(here.rows(one), alone)[0]
     dist.all_reduce(losses)
     samples = agreed(lambda: task.samples(batch.step))

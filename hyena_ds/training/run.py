@@ -43,7 +43,7 @@ from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.engine import quiet
-from hyena_ds.training.environment import Environment
+from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
@@ -134,16 +134,16 @@ class _Run:
         self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
-        self.scores = Scores(config, task, compute, plans, self._place, self._asked_to_stop, watchdog)
+        self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
-        environment = Environment.of_all_ranks(compute, self.state.step)
+        environment = environment_of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))
-        self.journal = Journal(directory, config, task, started.run, self.state, writes=compute.rank == 0)
+        self.journal = Journal(directory, config, task, started.run_name, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
         say = self.journal.say
         self.checkpoints = CheckpointWriter(
-            directory.checkpoints, config, compute, started.run, shards.digest, say, task.exported
+            directory.checkpoints, config, compute, started.run_name, shards.digest, say, task.exported
         )
 
     def to_the_end(self) -> int:
@@ -174,9 +174,8 @@ class _Run:
 
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
-        run, row = self._place(plan)
+        call, part = self._pass_of_stage(plan)
         give_back()  # the tensors of another stage have other sizes
-        part = Slice(row, run.layout.offset, run.layout.local_length)
         batches = self.task.steps(plan, part, self.state.step)
         for batch in self.clock.reading(batches):
             self.state = replace(self.state, step=batch.step + 1, stage=plan.number)
@@ -184,11 +183,11 @@ class _Run:
             if batch.step in self.state.passed_over:
                 self.journal.passed_over(plan, self.state)
             else:
-                result = self._step(plan, batch, run)
+                result = self._step(plan, batch, call)
                 *asked, writing, behind, _ = result.votes
                 if not behind:  # else what becomes of the checkpoint under way is part of one sentence
                     self.checkpoints.after_step([writing])
-                if result.skipped and self._is_rolled_back(plan, batch, run, result):
+                if result.skipped and self._is_rolled_back(plan, batch, call, result):
                     return None
                 stop = self.interruption.stop_of(asked)
                 if behind:
@@ -203,13 +202,13 @@ class _Run:
                 return stop
         return None
 
-    def _step(self, plan: StagePlan, batch: StepBatch, run: ForwardPass) -> StepResult:
+    def _step(self, plan: StagePlan, batch: StepBatch, call: ForwardPass) -> StepResult:
         """One optimizer step and its row; the run's state counts it."""
         self.clock.begin()
         rate = learning_rate(self.config.optimizer, batch.step, self.config.total_steps)
         self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
         seed, mark = self.config.seed, self.watchdog.mark
-        result = train_step(self.engine, batch, run, self.compute, seed, rate, self._votes, mark)
+        result = train_step(self.engine, batch, call, self.compute, seed, rate, self._votes, mark)
         self.watchdog.end_step()
         if result.skipped:
             self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
@@ -257,16 +256,16 @@ class _Run:
         dist.all_reduce(votes)
         return self.interruption.stop_of(votes.tolist())
 
-    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, run: ForwardPass, result: StepResult) -> bool:
+    def _is_rolled_back(self, plan: StagePlan, batch: StepBatch, call: ForwardPass, result: StepResult) -> bool:
         """After a skipped step: say so, and roll the run back when it is time to. Raises NotFiniteError at the end."""
         policy, now = self.config.non_finite, self.state
-        samples = non_finite.to_blame(self.engine, batch, run, self.compute, self.config, self.task, plan)
+        samples = non_finite.to_blame(self.engine, batch, call, self.compute, self.config, self.task, plan)
         found = non_finite.says(result)
-        verdict = non_finite.verdict(now, policy)
-        if verdict is non_finite.Verdict.STOP:
+        consequence = non_finite.consequence(now, policy)
+        if consequence is non_finite.Consequence.STOP:
             raise non_finite.stop(now, policy, found, samples)
         self.journal.say(f"step {now.step}: skipped, {found}; samples: {non_finite.named(samples)}")
-        if verdict is non_finite.Verdict.SKIP:
+        if consequence is non_finite.Consequence.SKIP:
             return False
         self.watchdog.enter("save", now.step)
         self.checkpoints.finish()
@@ -279,9 +278,9 @@ class _Run:
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
 
-    def _place(self, plan: StagePlan) -> tuple[ForwardPass, int]:
+    def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
         traffic = self.clock.traffic
-        return place(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
@@ -312,17 +311,17 @@ class _Run:
         return None
 
 
-def place(
+def pass_of_stage(
     plan: StagePlan,
     config: RunConfig,
     compute: Compute,
     groups: dict[int, dist.ProcessGroup],
     convolution: Convolution = FFT,
     traffic: Traffic | None = None,
-) -> tuple[ForwardPass, int]:
-    """How the passes of `plan` run on this rank's slice, counting their `traffic`, and its data-parallel row in the grid."""
+) -> tuple[ForwardPass, Slice]:
+    """How the passes of `plan` run on this rank, counting their `traffic`, and its part of every batch."""
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
     layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
     policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
-    run = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
-    return run, topology.row(compute.rank)
+    call = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
+    return call, Slice(topology.row(compute.rank), layout.offset, layout.local_length)

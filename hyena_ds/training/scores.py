@@ -8,12 +8,14 @@ They change nothing of the training. One that was asked to stop is made up for w
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import deepspeed
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.data.loader import Slice
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import from_rank_zero
@@ -25,31 +27,29 @@ from hyena_ds.training.journal import Journal
 from hyena_ds.training.validation import validate
 
 
+@dataclass
 class Scores:
     """When held-out samples are scored, and what came of it last."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        task: Task,
-        compute: Compute,
-        plans: tuple[StagePlan, ...],
-        place: Callable[[StagePlan], tuple[ForwardPass, int]],
-        asked_to_stop: Callable[[], Stop | None],
-        watchdog: Watchdog,
-    ):
-        """`place` says how a stage's passes run here, and its data-parallel row; `asked_to_stop` is collective."""
-        self._config, self._task, self._compute, self._plans = config, task, compute, plans
-        self._place, self._asked_to_stop, self._watchdog = place, asked_to_stop, watchdog
-        self.last: dict[str, Any] = {}
-        self.quality: dict[str, float] = {}
+    config: RunConfig
+    task: Task
+    compute: Compute
+    plans: tuple[StagePlan, ...]
+    pass_of_stage: Callable[[StagePlan], tuple[ForwardPass, Slice]]
+    """How a stage's passes run here, and this rank's part of its batches."""
+    asked_to_stop: Callable[[], Stop | None]
+    """Collective."""
+    watchdog: Watchdog
+    last: dict[str, Any] = field(default_factory=dict)
+    """The row of the last validation."""
+    quality: dict[str, float] = field(default_factory=dict)
 
     def due(self, plan: StagePlan, step: int) -> list[StagePlan]:
         """The stages whose windows are scored after `step` steps, the last of which was of `plan`."""
         boundary = step == plan.end_step
-        if step == 0 or not (boundary or step % self._config.validation.every_steps == 0):
+        if step == 0 or not (boundary or step % self.config.validation.every_steps == 0):
             return []
-        final, when = self._plans[-1], self._config.validation.final_context
+        final, when = self.plans[-1], self.config.validation.final_context
         another = final.config.context_length != plan.config.context_length
         return [plan, final] if another and (when == "always" or (when == "boundaries" and boundary)) else [plan]
 
@@ -61,10 +61,10 @@ class Scores:
 
     def owed(self, engine: deepspeed.DeepSpeedEngine, journal: Journal, step: int) -> Stop | None:
         """Make up for what a run that was cut short did not score; one without steps left needs it again. Collective."""
-        plan = next(plan for plan in self._plans if step <= plan.end_step)
+        plan = next(plan for plan in self.plans if step <= plan.end_step)
         wanted = self.due(plan, step)
         there = from_rank_zero(lambda: [journal.is_scored(step, at.config.context_length) for at in wanted])
-        ended = step == self._config.total_steps
+        ended = step == self.config.total_steps
         missing = [at for at, scored in zip(wanted, there, strict=True) if ended or not scored]
         return self._score(engine, journal, plan, step, missing)
 
@@ -75,23 +75,23 @@ class Scores:
 
         def stopping(forward: int) -> bool:
             nonlocal stop
-            self._watchdog.mark(f"forward {forward + 1}")
-            stop = self._asked_to_stop()
+            self.watchdog.mark(f"forward {forward + 1}")
+            stop = self.asked_to_stop()
             return stop is not None
 
         for at in wanted:
-            self._watchdog.enter("validation", step)
-            run, row = self._place(at)
+            self.watchdog.enter("validation", step)
+            call, part = self.pass_of_stage(at)
             context_length = at.config.context_length
-            samples = self._task.held_out(context_length)
+            samples = self.task.held_out(context_length)
             if at is not plan:
                 give_back()  # memory of other sizes, before and after
-            result = validate(engine, self._task, samples, at, run, self._compute, row, stopping)
+            result = validate(engine, self.task, samples, at, call, self.compute, part, stopping)
             if at is not plan:
                 give_back()
             if result is None:
                 return stop
-            self.quality = self._task.quality(result.loss, result.means)
+            self.quality = self.task.quality(result.loss, result.means)
             self.last = {
                 "step": step,
                 "stage": plan.number,

@@ -31,7 +31,7 @@ class Start:
 
     engine: deepspeed.DeepSpeedEngine
     state: RunState
-    run: str
+    run_name: str
     """The run's random name."""
     news: tuple[str, ...]
     """What the log should say of it."""

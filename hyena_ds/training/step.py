@@ -51,7 +51,7 @@ class StepResult:
 def train_step(
     engine: deepspeed.DeepSpeedEngine,
     batch: StepBatch,
-    run: ForwardPass,
+    call: ForwardPass,
     compute: Compute,
     seed: int,
     rate: float,
@@ -60,7 +60,7 @@ def train_step(
 ) -> StepResult:
     """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective.
 
-    `run` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
+    `call` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
     before the parameters change. `votes` is asked after the update; its numbers are added up over all ranks, in the
     same exchange as the loss: what ranks have to agree on after every step costs none of its own. `mark` is told what
     comes next, for the watchdog.
@@ -73,7 +73,7 @@ def train_step(
         micro_batch = micro_batch.to(compute.device)
         filters.begin(number)
         mark(f"forward of micro step {number + 1}")
-        this = replace(run, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
+        this = replace(call, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
         micro_loss, micro_sums = engine(micro_batch, this)
         mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.

@@ -1,4 +1,4 @@
-"""The published key names, and reading and writing weights under them.
+"""The published key names, the header that holds a model's shape, and writing weights with both.
 
     ours: backbone.blocks.3.operator.in_projection.weight  <->  published: backbone.layers.3.mixer.in_proj.weight
 
@@ -11,19 +11,16 @@ an extrapolated one is not.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
-from hyena_ds.model.backbone import HyenaDNA
 
 _BACKBONE = {
     "backbone.embedding.weight": "backbone.embeddings.word_embeddings.weight",
@@ -55,14 +52,9 @@ _BLOCK = {
     "mlp.down.weight": "mlp.fc2.weight",
     "mlp.down.bias": "mlp.fc2.bias",
 }
-_FREQUENCY = "mixer.filter_fn.implicit_filter.1.freq"
-_FREQUENCY_ALIASES = ("mixer.filter_fn.implicit_filter.3.freq", "mixer.filter_fn.implicit_filter.5.freq")
-_DERIVED = ("mixer.filter_fn.pos_emb.z", "mixer.filter_fn.pos_emb.t", "mixer.filter_fn.modulation.deltas")
-_NUMBER = re.compile(r"blocks\.[0-9]+\.")
-_DTYPES = ("F32", "F64", "F16", "BF16")
-"""As safetensors calls them."""
-
-PUBLISHED_INFERENCE_SHIFT = 0.05
+FREQUENCY = "mixer.filter_fn.implicit_filter.1.freq"
+FREQUENCY_ALIASES = ("mixer.filter_fn.implicit_filter.3.freq", "mixer.filter_fn.implicit_filter.5.freq")
+DERIVED = ("mixer.filter_fn.pos_emb.z", "mixer.filter_fn.pos_emb.t", "mixer.filter_fn.modulation.deltas")
 
 
 def published_names(layers: int) -> dict[str, str]:
@@ -73,58 +65,14 @@ def published_names(layers: int) -> dict[str, str]:
     return names
 
 
-def read_weights(path: str | Path, shift: float | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Shape and parameters (our names, float32) of a safetensors file with published key names.
-
-    `shift` overrides the file's own; a file that says none gets the published inference code's 0.05. Raises UserError
-    when the file is unreadable, or a key is missing, unknown or of another shape than the header says.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file; name a weights.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            config = _config_from(path, file.metadata() or {}, shift)
-            return config, _parameters_from(path, file, config)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); name a weights.safetensors") from None
-
-
-def _parameters_from(path: Path, file: Any, config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of an open file under our names. What they should be follows from its header, which may say anything:
-    nothing is made by it before the file is seen to have it."""
-    strangers = set(file.keys())
-    wanted = published_names(config.layers)
-    for theirs in wanted.values():
-        if theirs not in strangers:
-            raise UserError(f"{path}: the key '{theirs}' is missing; wanted a HyenaDNA of {config.layers} layers")
-        strangers.remove(theirs)
-    strangers -= {key for key in strangers if key.endswith((*_FREQUENCY_ALIASES, *_DERIVED, "lm_head.weight"))}
-    if strangers:
-        raise UserError(f"{path}: found the unknown key '{min(strangers)}'; wanted the published HyenaDNA key names")
-    one_block = _skeleton(replace(config, layers=1))  # the others are like it
-    shapes = {name: tuple(parameter.shape) for name, parameter in one_block.named_parameters()}
-    parameters: dict[str, Tensor] = {}
-    for ours, theirs in wanted.items():
-        found = file.get_slice(theirs)
-        shape, dtype = tuple(found.get_shape()), found.get_dtype()
-        expected = shapes[_NUMBER.sub("blocks.0.", ours)]
-        if shape != expected:
-            raise UserError(f"{path}: '{theirs}' has shape {shape}, wanted {expected}")
-        if dtype not in _DTYPES:
-            raise UserError(f"{path}: '{theirs}' has numbers of type {dtype}, wanted {' or '.join(_DTYPES)}")
-        parameters[ours] = file.get_tensor(theirs).float()
-    return parameters
-
-
 def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(parameters, of our names, under the published ones, frequency aliases included; the file's metadata: the shape)."""
     tensors: dict[str, Tensor] = {}
     for ours, theirs in published_names(config.layers).items():
         tensors[theirs] = parameters[ours].detach().float()
-        if theirs.endswith(_FREQUENCY):
-            for alias in _FREQUENCY_ALIASES:
-                tensors[theirs.removesuffix(_FREQUENCY) + alias] = tensors[theirs].clone()
+        if theirs.endswith(FREQUENCY):
+            for alias in FREQUENCY_ALIASES:
+                tensors[theirs.removesuffix(FREQUENCY) + alias] = tensors[theirs].clone()
     return tensors, _header(config)
 
 
@@ -132,11 +80,6 @@ def write_weights(path: str | Path, config: ModelConfig, parameters: dict[str, T
     """Write a weights.safetensors that `read_weights` and the published code read."""
     tensors, header = published_tensors(config, parameters)
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
-
-
-def _skeleton(config: ModelConfig) -> HyenaDNA:
-    with torch.device("meta"):
-        return HyenaDNA(config)
 
 
 _KEYS = {
@@ -167,9 +110,15 @@ def _header(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _config_from(path: Path, header: dict[str, str], shift: float | None) -> ModelConfig:
+def has_shape(header: Mapping[str, str]) -> bool:
+    """Whether a file's header is one of ours, or means to be."""
+    return any(key in header for key in ("d_model", "n_layer", "d_inner", "l_max"))
+
+
+def config_from_header(path: Path, header: Mapping[str, str]) -> tuple[ModelConfig, bool]:
+    """(the shape that a file's header gives, whether it gives the shift). Raises UserError where it gives no shape."""
     try:
-        return ModelConfig(
+        config = ModelConfig(
             width=_whole(header, "d_model"),
             layers=_whole(header, "n_layer"),
             inner_width=_whole(header, "d_inner"),
@@ -177,10 +126,11 @@ def _config_from(path: Path, header: dict[str, str], shift: float | None) -> Mod
             filter_features=_whole(header, "emb_dim", 5),
             filter_width=_whole(header, "filter_order", 64),
             filter_frequency=_number(header, "w", 10.0),
-            filter_shift=shift if shift is not None else _number(header, "shift", PUBLISHED_INFERENCE_SHIFT),
+            filter_shift=_number(header, "shift", 0.0),
             extended_from=_whole(header, "extended_from") if "extended_from" in header else None,
             extension=cast(Extension | None, header.get("extension")),  # checked by ModelConfig
         )
+        return config, "shift" in header
     except Invalid as error:
         problem = f"{_KEYS.get(error.field, error.field)}: {error.problem}"
     except KeyError as error:
@@ -193,14 +143,14 @@ def _config_from(path: Path, header: dict[str, str], shift: float | None) -> Mod
     )
 
 
-def _whole(header: dict[str, str], key: str, default: int | None = None) -> int:
+def _whole(header: Mapping[str, str], key: str, default: int | None = None) -> int:
     text = header[key] if default is None else header.get(key, str(default))
     if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
         raise ValueError(f"{key}: found '{in_one_line(text, MOST_QUOTED)}', wanted a whole number")
     return int(text)
 
 
-def _number(header: dict[str, str], key: str, default: float) -> float:
+def _number(header: Mapping[str, str], key: str, default: float) -> float:
     text = header.get(key, str(default))
     if not text.isascii():
         raise ValueError(f"{key}: found '{in_one_line(text, MOST_QUOTED)}', wanted a number")

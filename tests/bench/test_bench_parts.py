@@ -16,7 +16,7 @@ from hyena_ds.bench.limits import Limits
 from hyena_ds.bench.prep import write_fasta
 from hyena_ds.bench.processes import WrongValue
 from hyena_ds.cli import main
-from hyena_ds.cost.work import Rates
+from hyena_ds.cost.work import Ceilings
 from tests.paths import ROOT
 
 
@@ -44,7 +44,7 @@ def test_a_wrong_convolution_is_not_timed() -> None:
 
 @pytest.mark.slow
 def test_convolution_and_exchange_write_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Rates(gemm_float32=1e9, gemm_bfloat16=1e9, fft=1e9, copy=1e9, exchange=1e9)
+    limits = Ceilings(gemm_float32=1e9, gemm_bfloat16=1e9, fft=1e9, copy=1e9, exchange=1e9)
     monkeypatch.setattr(Limits, "of", lambda self, case: limits)
     for name in ("convolution", "exchange"):
         path = tmp_path / f"{name}.json"

@@ -20,7 +20,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.training.step import train_step
-from tests.distributed.cases import _engine, _run
+from tests.distributed.cases import _call, _engine
 from tests.distributed.work import CONTEXT, SEED, Grid, lively_model, make_batch, run_config
 
 RUN = "0123456789abcdef"
@@ -34,7 +34,7 @@ def tiny(ranks: int, zero_stage: int, **checkpoint: Any) -> RunConfig:
 def _train(compute: Compute, config: RunConfig, engine: Any, writer: CheckpointWriter, step: int) -> None:
     grid = Grid(compute.ranks, 1)
     part = make_batch(100 + step, 8, 2).on_rank(step, grid, compute.rank)
-    result = train_step(engine, part, _run(compute, grid, CONTEXT, config), compute, SEED, 1e-3, writer.votes)
+    result = train_step(engine, part, _call(compute, grid, CONTEXT, config), compute, SEED, 1e-3, writer.votes)
     writer.after_step(result.votes)
 
 

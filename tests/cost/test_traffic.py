@@ -81,14 +81,14 @@ def count(shape: StepShape) -> Counted:
     """What one forward and backward pass moves."""
     objective = NextToken(build_model(shape.config, 1))
     ids_BL = torch.randint(7, 11, (shape.batch, shape.context_length))
-    run = ForwardPass(
+    call = ForwardPass(
         Layout.whole(shape.context_length),
         DropoutKey(1, 1, torch.arange(shape.batch)),
         policy=shape.activation_policy,
         compute_dtype=getattr(torch, shape.precision),
     )
     with Counted() as counted, counted.filters_apart():
-        objective.loss(ids_BL, ids_BL, run)[0].backward()
+        objective.loss(ids_BL, ids_BL, call)[0].backward()
     return counted
 
 

@@ -57,7 +57,7 @@ def _layout(compute: Compute, grid: Grid, context: int) -> Layout:
     return Layout.slice_of(context, grid.topology, compute.rank, _groups(compute))
 
 
-def _run(compute: Compute, grid: Grid, context: int, config: RunConfig) -> ForwardPass:
+def _call(compute: Compute, grid: Grid, context: int, config: RunConfig) -> ForwardPass:
     """As the trainer makes it."""
     policy, dtype = POLICIES[config.activation_policy], getattr(torch, config.precision)
     return ForwardPass(_layout(compute, grid, context), policy=policy, compute_dtype=dtype)
@@ -156,8 +156,8 @@ def train(
         with _replaced(engine, "step", capture_then_update), small_pieces():
             for step, batch in enumerate(batches):
                 part = batch.on_rank(step, grid, compute.rank)
-                run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
-                result = train_step(engine, part, run, compute, SEED, rate)
+                call = _call(compute, grid, batch.token_ids_BL.shape[1], config)
+                result = train_step(engine, part, call, compute, SEED, rate)
                 trained.losses.append(result.loss)
                 trained.norms.append(result.gradient_norm)
         trained.parameters = _parameters(engine)
@@ -185,8 +185,8 @@ def train_numbered(
     poisoned = poisoned_by(MASK, gradient)(lively_model(config.model))
     with _engine(compute, config, poisoned, None) as engine:
         for step, batch in steps:
-            run = _run(compute, grid, batch.token_ids_BL.shape[1], config)
-            results.append(train_step(engine, batch.on_rank(step, grid, compute.rank), run, compute, SEED, 5e-3))
+            call = _call(compute, grid, batch.token_ids_BL.shape[1], config)
+            results.append(train_step(engine, batch.on_rank(step, grid, compute.rank), call, compute, SEED, 5e-3))
             if len(results) == 1:
                 first_moments = [fragment.slices["exp_avg"].clone() for fragment in fragments(engine)]
         state = {
@@ -215,10 +215,10 @@ def golden(
             torch.no_grad(),
             deepspeed.zero.GatheredParameters([p for _, p in _names(engine)], enabled=zero_stage == 3),
         ):
-            seen["logits"] = engine.module.logits(inputs, _run(compute, grid, L, config))
+            seen["logits"] = engine.module.logits(inputs, _call(compute, grid, L, config))
         # Not train_step: its dropout key would drop, and the recorded tensors are without dropout.
         batch = MicroBatch(inputs, targets, torch.arange(len(inputs)))
-        loss_sum, _ = engine(batch, _run(compute, grid, L, config))
+        loss_sum, _ = engine(batch, _call(compute, grid, L, config))
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(loss_sum * (compute.ranks / (token_ids.shape[0] * L)), scale_wrt_gas=False)
         seen["gradients"] = _reduced_gradients(engine)
@@ -238,8 +238,8 @@ def logits(compute: Compute, config: RunConfig, grid: Grid, token_ids_BL: Tensor
     convolution = replace(FFT, forward=looks_ahead) if plant else FFT
     with small_pieces(99, 24):
         here = slice(layout.offset, layout.offset + layout.local_length)
-        run = ForwardPass(layout, policy=POLICIES[config.activation_policy], convolution=convolution)
-        return lively_model(config.model)(token_ids_BL[:, here].contiguous(), run)
+        call = ForwardPass(layout, policy=POLICIES[config.activation_policy], convolution=convolution)
+        return lively_model(config.model)(token_ids_BL[:, here].contiguous(), call)
 
 
 def convolution(compute: Compute, wanted: str, with_cudnn: list[int]) -> tuple[str, str]:
@@ -294,9 +294,9 @@ def through_channels(compute: Compute, x: Tensor, sp: int, at_once: int, in_plac
     events: list[str] = []
     start = layout_module.start_all_to_all
 
-    def logged(pieces_P: Tensor, group: dist.ProcessGroup) -> Any:
+    def logged(*arguments: Any) -> Any:
         events.append("start")
-        return start(pieces_P, group)
+        return start(*arguments)
 
     def work(channels: slice, a_BgL: Tensor, b_BgL: Tensor) -> tuple[Tensor, Tensor]:
         events.append("work")
@@ -317,8 +317,8 @@ def checkpointed(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalB
     found = []
     for wrapped in (False, True):
         r_BlD = backbone.embedding(part.token_ids_Bl).detach().requires_grad_()
-        run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
-        out = checkpoint(block, r_BlD, run, use_reentrant=False) if wrapped else block(r_BlD, run)
+        call = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+        out = checkpoint(block, r_BlD, call, use_reentrant=False) if wrapped else block(r_BlD, call)
         found.append(list(torch.autograd.grad(out.square().sum(), (r_BlD, *block.parameters()))))
     return found
 
@@ -329,8 +329,8 @@ def bytes_sent(compute: Compute, config: RunConfig, grid: Grid, batch: GlobalBat
     L = batch.token_ids_BL.shape[1]
     layout = Layout.slice_of(L, grid.topology, compute.rank, _groups(compute), traffic)
     part = batch.on_rank(0, grid, compute.rank).micro_batches[0]
-    run = ForwardPass(layout, policy=POLICIES[config.activation_policy])
-    loss, _ = NextToken(lively_model(config.model)).loss(part.token_ids_Bl, part.targets, run)
+    call = ForwardPass(layout, policy=POLICIES[config.activation_policy])
+    loss, _ = NextToken(lively_model(config.model)).loss(part.token_ids_Bl, part.targets, call)
     forward = traffic.bytes_sent
     loss.backward()
     return {"forward": forward, "backward": traffic.bytes_sent - forward}

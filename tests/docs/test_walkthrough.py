@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from hyena_ds.monitoring.scalars import of_step, of_validation
+from hyena_ds.predict.export import export
 from tests.docs.commands import lines_of
 from tests.docs.documents import DOCS, DOCUMENTS, Block, all_blocks, blocks
 from tests.paths import ROOT
@@ -73,6 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "runs" / "quickstart").symlink_to("notebook")
     checkpoints = directory / "runs" / "notebook" / "checkpoints"
     (directory / "weights").symlink_to(next(iter(sorted(checkpoints.glob("step-*")))))
+    export(directory / "runs" / "quickstart", directory / "quickstart-hf", "huggingface")
     return directory
 
 

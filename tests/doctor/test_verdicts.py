@@ -113,13 +113,13 @@ def test_room_and_speed_of_the_disk_are_measured_against_the_checkpoints(
     found: dict[str, Any], level: Level, words: str
 ) -> None:
     only = host("node0", disk=found, seen=["node0"])
-    (verdict,) = judge.disks([only], GIB // judge.STATE_BYTES, 3)
+    (verdict,) = judge.disks([only], GIB, 3)
     assert verdict.level is level and words in verdict.found
 
 
 def test_a_run_directory_that_is_not_shared_is_said_of_whoever_does_not_see_it() -> None:
     hosts = [host("a", disk=disk(9 * GIB), seen=["a"]), host("b", disk=disk(9 * GIB), seen=["a", "b"])]
-    wrong = [verdict for verdict in judge.disks(hosts, None, 1) if verdict.level is Level.WRONG]
+    wrong = [verdict for verdict in judge.disks(hosts, 0, 1) if verdict.level is Level.WRONG]
     assert levels(wrong) == [("a", Level.WRONG)] and "does not see what b wrote to /runs" in wrong[0].found
 
 

@@ -24,8 +24,8 @@ def test_every_policy_computes_the_same_in_groups_and_keeps_no_reserve(policy: P
     wanted_loss, _, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
     CALLS.forget()
     with small_pieces(tokens=7, transforms=5 * B):
-        run = ForwardPass(Layout.whole(L), policy=POLICIES[policy], convolution=cudnn_convolution(fft_causal_conv1d))
-        loss, _ = NextToken(model).loss(ids, targets, run)
+        call = ForwardPass(Layout.whole(L), policy=POLICIES[policy], convolution=cudnn_convolution(fft_causal_conv1d))
+        loss, _ = NextToken(model).loss(ids, targets, call)
         forward = list(CALLS.shapes)
         assert CALLS.reserved == 0
         loss.backward()

@@ -5,6 +5,10 @@ B batch, L context length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,8 +68,8 @@ def test_loss_logits_and_every_gradient_equal_the_plain_model(policy: PolicyName
     ids, targets = batch(B, L)
     wanted_loss, wanted_logits, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
     with small_pieces(*((5, 3) if pieces == "small" else (10**6, 10**6))):
-        run = ForwardPass(Layout.whole(L), policy=POLICIES[policy])
-        loss, scored = NextToken(model).loss(ids, targets, run)
+        call = ForwardPass(Layout.whole(L), policy=POLICIES[policy])
+        loss, scored = NextToken(model).loss(ids, targets, call)
         loss.backward()
         with torch.no_grad():
             logits = model(ids)
@@ -98,8 +102,8 @@ def test_gradients_of_several_micro_steps_through_one_filter_cache_add_up(policy
     filters = FilterCache(len(parts))
     for number, (ids, targets) in enumerate(parts):
         filters.begin(number)
-        run = ForwardPass(Layout.whole(37), policy=POLICIES[policy], filters=filters)
-        loss, _ = NextToken(model).loss(ids, targets, run)
+        call = ForwardPass(Layout.whole(37), policy=POLICIES[policy], filters=filters)
+        loss, _ = NextToken(model).loss(ids, targets, call)
         loss.backward()
         filter_gradient = model.backbone.blocks[0].operator.implicit_filter.output.weight.grad
         assert bool(filter_gradient.any()) == (number == len(parts) - 1), "the filter's backward runs in the last one"
@@ -123,11 +127,11 @@ def test_a_filter_cache_evaluates_every_filter_once_a_step(monkeypatch: pytest.M
 def test_using_the_filters_of_a_step_that_is_over_raises() -> None:
     model = lively_model()
     filters = FilterCache()
-    run = ForwardPass(Layout.whole(16), filters=filters)
-    loss, _ = NextToken(model).loss(*batch(1, 16), run)
+    call = ForwardPass(Layout.whole(16), filters=filters)
+    loss, _ = NextToken(model).loss(*batch(1, 16), call)
     filters.close()
     with pytest.raises(RuntimeError, match="step that is over"):
-        NextToken(model).loss(*batch(1, 16), run)
+        NextToken(model).loss(*batch(1, 16), call)
     with pytest.raises(RuntimeError, match="step that is over"):
         loss.backward()
 
@@ -142,8 +146,8 @@ def test_dropout_draws_the_same_masks_under_every_policy_and_tiling(policy: Poli
         )
         key = DropoutKey(1, 2, torch.tensor([4, 0, 9]))
         with small_pieces(*pieces):
-            run = ForwardPass(Layout.whole(33), dropout=key, policy=POLICIES[name])  # type: ignore[index]
-            loss, _ = NextToken(model).loss(ids, targets, run)
+            call = ForwardPass(Layout.whole(33), dropout=key, policy=POLICIES[name])  # type: ignore[index]
+            loss, _ = NextToken(model).loss(ids, targets, call)
             loss.backward()
         found.append((loss, gradients(model)))
     assert relative_error(found[1][0], found[0][0]) <= TOLERANCE
@@ -174,8 +178,8 @@ def test_a_block_inside_torch_checkpoint_gives_the_same_gradients(policy: Policy
     x = torch.randn(2, 19, CONFIG.width, generator=torch.Generator().manual_seed(0)).requires_grad_()
     found = []
     for wrapped in (False, True):
-        run = ForwardPass(Layout.whole(19), policy=POLICIES[policy])
-        y = checkpoint(block, x, run, use_reentrant=False) if wrapped else block(x, run)
+        call = ForwardPass(Layout.whole(19), policy=POLICIES[policy])
+        y = checkpoint(block, x, call, use_reentrant=False) if wrapped else block(x, call)
         found.append(torch.autograd.grad(y.square().sum(), (x, *block.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -198,8 +202,8 @@ def test_bfloat16_products_stay_near_float32_and_leave_filter_and_parameters_flo
     model = lively_model()
     ids, targets = batch(2, 64)
     wanted_loss, _, wanted = plain_gradients(dict(model.named_parameters()), CONFIG, ids, targets)
-    run = ForwardPass(Layout.whole(64), policy=POLICIES[policy], compute_dtype=torch.bfloat16)
-    loss, _ = NextToken(model).loss(ids, targets, run)
+    call = ForwardPass(Layout.whole(64), policy=POLICIES[policy], compute_dtype=torch.bfloat16)
+    loss, _ = NextToken(model).loss(ids, targets, call)
     loss.backward()
     assert 1e-7 < relative_error(loss, wanted_loss) < 1e-2
     assert_close(gradients(model), wanted, 0.1)
@@ -210,14 +214,17 @@ def test_without_grad_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from hyena_ds.model import block
 
     kept: list[bool] = []
+
+    def spy(original: Callable[..., Any], *arguments: Any) -> Any:
+        (its_pass,) = (argument for argument in arguments if isinstance(argument, ForwardPass))
+        kept.append(any(vars(its_pass.policy).values()))
+        return original(*arguments)
+
     for name in ("operator_forward", "mlp_forward"):
-        original = getattr(block, name)
-        monkeypatch.setattr(
-            block, name, lambda *a, original=original: kept.append(any(vars(a[-1]).values())) or original(*a)
-        )
-    run = ForwardPass(Layout.whole(32), policy=POLICIES["fastest"])
+        monkeypatch.setattr(block, name, partial(spy, getattr(block, name)))
+    call = ForwardPass(Layout.whole(32), policy=POLICIES["fastest"])
     with torch.no_grad():
-        loss, _ = NextToken(lively_model()).loss(*batch(1, 32), run)
+        loss, _ = NextToken(lively_model()).loss(*batch(1, 32), call)
     assert loss.grad_fn is None and kept == [False] * 4
-    NextToken(lively_model()).loss(*batch(1, 32), run)
+    NextToken(lively_model()).loss(*batch(1, 32), call)
     assert kept[4:] == [True] * 4, "the check would see nothing"

@@ -21,7 +21,8 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.ops.large import plain
 from hyena_ds.parallel.layout import Layout
-from hyena_ds.weights.published import read_weights, write_weights
+from hyena_ds.weights.published import write_weights
+from hyena_ds.weights.reading import read_weights
 from tests.model.golden import relative_error
 from tests.pieces import small_pieces
 

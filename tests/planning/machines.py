@@ -7,7 +7,7 @@ from typing import Any
 
 from hyena_ds.cost.devices import GIB, Cluster
 from hyena_ds.planning.calibration import STEPS, Fit, calibration_case
-from hyena_ds.planning.plan import predict
+from hyena_ds.planning.forecast import predict
 
 FITS = (Fit(1, 2e10, 0.02, 0.4, 0.5), Fit(2, 1.5e10, 0.03, 0.45, 0.4))
 
@@ -34,10 +34,10 @@ def steps_of(calibration: dict[str, Any], machine_device: Any) -> list[dict[str,
     for ranks in (1, 2):
         for length, policy in STEPS:
             case = calibration_case(length, ranks, policy)
-            found = predict(case.shape(), Cluster(1, ranks, machine_device(calibration, ranks)))
+            found = predict(case, Cluster(1, ranks, machine_device(calibration, ranks)))
             steps.append(
                 {
-                    **asdict(case),
+                    **case.columns(),
                     "wall_seconds": {"median": found.time.seconds},
                     "peak_memory_gib": found.memory.total / GIB,
                 }

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.bench.case import Case
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Cluster
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.step_time import step_time
 from hyena_ds.errors import UserError
 from hyena_ds.planning.calibration import (
+    calibration_case,
     fitted,
     machine_device,
     measure_step,
@@ -82,7 +82,7 @@ def test_a_mistake_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_trainers_step_is_measured_in_processes_of_its_own() -> None:
-    case = Case(256, 256, width=16, layers=1, sequence_parallel=2)
+    case = calibration_case(256, 2, "balanced", width=16, layers=1)
     measured = measure_step(case, 2)
     assert 0 < measured["wall_seconds"]["min"] <= measured["wall_seconds"]["median"]
     assert 0.1 < measured["peak_memory_gib"] < 2

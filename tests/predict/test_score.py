@@ -116,7 +116,8 @@ def test_every_base_has_its_value_at_its_place(tmp_path: Path, suffix: str, stra
     for contig, start, end in (("chrB", 100, 400), ("chrA", 250, 600)):
         piece = sequences[contig][start:end]
         both = [wanted_values(model, piece), wanted_values(model, complement(piece))[::-1]]
-        wanted = {"+": both[0], "-": both[1], "mean": np.nanmean(np.stack(both), axis=0)}[strand]
+        mean = np.where(np.isnan(both[0]), both[1], np.where(np.isnan(both[1]), both[0], (both[0] + both[1]) / 2))
+        wanted = {"+": both[0], "-": both[1], "mean": mean}[strand]
         if suffix == ".zarr":
             name = {"+": "forward", "-": "reverse", "mean": "mean"}[strand]
             found = zarr.open_group(per_base, mode="r")[f"{name}/{contig}"][start:end]

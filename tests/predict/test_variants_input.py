@@ -26,7 +26,7 @@ def with_record(text: str) -> Callable[[str], bytes]:
 
 def bgzip_without_end(text: str) -> bytes:
     """A bgzip file that lacks its last block."""
-    packed = pysam.BGZFile("cut.gz", "wb")
+    packed = pysam.BGZFile("cut.gz", "wb", None)
     packed.write(text.encode())
     packed.close()
     return Path("cut.gz").read_bytes()[:-28]
@@ -115,7 +115,7 @@ def test_a_damaged_bcf_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[s
     weights, _ = save_model(tmp_path)
     genome, _, _ = save_vcf(tmp_path)
     bcf = tmp_path / "in.bcf"
-    packed = pysam.BGZFile(str(bcf), "wb")
+    packed = pysam.BGZFile(str(bcf), "wb", None)
     packed.write(b"BCF\2\2\xff\xff\xff\x7f")
     packed.close()
     assert run("variants", weights, genome, bcf, *RULE, "--output", tmp_path / "out.vcf") == 2

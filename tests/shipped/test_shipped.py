@@ -25,7 +25,7 @@ def test_init_writes_configs_and_genome_and_prints_how_to_go_there(
     monkeypatch.chdir(tmp_path)
     assert main(["init", name]) == 0
     written = tree(tmp_path / name)
-    configs = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "configs").rglob("*.yaml")}
+    configs = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "configs").rglob("*.*")}
     assets = {f"assets/{path.name}": path.read_bytes() for path in (GENOME, GENOME.parent / "README.md")}
     assert written == {**configs, **assets}
     first, *others = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]

@@ -17,7 +17,7 @@ from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.model.pooling import Pooling, pool
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.training.step import train_step
-from tests.distributed.cases import _engine, _layout, _parameters, _reduced_gradients, _replaced, _run
+from tests.distributed.cases import _call, _engine, _layout, _parameters, _reduced_gradients, _replaced
 from tests.distributed.work import CONTEXT, SEED, Grid, Trained, lively_model, run_config
 from tests.tasks.labelled import Labelled, read
 
@@ -54,8 +54,8 @@ def train(
 
         with _replaced(engine, "step", capture_then_update):
             for step in range(steps):
-                run = _run(compute, grid, CONTEXT, config)
-                result = train_step(engine, step_batch(step, grid, compute.rank), run, compute, SEED, rate)
+                call = _call(compute, grid, CONTEXT, config)
+                result = train_step(engine, step_batch(step, grid, compute.rank), call, compute, SEED, rate)
                 trained.losses.append(result.loss)
                 trained.norms.append(result.means[0])
         trained.parameters = _parameters(engine)
@@ -95,8 +95,8 @@ def saved(compute: Compute, directory: Path, zero_stage: int, load: Path | None)
             load_moments(engine, state.tensor, checkpoint.record.updates)
         else:
             for step in range(2):
-                run = _run(compute, grid, CONTEXT, config)
-                train_step(engine, step_batch(step, grid, compute.rank), run, compute, SEED, 1e-2)
+                call = _call(compute, grid, CONTEXT, config)
+                train_step(engine, step_batch(step, grid, compute.rank), call, compute, SEED, 1e-2)
         writer.save(engine, RunState(2, 0, 512))
         writer.finish()
         return [updates_done(engine), 2]

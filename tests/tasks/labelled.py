@@ -55,10 +55,10 @@ class Labelled(Objective):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("nothing",)))
 
-    def forward(self, batch: MicroBatch, run: ForwardPass) -> tuple[Tensor, Tensor]:
-        hidden_BlD = self.backbone(self.prompted(batch.token_ids_Bl, run.layout.offset), run)
-        logits = self.head(pool(hidden_BlD, self.pooling, run.layout, batch.lengths_B))
-        mine = float(run.layout.exchange.index == 0)
+    def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, Tensor]:
+        hidden_BlD = self.backbone(self.prompted(batch.token_ids_Bl, call.layout.offset), call)
+        logits = self.head(pool(hidden_BlD, self.pooling, call.layout, batch.lengths_B))
+        mine = float(call.layout.exchange.index == 0)
         loss = F.cross_entropy(logits, batch.targets, ignore_index=NOTHING, reduction="sum")
         there = batch.targets != NOTHING
         right = (logits.argmax(1) == batch.targets) & there

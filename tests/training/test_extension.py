@@ -73,8 +73,8 @@ def loss_in_this_process(model: HyenaDNA, config: Path, context_length: int) -> 
     for sample in validation_samples(sources, context_length, WINDOWS):
         batch = make_micro_batch(sources, context_length, [0], [sample], Slice(0, 0, context_length))
         with torch.no_grad():
-            run = ForwardPass(Layout.whole(context_length))
-            loss, scored = NextToken(model).loss(batch.token_ids_Bl, batch.targets, run)
+            call = ForwardPass(Layout.whole(context_length))
+            loss, scored = NextToken(model).loss(batch.token_ids_Bl, batch.targets, call)
         total, count = total + float(loss), count + int(scored)
     return total / count
 

@@ -16,7 +16,7 @@ from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import NonFiniteConfig, RunConfig
 from hyena_ds.data.provenance import consumed
 from hyena_ds.monitoring.spikes import WINDOW, LossHistory
-from hyena_ds.training.non_finite import Verdict, in_a_row, rolled_back, verdict
+from hyena_ds.training.non_finite import Consequence, consequence, in_a_row, rolled_back
 from tests.training.runs import UNREPEATABLE, ends_of_ranks, make_shards, write_config
 
 N_RUN = (2000, 2040)
@@ -118,12 +118,12 @@ def test_so_many_in_a_row_are_skipped_then_rolled_back_then_the_end() -> None:
     policy = NonFiniteConfig(skips=2, roll_backs=1)
     state = RunState(10, 0, 0, skipped=(3, 4, 5, 8, 9))
     assert in_a_row(state) == 2
-    assert verdict(state, policy) is Verdict.SKIP
+    assert consequence(state, policy) is Consequence.SKIP
     third = RunState(11, 0, 0, skipped=(3, 4, 5, 8, 9, 10))
-    assert verdict(third, policy) is Verdict.ROLL_BACK
+    assert consequence(third, policy) is Consequence.ROLL_BACK
     back = rolled_back(third, RunState(7, 0, 0, skipped=(3, 4, 5)))
     assert (back.step, back.skipped, back.passed_over, back.roll_backs) == (7, (3, 4, 5), (8, 9, 10), 1)
-    assert verdict(RunState(14, 0, 0, (3, 4, 5, 11, 12, 13), (8, 9, 10), 1), policy) is Verdict.STOP
+    assert consequence(RunState(14, 0, 0, (3, 4, 5, 11, 12, 13), (8, 9, 10), 1), policy) is Consequence.STOP
     # What was passed over is neither skipped again nor does it count among those in a row.
     assert in_a_row(RunState(12, 0, 0, (3, 4, 5, 11), (8, 9, 10), 1)) == 1
 

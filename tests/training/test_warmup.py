@@ -23,7 +23,7 @@ from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sources, validation_samples
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.training.run import place
+from hyena_ds.training.run import pass_of_stage
 from tests.training.runs import make_shards, rows, train, write_config
 
 LADDER = {
@@ -136,7 +136,7 @@ def test_a_stages_policy_is_that_of_its_passes(tmp_path: Path) -> None:
     config = load_yaml(write_config(tmp_path / "run.yaml", tmp_path, **LADDER), RunConfig)
     alone = Compute(torch.device("cpu"), "gloo", 0, 1, 0)
     plans = plan_stages(replace(config, warmup=replace(config.warmup, tokens_per_rank=None)), 1)
-    passes = [place(plan, config, alone, {})[0] for plan in plans]
+    passes = [pass_of_stage(plan, config, alone, {})[0] for plan in plans]
     assert [run.policy for run in passes] == [POLICIES[name] for name in ("leanest", "leanest", "leanest", "fastest")]
     assert [run.layout.context_length for run in passes] == [16, 32, 64, 64]
 

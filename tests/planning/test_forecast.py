@@ -20,7 +20,7 @@ from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.cost.devices import GIB, PUBLISHED, Cluster, Links, published_device
 from hyena_ds.cost.shape import shape_of_stage
 from hyena_ds.cost.step_time import PARTS, step_time
-from hyena_ds.planning.plan import WORTH, Search, cheapest_cure, forecast, predict
+from hyena_ds.planning.forecast import WORTH, Search, cheapest_cure, forecast, predict
 from hyena_ds.planning.report import describe_plan
 from tests.paths import ROOT
 from tests.planning.machines import calibration

@@ -1,0 +1,94 @@
+"""`hyena-ds export MODEL OUT`: a trained model as a folder that other programs open.
+
+weights of a run, a checkpoint or a file --> files of the format, model card --written aside, renamed--> OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.errors import UserError
+from hyena_ds.files.whole import aside, sync_directory, write_whole
+from hyena_ds.runs.origin import Origin, find_origin
+from hyena_ds.text import in_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = ("huggingface", "published")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `hyena-ds export`; sets `run`, a function of the parsed arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint or a weights file")
+    parser.add_argument("output", metavar="OUT", help="folder to write; must not exist yet")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="huggingface: opened by transformers with trust_remote_code=True (the default); published: config.json and "
+        "weights.ckpt, opened by the code of HazyResearch/hyena-dna",
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    output = Path(parsed.output)
+    config, files = export(parsed.model, output, parsed.format)
+    for name, size in files.items():
+        print(f"{size:>13,}  {name}")
+    print(
+        f"written: {output} ({config.layers} layers, width {config.width}, contexts to {in_tokens(config.maximum_context)})"
+    )
+    return 0
+
+
+def export(model: str | Path, output: Path, form: str) -> tuple[ModelConfig, dict[str, int]]:
+    """Write the folder `output`, whole or not at all; (the model's shape, bytes of each file by name).
+
+    Raises UserError where there is no model, or something has this name already; OSError where it cannot be written.
+    """
+    from hyena_ds.checkpoints.weights import load_model
+    from hyena_ds.predict.model_card import ends_sequences, model_card
+    from hyena_ds.weights.huggingface.folder import huggingface_files
+    from hyena_ds.weights.published_folder import published_files
+
+    if os.path.lexists(output):
+        raise UserError(f"{output}: exists already, wanted a new folder; name another, or remove it")
+    loaded = load_model(model)
+    origin = find_origin(model)
+    config = _with_dropout(loaded.config, origin)
+    parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}
+    if form == "huggingface":
+        files = huggingface_files(config, parameters, ends_sequences(origin))
+        count = sum(parameter.numel() for parameter in parameters.values())
+        files["README.md"] = model_card(output.absolute().name, config, count, origin).encode()
+    else:
+        files = published_files(config, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with aside(output) as partial:
+        partial.mkdir()
+        for name, content in files.items():
+            write_whole(partial / name, content)
+        sync_directory(partial)
+    sync_directory(output.absolute().parent)
+    return config, {name: len(content) for name, content in files.items()}
+
+
+def _with_dropout(config: ModelConfig, origin: Origin | None) -> ModelConfig:
+    """The shape with the dropout of its training, which a weights file does not know."""
+
+    def trained(name: str, otherwise: float) -> float:
+        found = origin.setting("model", name) if origin else None
+        return float(found) if isinstance(found, int | float) else otherwise
+
+    return replace(
+        config,
+        embedding_dropout=trained("embedding_dropout", config.embedding_dropout),
+        residual_dropout=trained("residual_dropout", config.residual_dropout),
+    )

@@ -1,0 +1,126 @@
+"""A model as a folder that the transformers library opens with `trust_remote_code=True`, without this package.
+
+    model, parameters --> config.json  generation_config.json  model.safetensors  modeling_hyenadna.py
+                          tokenizer.json  tokenizer_config.json
+
+Keys are the published ones behind `hyena.`, as in the published `-hf` folders; the head is the embedding, and is not there
+twice. The tokenizer is data alone: every character is a token, in the published vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
+from hyena_ds.weights.published import published_names, published_tensors
+
+MODELING = Path(__file__).with_name("modeling_hyenadna.py")
+PREFIX = "hyena."
+_ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
+
+
+def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_token: bool) -> dict[str, bytes]:
+    """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained."""
+    tensors, header = published_tensors(config, parameters)
+    each_once = {
+        f"{PREFIX}{name}": tensors[name].cpu().contiguous() for name in published_names(config.layers).values()
+    }
+    return {
+        "config.json": _json(_config(config)),
+        "generation_config.json": _json(_generation()),
+        "model.safetensors": save(each_once, metadata={"format": "pt", **header}),
+        MODELING.name: MODELING.read_bytes(),
+        "tokenizer.json": _json(_tokenizer(end_token)),
+        "tokenizer_config.json": _json(_tokenizer_config(config)),
+    }
+
+
+def _config(config: ModelConfig) -> dict[str, Any]:
+    classes = {
+        "AutoConfig": "HyenaDNAConfig",
+        "AutoModel": "HyenaDNAModel",
+        "AutoModelForCausalLM": "HyenaDNAForCausalLM",
+        "AutoModelForSequenceClassification": "HyenaDNAForSequenceClassification",
+    }
+    extended = {"extension": config.extension, "extended_from": config.extended_from}
+    return {
+        "architectures": ["HyenaDNAForCausalLM"],
+        "auto_map": {auto: f"{MODELING.stem}.{name}" for auto, name in classes.items()},
+        "model_type": "hyenadna",
+        "dtype": "float32",
+        "vocab_size": VOCABULARY,
+        "d_model": config.width,
+        "n_layer": config.layers,
+        "d_inner": config.mlp_width,
+        "max_seq_len": config.maximum_context,
+        **(extended if config.extension else {}),
+        "emb_dim": config.filter_features,
+        "filter_order": config.filter_width,
+        "activation_freq": config.filter_frequency,
+        "shift": config.filter_shift,
+        "embed_dropout": config.embedding_dropout,
+        "resid_dropout": config.residual_dropout,
+        "pad_token_id": PAD,
+        "tie_word_embeddings": True,
+        "use_cache": False,
+    }
+
+
+def _generation() -> dict[str, Any]:
+    """Bases only, and no end: `max_new_tokens` says how many."""
+    bases = [token for letter, token in LETTERS.items() if token != N]
+    suppressed = [token for token in range(VOCABULARY) if token not in bases]
+    return {"pad_token_id": PAD, "suppress_tokens": suppressed, "use_cache": False}
+
+
+def _tokenizer(end_token: bool) -> dict[str, Any]:
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    pieces = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]
+    ending = {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}, pieces[1]],
+        "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [SEP], "tokens": ["[SEP]"]}},
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": token, "content": name, **special} for name, token in SPECIALS.items()],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": ending if end_token else None,
+        "decoder": {"type": "Fuse"},
+        # Byte pair encoding without a pair: every character is a token.
+        "model": {
+            "type": "BPE",
+            "vocab": {**SPECIALS, **LETTERS},
+            "merges": [],
+            "unk_token": "[UNK]",
+            "fuse_unk": False,
+            "byte_fallback": False,
+        },
+    }
+
+
+def _tokenizer_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.maximum_context,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "eos_token": "[SEP]",
+        **{f"{role}_token": f"[{role.upper()}]" for role in _ROLES},
+    }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
