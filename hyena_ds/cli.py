@@ -27,6 +27,7 @@ from hyena_ds.planning.command import add_plan_measurement
 from hyena_ds.predict.export import add_arguments as add_export_arguments
 from hyena_ds.predict.generate import add_arguments as add_generate_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
+from hyena_ds.predict.variants import add_arguments as add_variants_arguments
 from hyena_ds.predict.weights_command import add_commands as add_weights_commands
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
@@ -137,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
     )
     add_generate_arguments(commands.add_parser("generate", help="bases after a prompt, drawn from a trained model"))
+    add_variants_arguments(
+        commands.add_parser("variants", help="what a model says of every ALT of a VCF, BCF or TSV, on both strands")
+    )
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_export_arguments(
         commands.add_parser("export", help="write a trained model as a folder that other programs open")

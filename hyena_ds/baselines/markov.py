@@ -27,27 +27,42 @@ def markov_losses(
     highest = max(orders)
     counts = np.sum([_count(track, highest) for track in train.tracks], axis=0)
     if train.config.reverse_complement:
-        counts = counts + _of_other_strand(counts, highest + 1)
-    tables = _tables(counts, highest)
+        counts = counts + of_other_strand(counts, highest + 1)
+    tables = log_tables(counts, highest)
     totals = dict.fromkeys(orders, 0.0)
     scored = 0
     for sample in samples:
         codes = held_out.tokens(sample, context_length, 0, held_out.bases(context_length)).astype(np.int64) - A
-        valid = (codes >= 0) & (codes <= T - A)
-        targets = np.flatnonzero(valid[1:]) + 1
-        scored += len(targets)
-        # Bases in a row that are known, up to each position.
-        last_unknown = np.maximum.accumulate(np.where(valid, -1, np.arange(len(codes))))
-        before = targets - 1 - last_unknown[targets - 1]
+        count, sums = log_likelihoods(codes, tables, orders)
+        scored += count
         for order in orders:
-            usable = np.minimum(before, order)
-            for depth in range(order + 1):
-                at = targets[usable == depth]
-                index = np.zeros(len(at), dtype=np.int64)
-                for back in range(depth, -1, -1):
-                    index = index * 4 + codes[at - back]
-                totals[order] -= float(tables[depth][index].sum())
+            totals[order] -= sums[order]
     return {order: total / max(1, scored) for order, total in totals.items()}
+
+
+def log_likelihoods(
+    codes: NDArray[np.int64], tables: list[NDArray[np.float64]], orders: tuple[int, ...]
+) -> tuple[int, dict[int, float]]:
+    """(how many letters count, the sum of their log-probabilities in nats for each order).
+
+    Letters A C G T are 0 .. 3, all others unknown; a known one counts unless it is the first. `tables` are `log_tables` of
+    the highest order or a higher one.
+    """
+    valid = (codes >= 0) & (codes <= T - A)
+    targets = np.flatnonzero(valid[1:]) + 1
+    # Bases in a row that are known, up to each position.
+    last_unknown = np.maximum.accumulate(np.where(valid, -1, np.arange(len(codes))))
+    before = targets - 1 - last_unknown[targets - 1]
+    sums = dict.fromkeys(orders, 0.0)
+    for order in orders:
+        usable = np.minimum(before, order)
+        for depth in range(order + 1):
+            at = targets[usable == depth]
+            index = np.zeros(len(at), dtype=np.int64)
+            for back in range(depth, -1, -1):
+                index = index * 4 + codes[at - back]
+            sums[order] += float(tables[depth][index].sum())
+    return len(targets), sums
 
 
 def _count(track: Track, order: int) -> NDArray[np.float64]:
@@ -56,26 +71,31 @@ def _count(track: Track, order: int) -> NDArray[np.float64]:
     for start, end in zip(track.segment_starts.tolist(), track.segment_ends.tolist(), strict=True):
         for block in range(start, end, _BLOCK):
             codes = track.read(block, min(block + _BLOCK + order, end) - block).astype(np.int64) - A
-            if len(codes) <= order:
-                continue
-            valid = (codes >= 0) & (codes <= T - A)
-            length = len(codes) - order
-            index = np.zeros(length, dtype=np.int64)
-            whole = np.ones(length, dtype=bool)
-            for k in range(order + 1):
-                index = index * 4 + codes[k : k + length]
-                whole &= valid[k : k + length]
-            counts += np.bincount(index[whole], minlength=len(counts))
+            counts += count_mers(codes, order)
     return counts
 
 
-def _of_other_strand(counts: NDArray[np.float64], letters: int) -> NDArray[np.float64]:
+def count_mers(codes: NDArray[np.int64], order: int) -> NDArray[np.float64]:
+    """Counts of the (order + 1)-mers of known letters, flat; the first letter counts most. Codes as in `log_likelihoods`."""
+    if len(codes) <= order:
+        return np.zeros(4 ** (order + 1))
+    valid = (codes >= 0) & (codes <= T - A)
+    length = len(codes) - order
+    index = np.zeros(length, dtype=np.int64)
+    whole = np.ones(length, dtype=bool)
+    for k in range(order + 1):
+        index = index * 4 + codes[k : k + length]
+        whole &= valid[k : k + length]
+    return np.bincount(index[whole], minlength=4 ** (order + 1)).astype(np.float64)
+
+
+def of_other_strand(counts: NDArray[np.float64], letters: int) -> NDArray[np.float64]:
     """Counts of the reverse complements: letters A C G T are 0 .. 3, so the complement of c is 3 - c."""
     table = counts.reshape((4,) * letters)
     return np.flip(table.transpose(*range(letters - 1, -1, -1))).reshape(-1)
 
 
-def _tables(counts: NDArray[np.float64], order: int) -> list[NDArray[np.float64]]:
+def log_tables(counts: NDArray[np.float64], order: int) -> list[NDArray[np.float64]]:
     """log P(last letter | letters before) for orders 0 .. order, flat over (order + 1)-mers."""
     tables = []
     for depth in range(order + 1):

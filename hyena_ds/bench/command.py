@@ -8,6 +8,7 @@ prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
 generate      seconds of a generated base, beside a forward pass for each
+variants      a further ALT of a window, beside computing its whole sequence again
 warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
 """
@@ -87,6 +88,14 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(generate, "--layers", 2, "blocks")
     add_option(generate, "--threads", 1, "threads of the process")
     _finish(generate, "generate", rounds=3)
+    variants = commands.add_parser("variants", help="a further ALT of a window, beside computing its sequence again")
+    add_option(variants, "--left", 1_000_000, "bases before the variant")
+    add_option(variants, "--right", 4096, "bases from it on")
+    add_option(variants, "--width", 128, "channels")
+    add_option(variants, "--layers", 2, "blocks")
+    add_option(variants, "--alts", 3, "ALTs that go through the model together")
+    add_option(variants, "--threads", 1, "threads")
+    _finish(variants, "variants", rounds=3)
     warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
     add_measurement(warmup, "hyena_ds.bench.warmup")

@@ -155,11 +155,19 @@ class Predictor:
         """(B, L) -> (B, l, D): the residual after so many blocks, of the tokens of `layout(L)` that are no padding."""
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
-        here = F.pad(token_ids_BL, (0, layout.context_length - L), value=PAD)
-        here = here[:, layout.tokens].to(self._device, torch.long)
-        call = replace(self._call, layout=layout, filters=self._filters(layout), watch=watch)
-        residual_BlD = self.model.backbone.residual(here, call, blocks)
+        here_Bl = self.slice_here(token_ids_BL, layout)
+        call = replace(self.forward_pass(layout), watch=watch)
+        residual_BlD = self.model.backbone.residual(here_Bl, call, blocks)
         return residual_BlD[:, : max(0, min(layout.local_length, L - layout.offset))]
+
+    def slice_here(self, token_ids_BL: Tensor, layout: Layout) -> Tensor:
+        """(B, L) -> (B, l): this rank's tokens on the model's device, with padding behind the last."""
+        padded_BL = F.pad(token_ids_BL, (0, layout.context_length - token_ids_BL.shape[1]), value=PAD)
+        return padded_BL[:, layout.tokens].to(self._device, torch.long)
+
+    def forward_pass(self, layout: Layout, filters: FilterCache | None = None) -> ForwardPass:
+        """How a pass over a layout runs; with the filters of whole sequences, or with others."""
+        return replace(self._call, layout=layout, filters=filters or self._filters(layout))
 
     def _filters(self, layout: Layout) -> FilterCache:
         """Those that are held, where they take no more than MOST_HELD_BYTES; else of one pass."""

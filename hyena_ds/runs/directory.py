@@ -33,9 +33,12 @@ from hyena_ds.errors import UserError
 from hyena_ds.files.whole import write_whole
 from hyena_ds.redaction import kept
 
+SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 LOCK = "running.lock"
+ENVIRONMENT = "environment.jsonl"
 CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
 _LASTING = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
@@ -52,14 +55,14 @@ class RunDirectory:
         self.config_file = self.path / CONFIG
         self.shards = self.path / SHARDS
         self.stream = self.path / "stream.jsonl"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = self.path / METRICS
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
-        self.summary = self.path / "summary.json"
+        self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
         self.lock = self.path / LOCK
-        self.environment = self.path / "environment.jsonl"
+        self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
         """Whether the run has trained to its end: summary.json is written last."""
