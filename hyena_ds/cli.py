@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.perplexity import add_arguments as add_perplexity_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: {said}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed")
+        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed", "perplexity")
         say("interrupted; run the same command again to resume" if resumes else "interrupted")
         return 130
 
@@ -132,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.set_defaults(run=_checkpoints)
     add_score_arguments(
         commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
+    )
+    add_perplexity_arguments(
+        commands.add_parser(
+            "perplexity", help="a model's perplexity by context, position and distance, beside baselines"
+        )
     )
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
