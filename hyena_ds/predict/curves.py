@@ -74,8 +74,16 @@ def tables_of(parts: Iterable[pa.Table], blocks: int, plan: Plan, trained: bool)
     """The rows of each table."""
     totals = Totals(parts, blocks)
     contexts = totals.of(CONTEXT)
-    before = {at: float(sums[2].sum() / sums[1].sum()) for at, sums in contexts.items()}
-    context = [{"context": at, "mean_before": before[at], **quality(*sums[:2])} for at, sums in contexts.items()]
+    full_b, targets_b, _ = contexts[plan.context]
+    context = [
+        {
+            "context": at,
+            "mean_before": float(before_b.sum() / targets_b.sum()),
+            **quality(loss_b, targets_b),
+            **in_bits("above_longest_bits", *mean_and_error(loss_b - full_b, targets_b)),
+        }
+        for at, (loss_b, _, before_b) in contexts.items()
+    ]
     position = [
         {"first": at // 2 + 1, "last": min(at, plan.context), **quality(*sums[:2])}
         for at, sums in totals.of(POSITION).items()
@@ -112,14 +120,13 @@ def _beside(
     name: str, order: int | None, learnt: str, weight: float | None, loss_b: Floats, targets_b: Floats, model_b: Floats
 ) -> Row:
     """One row of baselines.tsv: the last columns compare it with the model block by block."""
-    more, error = mean_and_error(loss_b - model_b, targets_b)
     return {
         "baseline": name,
         "order": order,
         "learnt_from": learnt,
         "backoff_weight": weight,
         **quality(loss_b, targets_b),
-        **in_bits("above_model_bits", more, error),
+        **in_bits("above_model_bits", *mean_and_error(loss_b - model_b, targets_b)),
     }
 
 
@@ -128,7 +135,6 @@ def _recall(totals: Totals, segment: int) -> list[Row]:
     repeated = totals.of(REPEATED)
     for gap, (alone_b, targets_b, _) in totals.of(ALONE).items():
         again_b = repeated[gap][0]
-        saved, error = mean_and_error(alone_b - again_b, targets_b)
         rows.append(
             {
                 "gap": gap,
@@ -136,7 +142,7 @@ def _recall(totals: Totals, segment: int) -> list[Row]:
                 "targets": int(targets_b.sum()),
                 **in_bits("alone_bits", *mean_and_error(alone_b, targets_b)),
                 **in_bits("repeated_bits", *mean_and_error(again_b, targets_b)),
-                **in_bits("saved_bits", saved, error),
+                **in_bits("saved_bits", *mean_and_error(alone_b - again_b, targets_b)),
             }
         )
     return rows
@@ -165,7 +171,7 @@ def _curve(axes: Any, rows: Sequence[Row], x: str, y: str, label: str) -> None:
     errors = [2 * (row[f"{y}_error"] or 0.0) for row in rows]
     colour = line(axes, 0, xs, ys, label)
     low, high = ([y + sign * error for y, error in zip(ys, errors, strict=True)] for sign in (-1, 1))
-    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0, label="two standard errors")
 
 
 def _shown(baselines: list[Row]) -> list[Row]:

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hyena_ds.checkpoints.manifest import MANIFEST, read_checkpoint
 from hyena_ds.checkpoints.weights import find_weights
@@ -142,19 +141,19 @@ def _training_of(model: Path) -> tuple[dict[str, Spans], str | None]:
     run = directory.absolute().parent.parent
     listed = read_shard_list(run / SHARDS)
     if listed is None or listed.digest != checkpoint.manifest.shards:
-        raise UserError(f"{run / SHARDS}: not the list of the shards that {checkpoint} was trained on")
-    data: dict[str, Any] = checkpoint.record.config["data"]
-    found: dict[str, Spans] = {}
-    for number, source in enumerate(data["sources"]):
+        found = "there is no list" if listed is None else "found another list"
+        raise UserError(f"{run / SHARDS}: {found} of the shards that {checkpoint} was trained on")
+    trained: dict[str, Spans] = {}
+    for number, source in enumerate(checkpoint.record.config["data"]["sources"]):
         index = _index(str(source["shards"]), run, listed, number)
         spans: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         for chunk in index.chunks:
             if chunk.split == "train":
                 spans[chunk.chromosome].append((chunk.start, chunk.end))
-        for name, each in found.get(index.assembly, {}).items():
+        for name, each in trained.get(index.assembly, {}).items():
             spans[name] += each
-        found[index.assembly] = spans
-    return found, checkpoint.record.config.get("initialize_from")
+        trained[index.assembly] = spans
+    return trained, checkpoint.record.config.get("initialize_from")
 
 
 def _index(place: str, run: Path, listed: ShardList, number: int) -> ShardIndex:
