@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.baselines.markov import of_other_strand
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import A, T
 
@@ -75,11 +76,7 @@ class MerCounts:
         self._tables = [np.zeros(4 ** (order + 1), dtype=np.uint32) for order in range(highest + 1)]
 
     def add(self, codes_n: Codes) -> None:
-        """Count a stretch of bases, and its other strand."""
-        self._add(codes_n)
-        self._add(np.where(codes_n < UNKNOWN, 3 - codes_n, UNKNOWN).astype(np.uint8)[::-1])
-
-    def _add(self, codes_n: Codes) -> None:
+        """Count a stretch of bases."""
         # A base is entered once, with as many bases before it as there are; `tables` adds up those that end alike.
         run_n = np.minimum(known_run(codes_n), self.highest + 1)
         key_n = keys(codes_n, self.highest + 1)
@@ -89,11 +86,11 @@ class MerCounts:
                 np.add.at(self._tables[letters - 1], own, np.uint32(1))
 
     def tables(self) -> list[NDArray[np.uint32]]:
-        """Counts of runs of 1 to K + 1 bases, flat over their keys."""
+        """Counts of runs of 1 to K + 1 bases, flat over their keys, of what was counted and of its other strand."""
         found = [self._tables[-1]]
         for own in reversed(self._tables[:-1]):
             found.append(own + found[-1].reshape(4, -1).sum(0, dtype=np.uint32))
-        return found[::-1]
+        return [table + of_other_strand(table, letters) for letters, table in enumerate(reversed(found), start=1)]
 
 
 class Counted:

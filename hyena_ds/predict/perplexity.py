@@ -72,8 +72,10 @@ class _Inputs:
 def _perplexity(parsed: argparse.Namespace) -> int:
     options = options_of(parsed, ("",))
     _check_directory(options.output)
-    names = (parsed.fasta, parsed.regions, parsed.train, parsed.train_regions)
-    inputs = _Inputs(*(None if name is None else Path(name) for name in names), parsed.assembly)  # type: ignore[arg-type]
+    regions, train, train_regions = (
+        None if name is None else Path(name) for name in (parsed.regions, parsed.train, parsed.train_regions)
+    )
+    inputs = _Inputs(Path(parsed.fasta), regions, train, train_regions, parsed.assembly)
     for option, value in (("--targets", parsed.targets), ("--block", parsed.block), ("--segment", parsed.segment)):
         check_count(option, value, MOST_TOKENS if option == "--targets" else MOST_CONTEXT)
     if inputs.train is None and inputs.train_regions is not None:
