@@ -138,31 +138,38 @@ class Measurement:
     def rows(self, blocks: Mapping[int, Window]) -> list[Row]:
         """What is measured of some blocks, which have numbers."""
         plan = self._plan
+        # The longest windows first: filters are held as the longest so far has them, whichever part a process begins with.
+        lengths = [(context + 1, CONTEXT, context) for context in plan.contexts]
+        lengths += [(gap + 2 * plan.segment, ALONE, gap) for gap in plan.gaps]
         found = []
-        for context in plan.contexts:
-            owners, windows = [], []
-            for number, block in blocks.items():
-                own = list(context_windows(block, context, plan))
-                owners += [number] * len(own)
-                windows += own
-            sums: defaultdict[tuple[int, str, int], list[float]] = defaultdict(lambda: [0.0, 0, 0])
-            for number, window, (before_m, loss_m) in zip(owners, windows, self._losses(windows), strict=True):
-                target_m = before_m >= window.scored - window.first
-                _add(sums[number, CONTEXT, context], loss_m[target_m], before_m[target_m])
-                if context == plan.context:
-                    bin_m = bins(before_m)
-                    for each in np.unique(bin_m).tolist():
-                        _add(sums[number, POSITION, 1 << each], loss_m[bin_m == each], before_m[bin_m == each])
-            found += [(*key, *values) for key, values in sums.items()]
-        for gap in plan.gaps:
-            windows = [repeat_window(block, gap, plan) for block in blocks.values()]
-            for kind in (ALONE, REPEATED):
-                results = self._losses(windows, copied=plan.segment if kind == REPEATED else 0)
-                for number, (before_m, loss_m) in zip(blocks, results, strict=True):
-                    second_m = before_m >= plan.segment + gap
-                    values: list[float] = [0.0, 0, 0]
-                    _add(values, loss_m[second_m], before_m[second_m])
-                    found.append((number, kind, gap, *values))
+        for _, about, at in sorted(lengths, reverse=True):
+            found += self._by_context(blocks, at) if about == CONTEXT else self._by_gap(blocks, at)
+        return found
+
+    def _by_context(self, blocks: Mapping[int, Window], context: int) -> list[Row]:
+        plan = self._plan
+        owned = [(number, window) for number in blocks for window in context_windows(blocks[number], context, plan)]
+        sums: defaultdict[tuple[int, str, int], _Sums] = defaultdict(_Sums)
+        results = self._losses([window for _, window in owned])
+        for (number, window), (before_m, loss_m) in zip(owned, results, strict=True):
+            target_m = before_m >= window.scored - window.first
+            sums[number, CONTEXT, context].add(loss_m[target_m], before_m[target_m])
+            if context == plan.context:
+                bin_m = bins(before_m)
+                for each in np.unique(bin_m).tolist():
+                    sums[number, POSITION, 1 << each].add(loss_m[bin_m == each], before_m[bin_m == each])
+        return [(*key, each.loss, each.targets, each.before) for key, each in sums.items()]
+
+    def _by_gap(self, blocks: Mapping[int, Window], gap: int) -> list[Row]:
+        plan = self._plan
+        windows = [repeat_window(block, gap, plan) for block in blocks.values()]
+        found: list[Row] = []
+        for about, copied in ((ALONE, 0), (REPEATED, plan.segment)):
+            for number, (before_m, loss_m) in zip(blocks, self._losses(windows, copied), strict=True):
+                second_m = before_m >= plan.segment + gap
+                sums = _Sums()
+                sums.add(loss_m[second_m], before_m[second_m])
+                found.append((number, about, gap, sums.loss, sums.targets, sums.before))
         return found
 
     def _losses(self, windows: Sequence[Window], copied: int = 0) -> Iterator[tuple[Integers, Floats]]:
@@ -178,10 +185,18 @@ class Measurement:
             yield before_m, -log_p_n[before_m].astype(np.float64)
 
 
-def _add(sums: list[float], loss_m: Floats, before_m: Integers) -> None:
-    sums[0] += float(loss_m.sum())
-    sums[1] += len(loss_m)
-    sums[2] += int(before_m.sum())
+@dataclass
+class _Sums:
+    """Sums over bases."""
+
+    loss: float = 0.0
+    targets: int = 0
+    before: int = 0
+
+    def add(self, loss_m: Floats, before_m: Integers) -> None:
+        self.loss += float(loss_m.sum())
+        self.targets += len(loss_m)
+        self.before += int(before_m.sum())
 
 
 def bins(before_m: Integers) -> Integers:
