@@ -157,7 +157,7 @@ def draw(path: Path, title: str, tables: dict[str, list[Row]]) -> None:
             colour = COLOURS[number % len(COLOURS)]
             first.axhline(row["bits_per_base"], color=colour, linestyle="--", linewidth=1.2, label=row["baseline"])
         dress(first, "Bits per base by context", _ticks(context, "context"), "bases before a target, at most")
-        first.legend(fontsize=8, frameon=False)
+        first.legend(fontsize=8, edgecolor="none", framealpha=0.85)
         _curve(second, position, "last", "bits_per_base", "")
         dress(second, "Bits per base by position in the window", _ticks(position, "last"), "bases before, at most")
         _curve(third, recall, "gap", "saved_bits", "")

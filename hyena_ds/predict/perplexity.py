@@ -205,12 +205,15 @@ class _Perplexity:
         from hyena_ds.predict.curves import draw, tables_of
 
         tables = tables_of(self._parts.tables(count), blocks, self._plan, self._inputs.train is not None)
-        best = tables["context"][-1]
+        longest = tables["context"][-1]
+        best = min(tables["context"], key=lambda row: float(row["nats"]))
         markov = min(
             (row for row in tables["baselines"] if row["order"] is not None), key=lambda row: float(row["nats"])
         )
         summary = {
-            **{name: best[name] for name in ("targets", "nats", "nats_error", "bits_per_base", "perplexity")},
+            **{name: longest[name] for name in ("targets", "nats", "nats_error", "bits_per_base", "perplexity")},
+            "best_context": best["context"],
+            "best_context_bits_per_base": best["bits_per_base"],
             "best_markov_order": markov["order"],
             "best_markov_bits_per_base": markov["bits_per_base"],
             **facts,
@@ -223,15 +226,15 @@ class _Perplexity:
             for name, rows in tables.items():
                 write_table(directory / f"{name}.tsv", rows)
             write_whole(directory / "summary.json", json.dumps(summary, indent=1) + "\n")
-            title = f"{self._options.model.name}: {best['targets']:,} targets of {self._inputs.fasta.name}"
+            title = f"{self._options.model.name}: {longest['targets']:,} targets of {self._inputs.fasta.name}"
             draw(directory / "perplexity.png", title, tables)
 
         self._parts.publish(self._options.output, write)
         self._parts.remove()
         say(
-            f"{best['targets']:,} bases after at most {self._plan.context:,}: {best['bits_per_base']:.4f} bits per base, "
-            f"perplexity {best['perplexity']:.4f}; the best Markov model, of order {markov['order']}: "
-            f"{markov['bits_per_base']:.4f} bits per base"
+            f"{longest['targets']:,} bases after at most {self._plan.context:,}: {longest['bits_per_base']:.4f} bits per base, "
+            f"perplexity {longest['perplexity']:.4f}; best after at most {best['context']:,}: {best['bits_per_base']:.4f}; "
+            f"the best Markov model, of order {markov['order']}: {markov['bits_per_base']:.4f}"
         )
         return summary
 
