@@ -33,7 +33,7 @@ WEIGHTS = tuple(2.0**power for power in range(-2, 13))
 _MOST_KEPT_BACK = 1 << 21
 """Training bases that choose the weights."""
 _MOST_TO_CHOOSE = 1 << 18
-"""Of these, as many are looked at, evenly spread."""
+"""Bases that are looked at to choose a weight, evenly spread."""
 
 
 class Evidence(Protocol):

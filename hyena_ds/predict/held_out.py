@@ -52,14 +52,13 @@ def verdict_of(model: Path, spans: Spans, assembly: str | None) -> Verdict:
         trained, beginning = _training_of(model)
     except UserError as error:
         return Verdict(UNKNOWN, None, f"nobody can say which bases the model was trained on: {error}")
-    chromosomes = ", ".join(sorted(spans))
-    total = shared = 0
-    apart: list[str] = []
+    shared, apart, common = 0, [], set()
     for of, own in trained.items():
         if assembly is None or _same(assembly, of):
             shared += shared_bases(spans, own)
-        elif {_plain(name) for name in spans} & {_plain(name) for name in own}:
+        elif both := {name for name in spans if _plain(name) in map(_plain, own)}:
             apart.append(of)
+            common |= both
     total = sum(end - start for each in spans.values() for start, end in each)
     named = " and ".join(sorted(trained))
     taken = "" if assembly is not None else f", if the FASTA is of {named} (say so with --assembly)"
@@ -71,7 +70,7 @@ def verdict_of(model: Path, spans: Spans, assembly: str | None) -> Verdict:
         return Verdict(
             UNKNOWN,
             None,
-            f"the model was trained on {chromosomes} of {' and '.join(apart)}, whose coordinates do not compare "
+            f"the model was trained on {', '.join(sorted(common))} of {' and '.join(apart)}, whose coordinates do not compare "
             f"with those of {assembly}",
         )
     if beginning:
@@ -143,9 +142,15 @@ def _training_of(model: Path) -> tuple[dict[str, Spans], str | None]:
     if listed is None or listed.digest != checkpoint.manifest.shards:
         found = "there is no list" if listed is None else "found another list"
         raise UserError(f"{run / SHARDS}: {found} of the shards that {checkpoint} was trained on")
+    try:
+        places = [str(source["shards"]) for source in checkpoint.record.config["data"]["sources"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{checkpoint}: its config does not say where its shards are") from None
+    if len(places) != len(listed.sources):
+        raise UserError(f"{run / SHARDS}: found {len(listed.sources)} sources, and {len(places)} in the config")
     trained: dict[str, Spans] = {}
-    for number, source in enumerate(checkpoint.record.config["data"]["sources"]):
-        index = _index(str(source["shards"]), run, listed, number)
+    for number, place in enumerate(places):
+        index = _index(place, run, listed, number)
         spans: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         for chunk in index.chunks:
             if chunk.split == "train":

@@ -107,7 +107,7 @@ def test_what_cannot_be_known_is_said(trained: Path, tmp_path: Path) -> None:
     ],
 )
 def test_shards_on_other_machines_and_earlier_trainings_are_unknown(
-    tmp_path: Path, shards: str, more: dict[str, str], said: str
+    tmp_path: Path, shards: str, more: dict[str, Any], said: str
 ) -> None:
     write_shards(tmp_path / "data", GENOME)
     found = verdict_of(make_run(tmp_path, shards, **more), {"chrV": [(0, 50)]}, "tiny")

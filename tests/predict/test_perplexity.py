@@ -62,7 +62,7 @@ class ByHand:
         self.blocks = [places[(2 * number + 1) * len(places) // (2 * BLOCKS)] for number in range(BLOCKS)]
 
     def losses(self, letters: str) -> list[float | None]:
-        """Of each letter; None for the first, and for what is no base."""
+        """The loss of each letter; None for the first, and for what is no base."""
         ids = ids_of(letters)
         log_p = torch.log_softmax(plain_logits(self._parameters, CONFIG, ids[:, :-1]), -1)[0].detach()
         own = (-log_p.gather(1, ids[0, 1:, None])[:, 0]).tolist()
