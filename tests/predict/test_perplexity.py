@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from hyena_ds.predict import targets
-from hyena_ds.predict.curves import mean_and_error
-from hyena_ds.predict.targets import Plan, blocks_of, context_windows
-from hyena_ds.predict.windows import Region, Window
 from tests.baselines.test_backoff import codes
 from tests.model.plain import plain_logits
 from tests.predict.test_score import rows_of
@@ -161,7 +157,12 @@ def test_tables_are_those_of_the_plain_model(tmp_path: Path, capfd: pytest.Captu
     assert "the Markov models learn online" in capfd.readouterr().err
     summary = json.loads((out / "summary.json").read_text())
     assert summary["held_out"]["verdict"] == "unknown" and "weights on their own" in summary["held_out"]["why"]
+    best = min(rows_of(out / "context.tsv"), key=lambda row: float(row["nats"]))
+    assert summary["best_context"] == int(best["context"])
+    assert summary["best_context_bits_per_base"] == pytest.approx(float(best["bits_per_base"]))
+    assert summary["bits_per_base"] == pytest.approx(float(rows[0]["bits_per_base"]))
     assert json.loads((tmp_path / "s.json").read_text()).items() >= summary.items()
+    assert (out / "perplexity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_baselines_learn_from_the_training_regions_and_are_scored_on_the_same_targets(
@@ -301,50 +302,3 @@ def test_a_missing_library_is_named_with_its_extra(
     save_genome(tmp_path)
     assert run(*arguments(tmp_path, "--output", tmp_path / "out")) == 2
     assert f"{package} is not installed; pip install 'hyena-ds[{extra}]'" in capfd.readouterr().err
-
-
-def test_every_context_scores_every_target_once_with_about_that_many_bases_before_it() -> None:
-    plan = Plan(context=1000, block=96, targets=960, segment=32)
-    block = Window(0, 1000, 1096, 1000)
-    for context in plan.contexts:
-        windows = list(context_windows(block, context, plan))
-        scored = [base for window in windows for base in range(window.scored, window.last)]
-        assert scored == list(range(block.first, block.last))
-        for window in windows:
-            assert window.first >= 0 and window.last - 1 - window.first == context
-            assert window.scored - window.first > 0.75 * context
-    regions = [Region("c", 0, length, "+") for length in (1095, 1096, 5000, 40)]
-    blocks = blocks_of(regions, plan)
-    assert len(blocks) == 10 and blocks == sorted(blocks, key=lambda each: (each.region, each.first))
-    assert {each.region for each in blocks} <= {1, 2} and len({(each.region, each.first) for each in blocks}) == 10
-    parts = plan.in_parts(blocks)
-    assert [each for part in parts for each in part.items()] == list(enumerate(blocks))
-
-
-def test_the_standard_error_is_that_of_resampled_blocks() -> None:
-    generator = np.random.default_rng(9)
-    targets_b = generator.integers(20, 100, 300).astype(float)
-    loss_b = targets_b * generator.normal(1.3, 0.2, 300)
-    mean, error = mean_and_error(loss_b, targets_b)
-    drawn = generator.integers(0, 300, (4000, 300))
-    resampled = loss_b[drawn].sum(1) / targets_b[drawn].sum(1)
-    assert error == pytest.approx(resampled.std(), rel=0.06) and mean == pytest.approx(resampled.mean(), rel=1e-3)
-    assert mean_and_error(loss_b[:1], targets_b[:1]) == (pytest.approx(loss_b[0] / targets_b[0]), None)
-
-
-def test_the_stream_has_every_base_once_and_breaks_where_some_are_left_out(tmp_path: Path) -> None:
-    from hyena_ds.genome.fasta import open_genome
-
-    path, sequences = save_genome(tmp_path)
-    (tmp_path / "work").mkdir()
-    genome = open_genome(path, tmp_path / "work", 1 << 30).genome
-    regions = [Region("chrA", 0, 1500, "+"), Region("chrB", 0, 700, "-")]
-    blocks = [Window(0, at, at + 10, at) for at in (50, 60, 85, 200)] + [Window(1, 50, 60, 50)]
-    codes_n, block_n = targets.stream_of(genome, regions, blocks, 40)
-    whole, other = sequences["chrA"], complement(sequences["chrB"])
-    text = f"N{whole[10:95]}N{whole[160:210]}N{other[10:60]}"
-    assert codes_n.tolist() == codes(text).tolist()
-    for number, block in enumerate(blocks):
-        own = codes(sequences["chrA"] if block.region == 0 else other)[block.first : block.last]
-        assert codes_n[block_n == number].tolist() == own.tolist()
-    assert (block_n >= 0).sum() == 50
