@@ -38,6 +38,7 @@ INCLUDED = {
     "bench/scaling.png": "results/scaling.png",
     "assets/report.png": "assets/report.png",
     "assets/contexts.png": "assets/contexts.png",
+    "assets/perplexity.png": "assets/perplexity.png",
     "SECURITY.md": "understand/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",

@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from data_prep.cli import add_commands as add_prep_commands
@@ -26,6 +26,7 @@ from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
 from hyena_ds.predict.export import add_arguments as add_export_arguments
 from hyena_ds.predict.generate import add_arguments as add_generate_arguments
+from hyena_ds.predict.perplexity import add_arguments as add_perplexity_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.predict.variants import add_arguments as add_variants_arguments
 from hyena_ds.predict.weights_command import add_commands as add_weights_commands
@@ -36,6 +37,20 @@ from hyena_ds.runtime.interruption import Interruption
 from hyena_ds.runtime.supervisor import supervise
 from hyena_ds.shipped.command import add_commands as add_shipped_commands
 from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
+
+_VERBS: tuple[tuple[str, Callable[[argparse.ArgumentParser], Any], str], ...] = (
+    ("score", add_score_arguments, "log-likelihood of regions, and of every base, under a model"),
+    ("variants", add_variants_arguments, "what a model says of every ALT of a VCF, BCF or TSV, on both strands"),
+    ("generate", add_generate_arguments, "bases after a prompt, drawn from a trained model"),
+    (
+        "perplexity",
+        add_perplexity_arguments,
+        "a model's perplexity by context, position and distance, beside baselines",
+    ),
+    ("export", add_export_arguments, "write a trained model as a folder that other programs open"),
+    ("weights", add_weights_commands, "what weights are, another form of them, and whether they are right"),
+)
+"""What is done with a trained model: commands, their parsers, and their help."""
 
 
 def run_process() -> NoReturn:
@@ -78,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: {said}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed")
+        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed", "perplexity")
         say("interrupted; run the same command again to resume" if resumes else "interrupted")
         return 130
 
@@ -134,21 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("directory", metavar="RUN", help="directory of a run")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte and compare the checksums")
     checkpoints.set_defaults(run=_checkpoints)
-    add_score_arguments(
-        commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
-    )
-    add_generate_arguments(commands.add_parser("generate", help="bases after a prompt, drawn from a trained model"))
-    add_variants_arguments(
-        commands.add_parser("variants", help="what a model says of every ALT of a VCF, BCF or TSV, on both strands")
-    )
+    for name, add_arguments, text in _VERBS:
+        add_arguments(commands.add_parser(name, help=text))
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
-    add_export_arguments(
-        commands.add_parser("export", help="write a trained model as a folder that other programs open")
-    )
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
-    add_weights_commands(
-        commands.add_parser("weights", help="what weights are, another form of them, and whether they are right")
-    )
     check.add_argument(
         "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"
     )

@@ -9,6 +9,7 @@ One pseudo-count per base; a context cut short by a window's start or an unknown
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from hyena_ds.data.track import Track
 from hyena_ds.genome.tokenizer import A, T
 
 _BLOCK = 1 << 22
+Number = TypeVar("Number", np.float64, np.uint32)
 
 
 def markov_losses(
@@ -89,7 +91,7 @@ def count_mers(codes: NDArray[np.int64], order: int) -> NDArray[np.float64]:
     return np.bincount(index[whole], minlength=4 ** (order + 1)).astype(np.float64)
 
 
-def of_other_strand(counts: NDArray[np.float64], letters: int) -> NDArray[np.float64]:
+def of_other_strand(counts: NDArray[Number], letters: int) -> NDArray[Number]:
     """Counts of the reverse complements: letters A C G T are 0 .. 3, so the complement of c is 3 - c."""
     table = counts.reshape((4,) * letters)
     return np.flip(table.transpose(*range(letters - 1, -1, -1))).reshape(-1)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import tokens_of_a_chunk
 
+_COLUMNS = 32
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
 
 
@@ -80,14 +81,17 @@ def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, len
             f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
             "a longer context needs a model with a larger maximum_context"
         )
-    k_Dl = empty((shape.width, length), weights.frequency.device)
+    # Products of a few columns round otherwise than those of many: with whole runs of them a short filter is a longer one's
+    # prefix bit for bit.
+    padded = length + -length % _COLUMNS
+    k_Dl = empty((shape.width, padded), weights.frequency.device)
     with torch.autocast(k_Dl.device.type, enabled=False):
-        for chunk in _chunks(shape, weights, offset, length):
+        for chunk in _chunks(shape, weights, offset, padded):
             h_Fc = chunk.z_Ec
             for weight, bias in _sine_layers(weights):
                 h_Fc = torch.addmm(bias.unsqueeze(1), weight, h_Fc).mul_(weights.frequency.view(-1, 1)).sin_()
             torch.mul(torch.mm(weights.output_weight, h_Fc), chunk.window_Dc, out=k_Dl[:, chunk.here])
-    return k_Dl
+    return k_Dl[:, :length]
 
 
 def filter_gradients(shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor) -> FilterWeights:

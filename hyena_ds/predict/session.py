@@ -74,9 +74,9 @@ class Session:
         """SHA-256 of the weights file."""
         return sha256_of(find_weights(self.options.model))
 
-    def genome(self, source: Path, parts: Parts) -> Genome:
-        """A FASTA that was checked and indexed by rank 0, in the directory of the parts. Collective."""
-        work = parts.directory / "genome"
+    def genome(self, source: Path, parts: Parts, name: str = "genome") -> Genome:
+        """A FASTA that was checked and indexed by rank 0, in the directory `name` of the parts. Collective."""
+        work = parts.directory / name
 
         def prepare() -> None:
             work.mkdir(exist_ok=True)

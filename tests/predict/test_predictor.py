@@ -65,6 +65,15 @@ def test_filters_are_evaluated_again_only_for_a_longer_context(monkeypatch: pyte
     assert evaluated == [5] * CONFIG.layers + [CONTEXT] * CONFIG.layers
 
 
+def test_values_do_not_depend_on_the_sequences_before() -> None:
+    generator = torch.Generator().manual_seed(6)
+    used = Predictor(lively_model(CONFIG))
+    used.logits(torch.randint(7, 12, (1, CONTEXT), generator=generator))
+    for length in range(1, CONTEXT):
+        ids_BL = torch.randint(7, 12, (1, length), generator=generator)
+        assert torch.equal(used.logits(ids_BL), Predictor(lively_model(CONFIG)).logits(ids_BL)), length
+
+
 def test_held_filters_have_no_backward() -> None:
     ids_BL = batches()[1]
     loss, _ = NextToken(lively_model(CONFIG)).loss(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.config import PrepConfig
 from hyena_ds.cli import main
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import load_yaml
@@ -44,6 +45,23 @@ def test_the_sweep_of_contexts_doubles_from_1k_to_64k_with_the_same_tokens_steps
     same = [(r.config.total_tokens, r.config.total_steps, r.config.model, r.config.optimizer) for r in runs]
     assert same == [same[0]] * len(runs)
     assert {run.config.validation.windows * run.config.schedule[0].context_length for run in runs} == {196_608}
+
+
+def test_the_sweep_of_the_paper_crosses_sizes_and_contexts_and_holds_out_its_chromosomes() -> None:
+    runs = [run.config for run in load_sweep(str(ROOT / "configs" / "sweeps" / "paper_contexts.yaml"), []).runs]
+    found = {(run.model.layers, run.model.width, run.schedule[0].context_length) for run in runs}
+    short = {1024 << 2 * rung for rung in range(4)}
+    sizes = {(2, 128), (4, 128), (2, 256), (4, 256), (8, 256)}
+    wanted = {(*size, context) for size in sizes for context in short}
+    assert found == wanted | {(8, 256, 1 << 18), (8, 256, 1 << 20)} and len(runs) == len(found)
+    assert {(run.total_tokens, run.total_steps) for run in runs} == {(10_000 << 20, 10_000)}
+    assert {run.validation.windows * run.schedule[0].context_length for run in runs} == {1 << 22}
+    for run in runs:
+        assert run.model.maximum_context == run.schedule[0].context_length
+        assert plan_stages(run, 8)[0].data_parallel * run.schedule[0].sequence_parallel == 8
+    assert {source.shards for run in runs for source in run.data.sources} == {"data/hg38"}
+    splits = load_yaml(str(ROOT / "configs" / "prep" / "hg38.yaml"), PrepConfig).splits
+    assert splits.by_chromosome["test"] == ("chr14", "chrX") and not splits.by_chromosome["train"]
 
 
 def test_rows_change_together_axes_on_their_own_and_the_command_line_changes_all(tmp_path: Path) -> None:
