@@ -7,6 +7,7 @@ loader        samples and tokens a second from shards
 prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
+predict       log-probabilities of a batch, beside the published code's forward pass
 generate      seconds of a generated base, beside a forward pass for each
 variants      a further ALT of a window, beside computing its whole sequence again
 warmup        loss and seconds of runs with context warmup beside runs without
@@ -80,6 +81,17 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(precision, "--config", "configs/quickstart.yaml", "its YAML")
     add_option(precision, "--windows", 8, "held-out windows")
     _finish(precision, "precision", rounds=1)
+    predict = commands.add_parser("predict", help="log-probabilities of a batch, beside the published forward pass")
+    add_option(predict, "--context-length", [1024, 32768], "tokens of a sequence")
+    add_option(predict, "--batch", [16, 1], "sequences, for each context length")
+    add_option(predict, "--width", 128, "channels")
+    add_option(predict, "--layers", 2, "blocks")
+    add_option(predict, "--sequence-parallel", 1, "ranks that share a sequence, of ours")
+    add_option(predict, "--threads", 1, "threads of each process")
+    predict.add_argument(
+        "--reference", metavar="DIR", help="also run the published code: a clone of HazyResearch/hyena-dna"
+    )
+    _finish(predict, "predict", rounds=5)
     generate = commands.add_parser("generate", help="seconds of a generated base, beside a forward pass for each")
     add_option(generate, "--prompt-length", 16384, "bases of the prompt of the row beside recomputation")
     add_option(generate, "--tokens", 16384, "bases generated after it")

@@ -45,7 +45,7 @@ class PublishedSide(WholeSide):
         module, self.stood_in = load_standalone(reference)
         model = build_published(module, case)
         super().__init__(compute, case, model)
-        self.embedding = dict(model.named_parameters())[_EMBEDDING]
+        self.embedding = embedding_of(model)
 
     def logits(self, ids_BL: Tensor) -> Tensor:
         """(B, L) -> (B, L, 16)."""
@@ -67,6 +67,11 @@ class PublishedSide(WholeSide):
         """What the row says of the side, with the packages that were stood in for."""
         note = f"{', '.join(self.stood_in)} not installed: empty stand-ins, which the step never calls"
         return {**super().prepare(), "notes": [f"published code: {note}"] if self.stood_in else []}
+
+
+def embedding_of(model: nn.Module) -> Tensor:
+    """The published model's embedding (V, D), which is its head too."""
+    return dict(model.named_parameters())[_EMBEDDING]
 
 
 def load_standalone(reference: str) -> tuple[types.ModuleType, list[str]]:
