@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.predict.embed import add_arguments as add_embed_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_score_arguments(
         commands.add_parser("score", help="log-likelihood of regions, and of every base, under a model")
     )
+    add_embed_arguments(commands.add_parser("embed", help="hidden states of sequences, one vector each or one a base"))
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
     check.add_argument(
