@@ -100,7 +100,7 @@ def _write_zarr(
                 group.create_array(name, data=found)
                 continue
             texts = group.create_array(name, shape=found.shape, dtype=str)
-            texts[:] = np.array(["" if value is None else str(value) for value in found], dtype=object)
+            texts[:] = _texts(found)
 
 
 def _write_anndata(
@@ -120,7 +120,15 @@ def _write_anndata(
         done += len(part)
     obs = columns.to_pandas()
     obs.index = obs.index.astype(str)
+    for name in columns.column_names:
+        if obs[name].dtype == object:
+            obs[name] = _texts(obs[name])
     anndata.AnnData(X=x_ND.view(np.ndarray), obs=obs, uns={"hyena_ds": dict(about)}).write_h5ad(path)
+
+
+def _texts(values: Iterable[Any]) -> NDArray[np.object_]:
+    """Text of each value; nothing for a missing one."""
+    return np.array(["" if value is None else str(value) for value in values], dtype=object)
 
 
 def _vectors(part: pa.FixedSizeListArray) -> NDArray[np.float32]:

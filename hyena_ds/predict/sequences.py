@@ -38,9 +38,9 @@ for _byte in (*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)):
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence as it is read, and where it comes from; a table has no contigs."""
+    """One sequence as it is read, and where it comes from; a row of a table has the contig ""."""
 
-    contig: str | None
+    contig: str
     start: int
     end: int
     strand: str
@@ -68,7 +68,7 @@ class Sequences:
         """Ids of a row on + or -, in reading direction."""
         row = self.rows[number]
         if isinstance(self._source, Genome):
-            region = Region(row.contig or "", row.start, row.end, strand)
+            region = Region(row.contig, row.start, row.end, strand)
             return tokens(self._source, region, Window(0, 0, row.length, 0))
         end = int(self._ends[row.source])
         ids_n = np.array(self._source[end - row.length : end])
@@ -106,7 +106,7 @@ class Sequences:
 
     def _named(self, number: int) -> str:
         row = self.rows[number]
-        what = f"row {row.source + 1}" if row.contig is None else f"{row.contig}:{row.start:,}-{row.end:,}"
+        what = f"{row.contig}:{row.start:,}-{row.end:,}" if row.contig else f"row {row.source + 1}"
         return f"{what} ({in_one_line(row.name, MOST_QUOTED)})" if row.name else what
 
 
@@ -167,7 +167,7 @@ def of_table(work: Path, strands: str) -> Sequences:
     names = table["name"].to_pylist() if "name" in table.column_names else [""] * len(lengths)
     each = {"both": "+-", "mean": "."}.get(strands, strands)
     rows = [
-        Row(None, 0, length, strand, name or "", number)
+        Row("", 0, length, strand, name or "", number)
         for number, (length, name) in enumerate(zip(lengths, names, strict=True))
         for strand in each
     ]
