@@ -24,6 +24,7 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.planning.prediction import add_arguments as add_plan_predict_arguments
 from hyena_ds.predict.embed import add_arguments as add_embed_arguments
 from hyena_ds.predict.score import add_arguments as add_score_arguments
 from hyena_ds.report.command import add_arguments as add_report_arguments
@@ -88,6 +89,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """What was typed; a launch command behind `--` apart, and changes to the config behind options too."""
+        if args[:2] == ["plan", "predict"]:
+            args = ["plan predict", *args[2:]]
         at = args.index("--") if args[:1] == ["supervise"] and "--" in args else len(args)
         parsed, rest = self.parse_known_args(args[:at], namespace)
         if rest:
@@ -115,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
     add_plan_arguments(
         commands.add_parser("plan", help="memory, time and better grids of a run on machines you name; needs no torch")
+    )
+    add_plan_predict_arguments(
+        commands.add_parser("plan predict", help="memory of a pass of score, embed and the like")
     )
     again = commands.add_parser(
         "supervise",

@@ -1,7 +1,7 @@
 """What is to be embedded: regions of a FASTA, or the rows of a CSV, TSV or Parquet with a column `sequence`.
 
     FASTA, BED --------------------> regions of an indexed genome --------+
-    table --checked row by row, once--> WORK/sequences.bin, rows.arrow ---+--> rows: ids of each, and columns about it
+    table --checked row by row, once--> WORK/sequences.bin, rows.ipc ---+--> rows: ids of each, and columns about it
 
 A table is read in batches, and its ids are laid out on the disk: what is in memory is a batch, and a line about each row.
 """
@@ -128,7 +128,7 @@ def lay_out(source: Path, work: Path) -> None:
     """Check a table and write its ids, and the columns about its rows, to `work`. Raises UserError, naming the row."""
     import pyarrow as pa
 
-    found = work / "rows.arrow"
+    found = work / "rows.ipc"
     if found.exists():
         return
     lengths: list[int] = []
@@ -161,7 +161,7 @@ def of_table(work: Path, strands: str) -> Sequences:
     """The rows of a table that was laid out in `work`, on every strand of `strands`: +, -, both or mean."""
     import pyarrow as pa
 
-    with pa.ipc.open_file(str(work / "rows.arrow")) as reader:
+    with pa.ipc.open_file(str(work / "rows.ipc")) as reader:
         table = reader.read_all()
     lengths = table["length"].to_pylist()
     names = table["name"].to_pylist() if "name" in table.column_names else [""] * len(lengths)
