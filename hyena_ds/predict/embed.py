@@ -29,11 +29,12 @@ from hyena_ds.predict.sequences import Sequences, is_table, lay_out, of_regions,
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from hyena_ds.model.pooling import Pooling
     from hyena_ds.predict.predictor import Predictor
     from hyena_ds.predict.session import Session
     from hyena_ds.predict.windows import Window
 
-POOLS = {"mean": "mean", "last": "last", "max": "maximum", "none": None}
+POOLS: dict[str, Pooling | None] = {"mean": "mean", "last": "last", "max": "maximum", "none": None}
 """Names of the command line, and those of model/pooling.py."""
 _CHANNELS = 16
 """Channels that are pooled at once: what pooling makes of all of them would be several activations."""
@@ -180,7 +181,7 @@ class _Embedding:
             if is_mean:
                 # Of a base, the other strand's state is at its place counted from the other end.
                 other = next(found)
-                own = (own + (other if POOLS[self._pool] else other[::-1])) / 2
+                own = np.float32(0.5) * (own + (other if POOLS[self._pool] else other[::-1]))
             values.append(own.reshape(-1))
         if not self._session.leads:
             values = []
