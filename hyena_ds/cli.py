@@ -24,6 +24,8 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
+from hyena_ds.planning.prediction import add_arguments as add_plan_predict_arguments
+from hyena_ds.predict.embed import add_arguments as add_embed_arguments
 from hyena_ds.predict.export import add_arguments as add_export_arguments
 from hyena_ds.predict.generate import add_arguments as add_generate_arguments
 from hyena_ds.predict.perplexity import add_arguments as add_perplexity_arguments
@@ -40,6 +42,7 @@ from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 
 _VERBS: tuple[tuple[str, Callable[[argparse.ArgumentParser], Any], str], ...] = (
     ("score", add_score_arguments, "log-likelihood of regions, and of every base, under a model"),
+    ("embed", add_embed_arguments, "hidden states of sequences, one vector each or one a base"),
     ("variants", add_variants_arguments, "what a model says of every ALT of a VCF, BCF or TSV, on both strands"),
     ("generate", add_generate_arguments, "bases after a prompt, drawn from a trained model"),
     (
@@ -106,6 +109,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """What was typed; a launch command behind `--` apart, and changes to the config behind options too."""
+        if args[:2] == ["plan", "predict"]:
+            args = ["plan predict", *args[2:]]
         at = args.index("--") if args[:1] == ["supervise"] and "--" in args else len(args)
         parsed, rest = self.parse_known_args(args[:at], namespace)
         if rest:
@@ -133,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a config and print what follows from it; needs no torch")
     add_plan_arguments(
         commands.add_parser("plan", help="memory, time and better grids of a run on machines you name; needs no torch")
+    )
+    add_plan_predict_arguments(
+        commands.add_parser("plan predict", help="memory of a pass of score, embed and the like")
     )
     again = commands.add_parser(
         "supervise",

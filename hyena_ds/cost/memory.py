@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hyena_ds.cost.devices import Device
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.cost.devices import GIB, Device
 from hyena_ds.cost.shape import StepShape, parameters
 from hyena_ds.cost.traffic import channels_at_once, overlap_groups
 from hyena_ds.cost.work import evaluates_again
@@ -28,7 +29,12 @@ _BUCKET = (1 << 24) * _FLOAT32
 _OF_A_TILE = 6
 """Widest tensors of a tile that are live at once, in the MLP's and the operator's backward."""
 _OF_A_CHUNK = 8
+_PREDICTING, _PREDICTING_ON_DEVICE = 0.4 * GIB, 2.0 * GIB
+"""Program and libraries of a process that predicts; on a GPU its context, an assumption."""
 _HALO = 2
+MOST_HELD_BYTES = 1 << 30
+"""A prediction holds its filters up to this size; those of longer contexts are evaluated by every pass: beside its transforms
+that takes little time."""
 
 
 class Held(NamedTuple):
@@ -126,6 +132,36 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         forward = [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]
         found["the operator's forward, again"] = [*always, work(3), *again, *forward]
     return found
+
+
+def held_filters(config: ModelConfig, context_length: int, sequence_parallel: int) -> int:
+    """Bytes of all filters of a rank for so many tokens, in channel layout."""
+    return _FLOAT32 * config.layers * (config.width // sequence_parallel) * context_length
+
+
+def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0) -> Memory:
+    """The peak of one rank that runs forward passes of `shape`; `results` are bytes of what a verb makes of the hidden states.
+
+    A CPU's large tensors leave blocks that stay for the next layer (ops/large.py): four activations, one signal.
+    """
+    unit = float(_FLOAT32 * shape.batch * shape.local_length * shape.width)
+    filters = float(held_filters(shape.config, shape.context_length, shape.sequence_parallel))
+    if filters > MOST_HELD_BYTES:
+        filters /= shape.layers
+    signal = float(_FLOAT32 * shape.batch * channels_at_once(shape, on_cpu) * fft_length(shape.context_length))
+    parts = dict.fromkeys(PARTS, 0.0)
+    parts["process"] = _PREDICTING if on_cpu else _PREDICTING_ON_DEVICE
+    parts["weights and optimizer"] = float(_FLOAT32 * parameters(shape.config))
+    parts["kept"] = filters
+    parts["layer at work"] = 4 * unit
+    always = dict(parts)
+    for held in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
+        parts[held.part] += held.size * held.number
+    parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
+    if on_cpu:
+        parts["slack"] = signal
+    moments = {"convolution": parts, "results": {**always, "results": results, "slack": parts["slack"]}}
+    return max((Memory(held, name) for name, held in moments.items()), key=lambda memory: memory.total)
 
 
 def _state(shape: StepShape) -> list[Held]:

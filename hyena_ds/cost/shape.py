@@ -11,6 +11,8 @@ from hyena_ds.config.policy import POLICIES, Policy, PolicyName
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class StepShape:
@@ -24,7 +26,7 @@ class StepShape:
     data_parallel: int = 1
     sequence_parallel: int = 1
     policy: PolicyName = "balanced"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1
 
     @property

@@ -49,9 +49,11 @@ class Backbone(nn.Module):
     def residual(self, inputs: Tensor, call: ForwardPass | None = None, blocks: int | None = None) -> Tensor:
         """The residual after so many blocks, all by default, before the final norm: (B, l) or (B, l, D) -> (B, l, D) float32."""
         call = call or ForwardPass(Layout.whole(inputs.shape[1]))
-        embedded_BlD = inputs if inputs.is_floating_point() else self.embedding(inputs)
         dropout = self.embedding_dropout
-        residual_BlD: Tensor = _EmbeddingDropout.apply(embedded_BlD, dropout, call)  # type: ignore[no-untyped-call, unused-ignore]
+        # No name for what is embedded: it would be held beside the blocks' residuals.
+        residual_BlD: Tensor = _EmbeddingDropout.apply(  # type: ignore[no-untyped-call, unused-ignore]
+            inputs if inputs.is_floating_point() else self.embedding(inputs), dropout, call
+        )
         for block in self.blocks[:blocks]:
             residual_BlD = block(residual_BlD, call)
         return residual_BlD

@@ -82,6 +82,15 @@ def peak_memory_gib(compute: Compute) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def machine_memory_gib(compute: Compute) -> float:
+    """Memory that this machine has: of this rank's GPU, else main memory."""
+    if compute.device.type == "cuda":
+        return float(torch.cuda.mem_get_info(compute.device)[1]) / 2**30
+    import psutil
+
+    return float(psutil.virtual_memory().total) / 2**30
+
+
 def largest_of_ranks(values: Sequence[float], compute: Compute, group: dist.ProcessGroup | None = None) -> list[float]:
     """The largest of all ranks, or those of a group, number by number, in one exchange. Collective."""
     largest = torch.tensor(values, dtype=torch.float64, device=compute.device)

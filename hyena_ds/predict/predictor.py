@@ -11,6 +11,7 @@ B batch, L context length, l local length, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,18 +22,19 @@ from torch import Tensor
 
 from hyena_ds.checkpoints.weights import load_model
 from hyena_ds.config.policy import POLICIES
+from hyena_ds.cost.memory import MOST_HELD_BYTES, held_filters
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import PAD
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.block import Block
 from hyena_ds.model.filter_cache import FilterCache, HeldFilters
 from hyena_ds.model.forward_pass import ForwardPass, Watch
+from hyena_ds.model.pooling import Pooling, pool
 from hyena_ds.ops.convolution_backend import FFT, Convolution
+from hyena_ds.ops.large import give_back
+from hyena_ds.ops.sizes import GIVEN_BACK
 from hyena_ds.ops.tiles import tiles
 from hyena_ds.parallel.layout import Exchange, Layout
-
-MOST_HELD_BYTES = 1 << 30
-"""Filters of longer contexts are evaluated by every pass: beside its transforms that takes little time."""
 
 
 class Predictor:
@@ -53,6 +55,7 @@ class Predictor:
         self.exchange = exchange or Exchange()
         self.precision = precision
         self._held = HeldFilters()
+        self._size = 0
         self._device = model.backbone.embedding.weight.device
         width = model.config.width
         if width % self.exchange.size:
@@ -99,8 +102,21 @@ class Predictor:
         `layout(L)` that are no padding. `watch` is called by every block: see ForwardPass."""
         if layer is not None and layer < self.model.config.layers:
             return self._residual(token_ids_BL, layer, watch)
-        hidden_BlD: Tensor = self.model.backbone.final_norm(self._residual(token_ids_BL, watch=watch))
+        hidden_BlD = self._residual(token_ids_BL, watch=watch)
+        for here in _tiles(hidden_BlD):
+            hidden_BlD[here] = self.model.backbone.final_norm(hidden_BlD[here])
         return hidden_BlD
+
+    @torch.no_grad()
+    def pooled(self, hidden_BlD: Tensor, lengths: Sequence[int], pooling: Pooling | None) -> Tensor:
+        """Hidden states of sequences of these lengths, the longest of which is L -> (B, D), or, without a pooling,
+        (B, L, D); the same on every rank."""
+        L = max(lengths)
+        if pooling is None:
+            return self.whole(hidden_BlD, L)
+        if not hidden_BlD.shape[1]:  # only padding is here
+            hidden_BlD = hidden_BlD.new_zeros((hidden_BlD.shape[0], 1, hidden_BlD.shape[2]))
+        return pool(hidden_BlD, pooling, self.layout(L), torch.tensor(lengths, device=hidden_BlD.device))
 
     @torch.no_grad()
     def logits(self, token_ids_BL: Tensor) -> Tensor:
@@ -119,12 +135,11 @@ class Predictor:
             return torch.zeros(inputs_BL.shape)
         r_BlD = self._residual(inputs_BL)
         first = self.layout(L).offset
-        B, l, D = r_BlD.shape
+        B, l, _ = r_BlD.shape
         targets_Bl = targets_BL[:, first : first + l].to(r_BlD.device)
         backbone = self.model.backbone
         log_p_Bl = r_BlD.new_empty((B, l))
-        for tile in tiles(B, l, D, r_BlD.device) if l else ():
-            here = (tile.rows, slice(tile.first, tile.last))
+        for here in _tiles(r_BlD):
             logits_BnV = F.linear(backbone.final_norm(r_BlD[here]), backbone.embedding.weight)
             loss_n = F.cross_entropy(logits_BnV.flatten(0, 1), targets_Bl[here].long().flatten(), reduction="none")
             log_p_Bl[here] = -loss_n.view(targets_Bl[here].shape)
@@ -155,6 +170,10 @@ class Predictor:
         """(B, L) -> (B, l, D): the residual after so many blocks, of the tokens of `layout(L)` that are no padding."""
         L = token_ids_BL.shape[1]
         layout = self.layout(L)
+        size = token_ids_BL.shape[0] * layout.local_length * self.model.config.width * 4
+        if max(size, self._size) >= GIVEN_BACK and size != self._size:
+            give_back()  # blocks of the last pass's size would stay beside those of this one's
+        self._size = size
         here_Bl = self.slice_here(token_ids_BL, layout)
         call = replace(self.forward_pass(layout), watch=watch)
         residual_BlD = self.model.backbone.residual(here_Bl, call, blocks)
@@ -172,7 +191,7 @@ class Predictor:
     def _filters(self, layout: Layout) -> FilterCache:
         """Those that are held, where they take no more than MOST_HELD_BYTES; else of one pass."""
         config = self.model.config
-        held = config.layers * config.width // self.exchange.size * layout.context_length * 4
+        held = held_filters(config, layout.context_length, self.exchange.size)
         return self._held if held <= MOST_HELD_BYTES else FilterCache()
 
     def whole(self, x_BlV: Tensor, context_length: int) -> Tensor:
@@ -186,3 +205,9 @@ class Predictor:
         pieces = [torch.empty_like(padded) for _ in range(self.exchange.size)]
         dist.all_gather(pieces, padded, group=group)
         return torch.cat(pieces, 1)[:, :context_length]
+
+
+def _tiles(x_BlD: Tensor) -> Iterator[tuple[slice, slice]]:
+    B, l, D = x_BlD.shape
+    for tile in tiles(B, l, D, x_BlD.device) if l else ():
+        yield tile.rows, slice(tile.first, tile.last)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hyena_ds.predict.session import Session
     from hyena_ds.predict.windows import Region, Window
 
-_STRANDS = ("+", "-", "both", "mean")
+STRANDS = ("+", "-", "both", "mean")
 _PER_BASE = (".zarr", ".bw", ".parquet")
 _COLUMNS = ("contig", "start", "end", "strand", "log_likelihood", "scored", "bits_per_base", "name")
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", metavar="BED", help="score these regions (default: every whole record)")
     parser.add_argument(
         "--strand",
-        choices=_STRANDS,
+        choices=STRANDS,
         help="strand that is read; both: a row each; mean: a row for the mean of both (default: the BED's, else +)",
     )
     parser.add_argument(
@@ -135,7 +135,11 @@ class _Scoring:
         genome = session.genome(self._fasta, self._parts)
         strands = "both" if self._strand in ("both", "mean") else self._strand
         regions = session.agreed(lambda: regions_of(genome, self._bed, strands))
-        parts = into_parts(windows_of(regions, self._context, self._stride))
+        windows = windows_of(regions, self._context, self._stride)
+        parts = into_parts(windows)
+        session.agreed(
+            lambda: session.plan(self._predictor.model.config, [window.last - window.first for window in windows])
+        )
         if self._per_base is not None:
             session.agreed(lambda: check_disjoint(regions))
         if not session.work_through(self._parts, len(parts), lambda n: self._part(genome, regions, parts[n]), "score"):
@@ -240,14 +244,11 @@ def log_probabilities(
     """For each sequence of ids (n), the log-probability of each of its tokens (n) after those before it; NaN for the first."""
     import torch
 
-    from hyena_ds.predict.windows import into_batches
+    from hyena_ds.predict.windows import into_batches, padded
 
     found: list[NDArray[np.float32]] = [np.full(len(ids_n), np.nan, dtype=np.float32) for ids_n in ids]
     for numbers in into_batches([len(ids_n) for ids_n in ids], batch, predictor.device.type == "cpu"):
-        longest = len(ids[numbers[0]])
-        ids_BL = np.full((len(numbers), longest), tokenizer.PAD, dtype=np.uint8)
-        for row, number in enumerate(numbers):
-            ids_BL[row, : len(ids[number])] = ids[number]
+        ids_BL = padded([ids[number] for number in numbers])
         log_p_BL = predictor.log_probabilities(torch.from_numpy(ids_BL)).cpu().numpy()
         for row, number in enumerate(numbers):
             found[number][1:] = log_p_BL[row, : len(ids[number]) - 1]

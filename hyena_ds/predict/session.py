@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,17 +22,29 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from hyena_ds.checkpoints.weights import find_weights, load_model
+from hyena_ds.config.model import ModelConfig
+from hyena_ds.cost.devices import GIB
+from hyena_ds.cost.memory import predict_memory
+from hyena_ds.cost.shape import Precision, StepShape
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError, say
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.fasta import Genome, open_genome
 from hyena_ds.parallel.agreement import agreed, from_rank_zero
-from hyena_ds.parallel.devices import Compute, device_count, largest_of_ranks, peak_memory_gib, start_compute
+from hyena_ds.parallel.devices import (
+    Compute,
+    device_count,
+    largest_of_ranks,
+    machine_memory_gib,
+    peak_memory_gib,
+    start_compute,
+)
 from hyena_ds.parallel.layout import Exchange
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.predict.options import Options
 from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.predictor import Predictor
+from hyena_ds.predict.windows import into_batches
 from hyena_ds.runtime.interruption import STOP_FILE
 from hyena_ds.runtime.local_ranks import start_local_ranks, under_launcher
 from hyena_ds.runtime.relay import relay_is_gone
@@ -45,6 +57,8 @@ T = TypeVar("T")
 STOPPED_CODE = 75
 """Exit code of a command that was asked to stop, and that goes on when it is repeated."""
 _LONGEST_FASTA = 1 << 40
+_FAR_ABOVE = 1.25
+"""Times the memory of a machine: up to there the estimate may be wrong."""
 
 
 def start(parsed: argparse.Namespace, options: Options, work: Callable[[Session], int]) -> int:
@@ -85,6 +99,35 @@ class Session:
         self.on_rank_zero(prepare)
         return Genome(work / "genome.fa", work / "genome.fai")
 
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes what its sequence group has found."""
+        return self._topology.index(self.rank) == 0
+
+    def plan(self, config: ModelConfig, lengths: Sequence[int], results: float = 0.0) -> None:
+        """Say what the largest pass over sequences of these lengths needs; `results` are bytes a token of what comes of it.
+
+        Raises UserError where that is far above what this machine has.
+        """
+        on_cpu, P = self.device.type == "cpu", self.options.sequence_parallel
+        numbers = into_batches(lengths, self.options.batch, on_cpu)[0]
+        B, L = len(numbers), -(-lengths[numbers[0]] // P) * P
+        precision: Precision = "bfloat16" if self.options.precision == "bfloat16" else "float32"
+        shape = StepShape(config, L, B, sequence_parallel=P, precision=precision)
+        each = predict_memory(shape, on_cpu, results * B * L).total / GIB
+        has, here = machine_memory_gib(self._compute), self.ranks if on_cpu else 1
+        if self.rank == 0:
+            say(
+                f"largest pass: {B:,} x {L:,} tokens, about {each:.1f} GiB"
+                + (f" in each of {self.ranks} processes" if self.ranks > 1 else "")
+                + f", of {has:.1f} GiB here"
+            )
+        if each * here > _FAR_ABOVE * has:
+            raise UserError(
+                f"a pass of {B:,} x {L:,} tokens: needs about {each * here:,.1f} GiB, and this machine has {has:.1f}; take a "
+                "smaller --batch or --context, or more ranks with --sequence-parallel on a larger machine"
+            )
+
     def agreed(self, work: Callable[[], T]) -> T:
         """`work` on every rank; a problem of one is raised by all. Collective."""
         return agreed(work) if self.ranks > 1 else work()
@@ -117,14 +160,13 @@ class Session:
         if self.rank == 0 and len(missing) < count:
             say(f"{count - len(missing)} of {count} parts are there already")
         groups, row = self._topology.data_parallel, self._topology.row(self.rank)
-        leads = self._topology.index(self.rank) == 0
         stopped = False
         # The bar is of rank 0's share, which is everybody's but for one part.
         for number in tqdm(missing[row::groups], desc=what, unit="part", disable=None if self.rank == 0 else True):
             if stopped := self._asked_to_stop():
                 break
             table = work(number)
-            if leads:
+            if self.leads:
                 parts.write(number, table)
         stopped = self._most(float(stopped)) > 0  # and nobody goes on before all are here
         if stopped and self.rank == 0:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from hyena_ds.genome.bed import read_named
 from hyena_ds.genome.fasta import Genome
 from hyena_ds.genome.letters import token_table
-from hyena_ds.genome.tokenizer import reverse_complement
+from hyena_ds.genome.tokenizer import PAD, reverse_complement
 
-_PART_BASES = 1 << 20
+PART_BASES = 1 << 20
 _MOST_OF_A_PART = 4096
 """Windows."""
 _LARGEST_BED = 1 << 30
@@ -85,13 +85,13 @@ def windows_of(regions: Sequence[Region], context: int, stride: int) -> list[Win
     return windows
 
 
-def into_parts(windows: Iterable[Window]) -> list[list[Window]]:
-    """The windows in their order, in parts of about a million bases."""
+def into_parts(windows: Iterable[Window], most: int = PART_BASES) -> list[list[Window]]:
+    """The windows in their order, in parts of at most so many bases, about a million, or of one window."""
     parts: list[list[Window]] = []
-    bases = _PART_BASES
+    bases = most
     for window in windows:
         length = window.last - window.first
-        if bases + length > _PART_BASES or len(parts[-1]) == _MOST_OF_A_PART:
+        if bases + length > most or not parts or len(parts[-1]) == _MOST_OF_A_PART:
             parts.append([])
             bases = 0
         parts[-1].append(window)
@@ -118,3 +118,11 @@ def into_batches(lengths: Sequence[int], batch: int | None, device_is_cpu: bool)
         batches.append(order[:most])
         order = order[most:]
     return batches
+
+
+def padded(ids: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Sequences (n) of which the first is the longest, as one array (B, L), padded on the right."""
+    ids_BL = np.full((len(ids), len(ids[0])), PAD, dtype=np.uint8)
+    for row, ids_n in enumerate(ids):
+        ids_BL[row, : len(ids_n)] = ids_n
+    return ids_BL

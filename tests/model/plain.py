@@ -27,14 +27,20 @@ def plain_logits(parameters: Parameters, config: ModelConfig, token_ids_BL: Tens
 def plain_hidden(parameters: Parameters, config: ModelConfig, inputs: Tensor) -> Tensor:
     """Token ids (B, L) or embeddings (B, L, D) -> (B, L, D) after the final norm."""
     p = {name.removeprefix("backbone."): tensor for name, tensor in parameters.items()}
+    return _norm(p, "final_norm", plain_residual(parameters, config, inputs, config.layers))
+
+
+def plain_residual(parameters: Parameters, config: ModelConfig, inputs: Tensor, layers: int) -> Tensor:
+    """Token ids (B, L) or embeddings (B, L, D) -> (B, L, D) after so many blocks, before the final norm."""
+    p = {name.removeprefix("backbone."): tensor for name, tensor in parameters.items()}
     x = inputs if inputs.is_floating_point() else F.embedding(inputs, p["embedding.weight"])
-    for number in range(config.layers):
+    for number in range(layers):
         x = x + _operator(_Block(p, number), config, _norm(p, f"blocks.{number}.operator_norm", x))
         block = _Block(p, number)
         h = F.linear(_norm(p, f"blocks.{number}.mlp_norm", x), block("mlp.up.weight"), block("mlp.up.bias"))
         h = F.gelu(h, approximate="tanh")
         x = x + F.linear(h, block("mlp.down.weight"), block("mlp.down.bias"))
-    return _norm(p, "final_norm", x)
+    return x
 
 
 class _Block:
