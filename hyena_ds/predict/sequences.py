@@ -225,7 +225,7 @@ def _wanted(source: Path, names: list[str]) -> list[str]:
 
 
 def _text(source: Path) -> Iterator[pa.RecordBatch]:
-    """Of a CSV or TSV, plain or gzip, every column is text."""
+    """Batches of a CSV or TSV, plain or gzip, with every column as text."""
     import pyarrow as pa
     from pyarrow import csv
 
