@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hyena_ds.config.limits import MOST_CONTEXT
-from hyena_ds.config.model import ModelConfig
+from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 
 MOST_BYTES = 1 << 20
@@ -61,6 +61,16 @@ class Told:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self._wrong("shift", "a number")
         return float(value)
+
+    @property
+    def extension(self) -> dict[str, Any]:
+        """How the filter was extended, as fields of a model's config, where it says so as `hyena-ds export` writes it."""
+        extension = self.values.get("extension")
+        if extension is None:
+            return {}
+        if extension not in get_args(Extension):
+            raise self._wrong("extension", " or ".join(get_args(Extension)))
+        return {"extension": extension, "extended_from": self._size(("extended_from",))}
 
     def check(self, weights: Path) -> None:
         """Raise UserError where it describes a model of another architecture than the one that `weights` would become."""

@@ -182,6 +182,7 @@ def _config(found: Found, header: Mapping[str, str], told: Told) -> tuple[ModelC
             inner_width=shape["inner_width"],
             filter_width=shape["filter_width"],
             filter_features=shape["filter_features"],
+            **told.extension,
         )
         config = config if told.shift is None else replace(config, filter_shift=told.shift)
     except Invalid as error:

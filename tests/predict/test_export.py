@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hyena_ds.bench.published_side import load_standalone
 from hyena_ds.checkpoints.manifest import read_checkpoint
@@ -76,6 +76,23 @@ def test_the_huggingface_folder_has_its_files_and_the_bits_of_the_weights(
     card = (out / "README.md").read_text()
     assert "Nothing is known of them: this model was exported from weights alone" in card
     assert "| longest input | 900 tokens |" in card
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("form", ["huggingface", "published"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_ours_exported_and_read_again_is_the_same_bit_for_bit(
+    name: str, form: str, header: bool, tmp_path: Path
+) -> None:
+    weights = weights_of(SHAPES[name], tmp_path / "weights.safetensors")
+    export(weights, tmp_path / "out", form)
+    if not header and form == "huggingface":  # as transformers' save_pretrained leaves it
+        file = tmp_path / "out" / "model.safetensors"
+        save_file(load_file(file), file, metadata={"format": "pt"})
+    found, wanted = load_model(tmp_path / "out"), load_model(weights)
+    assert found.config == wanted.config
+    for (key, a), (_, b) in zip(found.named_parameters(), wanted.named_parameters(), strict=True):
+        assert torch.equal(a, b), key
 
 
 @pytest.mark.parametrize("name", SHAPES)
