@@ -91,7 +91,7 @@ FAULTS = Shape(
 STARTS = Shape(
     {
         **dict.fromkeys(("step", "ranks", "threads"), is_count),
-        **dict.fromkeys(("time", "device", "system", "launcher"), _is_a(str)),
+        **dict.fromkeys(("time", "device", "system", "launcher", "unit"), _is_a(str)),
         "hosts": _named(is_count),
         "versions": _named(_is_a(str)),
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from hyena_ds.files.rows import training_time
 from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
-from hyena_ds.runs.records import Records
+from hyena_ds.runs.records import VALIDATION, Records
 from hyena_ds.text import show_duration
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -73,7 +73,7 @@ def _headline(records: Records) -> str:
     config, steps = records.config, records.steps
     seconds, tokens = training_time(steps)
     last = records.summary or (records.validations[-1] if records.validations else {})
-    loss, bits = last.get("validation_loss"), last.get("validation_bits_per_base")
+    loss = last.get("validation_loss")
     memory = max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0)
     starts = max(len(records.starts), 1)
     cards = [
@@ -82,11 +82,13 @@ def _headline(records: Records) -> str:
     ]
     if loss is not None:
         context = f"context {last.get('context_length', 0):,}"
-        more = f"nats a base, {context}" + (f"; {bits:.4f} bits" if bits is not None else "")
-        cards.append(("validation loss", f"{loss:.4f}", more))
-        cards.append(("perplexity", f"{last.get('validation_perplexity', float('nan')):.4f}", f"validation, {context}"))
+        cards.append(("validation loss", f"{loss:.4f}", f"{records.unit}, {context}"))
+        cards += [
+            (name.replace("_", " "), tables.shown(last.get(f"{VALIDATION}{name}")), f"validation, {context}")
+            for name in records.qualities
+        ]
     elif steps and steps[-1].get("loss") is not None:
-        cards.append(("training loss", f"{steps[-1]['loss']:.4f}", "nats a base, last step"))
+        cards.append(("training loss", f"{steps[-1]['loss']:.4f}", f"{records.unit}, last step"))
     if seconds:
         cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{show_duration(seconds)} of training"))
     cards += [

@@ -43,7 +43,7 @@ def loss(records: Records) -> str:
         Series(f"Markov, order {order}", [(ends[0], value), (ends[1], value)], 3 + number, dashed=True)
         for number, (order, value) in enumerate(markov.items())
     ]
-    return _chart(records, "Loss, nats a base", series, cut=_cut(points), wide=True)
+    return _chart(records, f"Loss, {records.unit}", series, cut=_cut(points), wide=True)
 
 
 def validation(records: Records) -> str:
@@ -54,7 +54,7 @@ def validation(records: Records) -> str:
         rows = [row for row in records.validations if row["context_length"] == length]
         series.append(Series(in_tokens(length), _points(records, rows, "validation_loss"), number % 8, marks=True))
     points = [point for one in series for point in one.points]
-    return _chart(records, "Validation loss, nats a base, by context length", series, cut=_cut(points), wide=True)
+    return _chart(records, f"Validation loss, {records.unit}, by context length", series, cut=_cut(points), wide=True)
 
 
 def steps(records: Records, charts: dict[str, tuple[str, int, dict[str, Any]]]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from hyena_ds.runs.records import Records, Row
+from hyena_ds.files.rows import is_number
+from hyena_ds.runs.records import VALIDATION, Records, Row
 from hyena_ds.text import in_tokens
 
 
@@ -22,14 +24,21 @@ def validation(records: Records) -> str:
     """The last validation at every context length, and the baselines."""
     last = {row["context_length"]: row for row in records.validations}
     cells = [
-        (f"HyenaDNA, context {in_tokens(length)}", f"{row['step']:,}", *_quality(row["validation_loss"]))
+        (
+            f"HyenaDNA, context {in_tokens(length)}",
+            f"{row['step']:,}",
+            *(shown(row.get(f"{VALIDATION}{name}")) for name in ("loss", *records.qualities)),
+        )
         for length, row in sorted(last.items())
     ]
     markov = (records.summary or {}).get("markov_losses") or {}
-    cells += [(f"Markov, order {order}", "", *_quality(loss)) for order, loss in markov.items()]
+    cells += [
+        (f"Markov, order {order}", "", shown(loss), *(shown(_of_loss(name, loss)) for name in records.qualities))
+        for order, loss in markov.items()
+    ]
     if not cells:
         return _none("no validation yet")
-    return _table(("", "step", "nats a base", "bits a base", "perplexity"), cells)
+    return _table(("", "step", records.unit, *(name.replace("_", " ") for name in records.qualities)), cells)
 
 
 def events(records: Records) -> str:
@@ -95,8 +104,14 @@ def _where(row: Row) -> str:
     )
 
 
-def _quality(loss: float) -> tuple[str, str, str]:
-    return f"{loss:.4f}", f"{loss / math.log(2):.4f}", f"{math.exp(min(loss, 700.0)):.4f}"
+def shown(value: Any) -> str:
+    """A loss or another measure."""
+    return f"{value:.4f}" if is_number(value) else ""
+
+
+def _of_loss(name: str, loss: float) -> float | None:
+    """What a language model's loss is in another measure; None for one that does not follow from it."""
+    return {"bits_per_base": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}.get(name)
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:

@@ -17,11 +17,13 @@ from hyena_ds.config.arithmetic import describe
 from hyena_ds.config.loading import dump_yaml, load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.files.rows import FAULTS, METRICS, STARTS, Row, Shape, read_lines, read_summary, read_text
+from hyena_ds.files.rows import FAULTS, METRICS, STARTS, Row, Shape, is_number, read_lines, read_summary, read_text
 from hyena_ds.redaction import kept, redacted
 from hyena_ds.runs.directory import CONFIG, RunDirectory
 from hyena_ds.text import counted
 
+UNIT = "nats a base"
+VALIDATION = "validation_"
 _LOG_LINES = 60
 
 
@@ -55,6 +57,18 @@ class Records:
     def step(self) -> int:
         """The last step that there is a row of."""
         return int(self.steps[-1]["step"]) if self.steps else 0
+
+    @property
+    def unit(self) -> str:
+        """What a loss is measured in; runs of older versions were all language models."""
+        return str(self.starts[-1].get("unit", UNIT)) if self.starts else UNIT
+
+    @property
+    def qualities(self) -> list[str]:
+        """What validations measure beside the loss: the columns of their rows, without `validation_`."""
+        columns = dict.fromkeys(name for row in self.validations for name, value in row.items() if is_number(value))
+        found = (name.removeprefix(VALIDATION) for name in columns if name.startswith(VALIDATION))
+        return [name for name in found if name != "loss"]
 
 
 def read_records(path: Path) -> Records:

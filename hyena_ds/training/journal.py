@@ -46,7 +46,8 @@ class Journal:
         """The row of this start in environment.jsonl."""
         if self._recorder is not None:
             try:
-                append_line(self._directory.environment, json.dumps(environment))
+                row = {**environment, "unit": self._task.unit}
+                append_line(self._directory.environment, json.dumps(row))
             except OSError as error:
                 self.say(f"{error.filename}: cannot be written ({error.strerror}); training goes on without it")
 

@@ -124,6 +124,20 @@ def test_a_run_that_is_not_complete_has_a_page_that_says_whether_it_failed(
     assert f"run {state}" in page.text and "6of 10" in page.text.replace("\n", "")
 
 
+def test_a_page_shows_what_the_run_of_another_task_measures_in_its_unit(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start = {**json.loads((run / "environment.jsonl").read_text().splitlines()[-1]), "unit": f"nats a sequence {EVIL}"}
+    (run / "environment.jsonl").write_text(json.dumps(start) + "\n")
+    row = {"step": 10, "stage": 1, "context_length": 64, "validation_loss": 0.5, "validation_accuracy": 0.8125}
+    odd = {"validation_note": EVIL, "validation_flag": True, "validation_list": [1]}
+    (run / "metrics.jsonl").write_text(json.dumps({**row, **odd}) + "\n")
+    (run / "summary.json").write_text(json.dumps(row))
+    text, page = page_of(run)
+    assert "accuracy0.8125validation, context 64" in page.text and "nats a sequence" in page.text
+    assert "perplexity" not in page.text and "Markov" not in page.text and "nats a base" not in page.text
+    assert "<script" not in text and not any(name in page.text for name in ("note", "flag", "list0"))
+
+
 def test_a_run_that_has_hardly_begun_or_is_of_an_older_version_has_a_page(tmp_path: Path) -> None:
     run = make_run(tmp_path, complete=False)
     for name in ("metrics.jsonl", "environment.jsonl", "faults.jsonl", "log.txt"):
