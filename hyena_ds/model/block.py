@@ -97,13 +97,12 @@ class _Spec:
         """This step's filter, in channel layout. One call of a block evaluates it at most once."""
         if self._k_dL is not None:
             return self._k_dL
-        layout = self.call.layout
+        layout, cache = self.call.layout, self.call.filters
 
         def evaluate() -> Tensor:
-            k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length)
+            k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length, cache.columns)
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
-        cache = self.call.filters
         keep = self.call.policy.keep_filter or cache.keeps
         self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep)
         return self._k_dL

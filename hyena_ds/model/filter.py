@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import tokens_of_a_chunk
 
-_COLUMNS = 32
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
 
 
@@ -74,16 +73,15 @@ class ImplicitFilter(nn.Module):
         return FilterWeights(*chain(*pairs, (self.output.weight, self.frequency)))
 
 
-def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Tensor:
-    """k (D, length), float32, without a graph. Raises ValueError beyond the maximum context."""
+def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int, columns: int = 1) -> Tensor:
+    """k (D, length), float32, without a graph; computed for a multiple of `columns` positions. Raises ValueError beyond the
+    maximum context."""
     if offset + length > shape.maximum_context:
         raise ValueError(
             f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
             "a longer context needs a model with a larger maximum_context"
         )
-    # Products of a few columns round otherwise than those of many: with whole runs of them a short filter is a longer one's
-    # prefix bit for bit.
-    padded = length + -length % _COLUMNS
+    padded = length + -length % columns
     k_Dl = empty((shape.width, padded), weights.frequency.device)
     with torch.autocast(k_Dl.device.type, enabled=False):
         for chunk in _chunks(shape, weights, offset, padded):

@@ -22,6 +22,9 @@ from hyena_ds.ops.large import empty_like
 class FilterCache:
     """One slot a block. Open it before the first micro step and close it before the parameters change."""
 
+    columns = 1
+    """Filters are evaluated for multiples of so many positions."""
+
     def __init__(self, micro_steps: int = 1):
         self.micro_steps = micro_steps
         self.micro_step = 0
@@ -61,6 +64,10 @@ class HeldFilters(FilterCache):
 
     All passes must cut a sequence into the same number of slices. There is no backward.
     """
+
+    columns = 32
+    """Products of a few columns round otherwise than those of many; so a short filter is a longer one's prefix bit for bit,
+    and no value depends on the sequences before."""
 
     @property
     def keeps(self) -> bool:

@@ -148,7 +148,7 @@ class EndFilters:
             assert isinstance(block, Block)
             k = block.operator.implicit_filter
             slot = self._held.slot(block.number)
-            slot.get(lambda k=k: evaluate_filter(k.shape, k.weights(), 0, length), length, True)  # type: ignore[misc]
+            slot.get(lambda k=k: evaluate_filter(k.shape, k.weights(), 0, length, self._held.columns), length, True)  # type: ignore[misc]
         return self._held
 
 

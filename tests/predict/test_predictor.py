@@ -108,10 +108,10 @@ def test_a_model_comes_from_a_run_a_checkpoint_or_a_weights_file(ranks: Ranks, t
     ranks(1).run(checkpoint_cases.save, directory=tmp_path / "checkpoints", zero_stage=1, steps=[1, 2])
     newest = tmp_path / "checkpoints" / "step-00000002"
     places = (tmp_path, newest, newest / "weights.safetensors")
-    found = [Predictor.load(place).logits(batches()[0]) for place in places]
+    found = [Predictor.load(place).logits(batches()[1]) for place in places]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert torch.equal(found[0], hyena_ds.load_model(tmp_path)(batches()[0]).detach())
-    older = hyena_ds.load_model(tmp_path / "checkpoints" / "step-00000001")(batches()[0])
+    assert torch.equal(found[0], hyena_ds.load_model(tmp_path)(batches()[1]).detach())
+    older = hyena_ds.load_model(tmp_path / "checkpoints" / "step-00000001")(batches()[1])
     assert not torch.equal(found[0], older)
     with pytest.raises(UserError, match=r"found no weights.safetensors; name a weights file, a checkpoint or a run"):
         hyena_ds.load_model(tmp_path / "nowhere")
