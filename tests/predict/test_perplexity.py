@@ -219,7 +219,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "genome.fa").write_text(">long\n" + "".join(generator.choice(list("ACGT"), 60_000)) + "\n")
     out = tmp_path / "out"
     words = ["perplexity", tmp_path / "weights.safetensors", tmp_path / "genome.fa", "--output", out]
-    words += ["--context", 64, "--block", 32, "--targets", 30_000, "--ranks", 2]
+    words += ["--context", 64, "--block", 32, "--targets", 30_000]
     assert set(check_kill(out, *words)) == FILES
 
 
