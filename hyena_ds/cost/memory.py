@@ -156,8 +156,8 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     parts["kept"] = filters + held
     parts["layer at work"] = 4 * unit
     always = dict(parts)
-    for held in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
-        parts[held.part] += held.size * held.number
+    for tensor in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
+        parts[tensor.part] += tensor.size * tensor.number
     parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
     if on_cpu:
         parts["slack"] = signal

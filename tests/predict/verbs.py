@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from hyena_ds.cli import main
@@ -59,6 +60,18 @@ def _lines(sequence: str) -> str:
 def run(*arguments: object) -> int:
     """`hyena-ds ARGUMENTS` in this process; its exit code."""
     return main([str(argument) for argument in arguments])
+
+
+def check_refused(
+    capfd: pytest.CaptureFixture[str], said: str, *arguments: object, after_all_parts: bool = False
+) -> None:
+    """`hyena-ds ARGUMENTS` ends with a sentence, and leaves nothing of an output called out in the working directory, but
+    its parts where they were all there before."""
+    capfd.readouterr()
+    assert run(*arguments) == 2
+    error = capfd.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert [path.suffix for path in Path().glob("out*")] == [".parts"] * after_all_parts
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
