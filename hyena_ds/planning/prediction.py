@@ -23,7 +23,7 @@ from hyena_ds.cost.devices import GIB
 from hyena_ds.cost.memory import predict_memory
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
-from hyena_ds.predict.options import MODEL
+from hyena_ds.predict.options import MODEL, check_model
 from hyena_ds.text import aligned, number
 
 _NAMES = {"weights and optimizer": "weights", "kept": "filters", "layer at work": "activations"}
@@ -73,8 +73,7 @@ def _config(parsed: argparse.Namespace) -> ModelConfig:
     if parsed.model is not None:
         if parsed.width or parsed.layers:
             raise UserError("--width, --layers: found a MODEL too, whose shape is known; leave them out")
-        if not Path(parsed.model).exists():
-            raise UserError(f"{parsed.model}: no such model; name a run, a checkpoint or a weights file")
+        check_model(Path(parsed.model))
         from hyena_ds.checkpoints.weights import load_model
 
         return load_model(parsed.model).config

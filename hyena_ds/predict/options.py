@@ -122,14 +122,17 @@ def options_of(parsed: argparse.Namespace, suffixes: Sequence[str]) -> Options:
         raise UserError(
             f"--sequence-parallel: found {options.sequence_parallel}, wanted a divisor of --ranks {options.ranks}"
         )
-    if not options.model.exists():
-        raise UserError(
-            f"{options.model}: no such model; name a run, a checkpoint, a weights file or a folder with one"
-        )
+    check_model(options.model)
     check_output(options.output, suffixes, "--output")
     if options.json is not None:
         check_output(options.json, ("",), "--json")
     return options
+
+
+def check_model(path: Path) -> None:
+    """Raise UserError where there is nothing at `path`."""
+    if not path.exists():
+        raise UserError(f"{path}: no such model; name a run, a checkpoint, a weights file or a folder with one")
 
 
 def check_output(path: Path, suffixes: Sequence[str], option: str) -> None:

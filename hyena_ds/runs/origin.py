@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.checkpoints.directory import latest_checkpoint
-from hyena_ds.checkpoints.manifest import MANIFEST, Checkpoint, Record, read_checkpoint
+from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, Checkpoint, Record, read_checkpoint
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.errors import UserError
 from hyena_ds.files.rows import METRICS, STARTS, Row, read_rows, read_summary
@@ -71,10 +71,11 @@ def find_origin(path: str | Path) -> Origin | None:
 def find_checkpoint(path: str | Path) -> Checkpoint | None:
     """The checkpoint whose weights `path` means; None for weights that stand alone. Raises UserError where it is damaged."""
     path = Path(path)
-    if path.is_file():
-        path = path.parent
-    if os.path.lexists(path / MANIFEST):
-        return read_checkpoint(path)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
+    if path.name == WEIGHTS or os.path.lexists(path / MANIFEST):
+        folder = path.parent if path.name == WEIGHTS else path
+        return read_checkpoint(folder) if os.path.lexists(folder / MANIFEST) else None
     return latest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
 
 
