@@ -139,8 +139,9 @@ def held_filters(config: ModelConfig, context_length: int, sequence_parallel: in
     return _FLOAT32 * config.layers * (config.width // sequence_parallel) * context_length
 
 
-def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0) -> Memory:
-    """The peak of one rank that runs forward passes of `shape`; `results` are bytes of what a verb makes of the hidden states.
+def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: float = 0.0) -> Memory:
+    """The peak of one rank that runs forward passes of `shape`; `results` are bytes of what a verb makes of the hidden states,
+    `held` of what it has beside the pass.
 
     A CPU's large tensors leave blocks that stay for the next layer (ops/large.py): four activations, one signal.
     """
@@ -152,11 +153,11 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0) -> Memo
     parts = dict.fromkeys(PARTS, 0.0)
     parts["process"] = _PREDICTING if on_cpu else _PREDICTING_ON_DEVICE
     parts["weights and optimizer"] = float(_FLOAT32 * parameters(shape.config))
-    parts["kept"] = filters
+    parts["kept"] = filters + held
     parts["layer at work"] = 4 * unit
     always = dict(parts)
-    for held in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
-        parts[held.part] += held.size * held.number
+    for tensor in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
+        parts[tensor.part] += tensor.size * tensor.number
     parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
     if on_cpu:
         parts["slack"] = signal

@@ -23,6 +23,7 @@ from hyena_ds.cost.devices import GIB
 from hyena_ds.cost.memory import predict_memory
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
+from hyena_ds.predict.options import MODEL, check_model
 from hyena_ds.text import aligned, number
 
 _NAMES = {"weights and optimizer": "weights", "kept": "filters", "layer at work": "activations"}
@@ -30,9 +31,7 @@ _NAMES = {"weights and optimizer": "weights", "kept": "filters", "layer at work"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds plan predict`."""
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="run, checkpoint or weights file; or --width, --layers"
-    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"{MODEL}; or --width, --layers")
     add_option(
         parser, "--width", None, "channels of a model that is not there yet", type=whole_number, shown="the model's"
     )
@@ -55,7 +54,7 @@ def run(parsed: argparse.Namespace) -> int:
     context = parsed.context or config.maximum_context
     if context > config.maximum_context:
         raise UserError(
-            f"--context: found {context:,}, wanted at most the model's maximum_context {config.maximum_context:,}"
+            f"--context: found {context:,}, wanted 1 to the model's maximum_context {config.maximum_context:,}"
         )
     if config.width % P:
         raise UserError(f"--sequence-parallel: found {P}, wanted a divisor of the model's width {config.width}")
@@ -74,8 +73,7 @@ def _config(parsed: argparse.Namespace) -> ModelConfig:
     if parsed.model is not None:
         if parsed.width or parsed.layers:
             raise UserError("--width, --layers: found a MODEL too, whose shape is known; leave them out")
-        if not Path(parsed.model).exists():
-            raise UserError(f"{parsed.model}: no such model; name a run, a checkpoint or a weights file")
+        check_model(Path(parsed.model))
         from hyena_ds.checkpoints.weights import load_model
 
         return load_model(parsed.model).config

@@ -103,11 +103,6 @@ class Decoder:
             self.short_bias_s11C = torch.stack(biases)[:, None, None]
             self.filters = OnlineFilter(torch.cat(filters))
 
-    @property
-    def state_bytes(self) -> int:
-        """Memory of a sequence under way."""
-        return self.filters.k_RN.nbytes
-
     def start(self, prefixes: Sequence[Prefix]) -> Decoding:
         """Sequences that go on from their prompts together."""
         return Decoding(self, prefixes)

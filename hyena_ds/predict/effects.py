@@ -74,8 +74,12 @@ class Effects:
         ends_BS = torch.from_numpy(np.stack(rows).astype(np.int64))
         at_B = torch.tensor([each.site.first - at for each, at in zip(placed, starts, strict=True)])
         head_VD = self._predictor.model.backbone.embedding.weight
-        most = self._batch or max(1, self._tokens_at_once() // length)
+        most = self.ends_at_once(length)
         return prefix.score(begins, ends_BS, lambda ends: measures(ends, at_B[ends.numbers], head_VD), most).cpu()
+
+    def ends_at_once(self, length: int) -> int:
+        """Ends of so many tokens that a rank computes together."""
+        return self._batch or max(1, self._tokens_at_once() // length)
 
     def _prefix(self, strand: Strand, window: int, kept_from: int) -> SharedPrefix:
         wanted = (strand, window, kept_from)

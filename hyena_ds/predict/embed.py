@@ -83,13 +83,13 @@ def _embed(parsed: argparse.Namespace) -> int:
         check_readable(source)
     if bed is not None:
         check_file(bed, "BED", "name an existing BED")
-    from hyena_ds.predict.session import STOPPED_CODE, start
+    from hyena_ds.predict.session import start
 
-    def work(session: Session) -> int:
-        embedding = _Embedding(session, source, bed, parsed.strand, parsed.layer, parsed.pool)
-        return 0 if embedding.run() else STOPPED_CODE
-
-    return start(parsed, options, work)
+    return start(
+        parsed,
+        options,
+        lambda session: _Embedding(session, source, bed, parsed.strand, parsed.layer, parsed.pool).run(),
+    )
 
 
 class _Embedding:
@@ -99,19 +99,13 @@ class _Embedding:
         self._session, self._options = session, session.options
         self._source, self._bed, self._strand, self._pool = source, bed, strand, pool
         self._predictor = session.load()
-        config = self._predictor.model.config
-        self._layer = _layer(layer, config.layers)
-        self._context = self._options.context or config.maximum_context
-        if self._context > config.maximum_context:
-            raise UserError(
-                f"--context: found {self._context:,}, wanted at most the model's maximum_context {config.maximum_context:,}"
-            )
+        self._layer = _layer(layer, self._predictor.model.config.layers)
+        self._context = session.context(self._predictor)
         self._parts = Parts(self._options.output)
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
-        with self._session.claimed(self._parts, self._settings()) as wanted:
-            return not wanted or self._work()
+        return self._session.in_parts(self._parts, self._settings(), self._work)
 
     def _work(self) -> bool:
         from hyena_ds.predict.windows import PART_BASES, Window, into_parts
@@ -123,7 +117,7 @@ class _Embedding:
         windows = [Window(number, 0, length, 0) for number, length in enumerate(lengths)]
         parts = into_parts(windows, PART_BASES if POOLS[self._pool] else max(1, _PART_NUMBERS // config.width))
         kept = 4 * (config.width * 2 if POOLS[self._pool] is None else _CHANNELS * 4)
-        session.agreed(lambda: session.plan(config, lengths, kept))
+        session.plan(config, session.largest_pass(lengths, kept))
         if not session.work_through(self._parts, len(parts), lambda n: self._part(rows, parts[n]), "embed"):
             return False
         session.summary(session.on_rank_zero(lambda: self._finish(rows, len(parts))))
@@ -152,16 +146,13 @@ class _Embedding:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "verb": "embed",
-            "model": self._session.model_hash(),
+            **self._session.settings("embed"),
             "input": described(self._source),
             "regions": None if self._bed is None else described(self._bed),
             "strand": self._strand,
             "layer": "last" if self._layer is None else self._layer,
             "pool": self._pool,
             "context": self._context,
-            "batch": self._options.batch,
-            "precision": self._options.precision,
             "output": self._options.output.suffix,
         }
 

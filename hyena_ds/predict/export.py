@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, sync_directory, write_whole
+from hyena_ds.predict.options import add_model
 from hyena_ds.runs.origin import Origin, find_origin
 from hyena_ds.text import in_tokens
 
@@ -25,7 +26,7 @@ FORMATS = ("huggingface", "published")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `hyena-ds export`; sets `run`, a function of the parsed arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint or a weights file")
+    add_model(parser)
     parser.add_argument("output", metavar="OUT", help="folder to write; must not exist yet")
     parser.add_argument(
         "--format",
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(parsed: argparse.Namespace) -> int:
     output = Path(parsed.output)
-    config, files = export(parsed.model, output, parsed.format)
+    config, files = export(parsed.model, output, parsed.format, parsed.shift)
     for name, size in files.items():
         print(f"{size:>13,}  {name}")
     print(
@@ -48,7 +49,9 @@ def _export(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def export(model: str | Path, output: Path, form: str) -> tuple[ModelConfig, dict[str, int]]:
+def export(
+    model: str | Path, output: Path, form: str, shift: float | None = None
+) -> tuple[ModelConfig, dict[str, int]]:
     """Write the folder `output`, whole or not at all; (the model's shape, bytes of each file by name).
 
     Raises UserError where there is no model, or something has this name already; OSError where it cannot be written.
@@ -60,7 +63,7 @@ def export(model: str | Path, output: Path, form: str) -> tuple[ModelConfig, dic
 
     if os.path.lexists(output):
         raise UserError(f"{output}: exists already, wanted a new folder; name another, or remove it")
-    loaded = load_model(model)
+    loaded = load_model(model, shift)
     origin = find_origin(model)
     config = _with_dropout(loaded.config, origin)
     parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import LocalError
 from hyena_ds.genome.tokenizer import LETTERS
 from hyena_ds.predict.decoder import Decoder
@@ -45,7 +46,7 @@ def generate(
         return
     predictor.filters(max(len(prompt.token_ids) for prompt in prompts) + tokens)
     decoder, ranks = Decoder(predictor, tokens), predictor.exchange.size
-    at_once = ranks * max(1, min(batch, _MOST_BYTES // decoder.state_bytes))
+    at_once = ranks * prompts_at_once(predictor.model.config, tokens, batch)
     for first in range(0, len(prompts), at_once):
         own = []
         for place, prompt in enumerate(prompts[first : first + at_once]):
@@ -54,6 +55,16 @@ def generate(
                 own.append((prompt, prefix))
         if own:
             yield from _continued(decoder, own, tokens, sampling, progress)
+
+
+def state_bytes(config: ModelConfig, tokens: int) -> int:
+    """Memory of a prompt's state, for so many `tokens` to come; the decoder's filters take as much."""
+    return 4 * config.layers * config.width * tokens
+
+
+def prompts_at_once(config: ModelConfig, tokens: int, batch: int) -> int:
+    """Prompts that a rank decodes together."""
+    return max(1, min(batch, _MOST_BYTES // state_bytes(config, tokens)))
 
 
 def _continued(

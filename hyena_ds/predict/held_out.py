@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyena_ds.checkpoints.manifest import MANIFEST, read_checkpoint
-from hyena_ds.checkpoints.weights import find_weights
 from hyena_ds.config.remote import is_afar
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.data.shards import ShardIndex, read_index
 from hyena_ds.errors import UserError
 from hyena_ds.predict.windows import Region, Window
 from hyena_ds.redaction import shown
+from hyena_ds.runs.origin import find_checkpoint, run_of
 
 Spans = Mapping[str, Sequence[tuple[int, int]]]
 """Bases [start, end) by chromosome, on the forward strand."""
@@ -133,11 +132,10 @@ def _same(one: str, other: str) -> bool:
 
 def _training_of(model: Path) -> tuple[dict[str, Spans], str | None]:
     """(training bases by assembly, the weights that training began from). Raises UserError where they are not known."""
-    directory = find_weights(model).parent
-    if not (directory / MANIFEST).is_file():
+    checkpoint = find_checkpoint(model)
+    if checkpoint is None:
         raise UserError(f"{model}: weights on their own, without the run that trained them")
-    checkpoint = read_checkpoint(directory)
-    run = directory.absolute().parent.parent
+    run = run_of(checkpoint)
     listed = read_shard_list(run / SHARDS)
     if listed is None or listed.digest != checkpoint.manifest.shards:
         found = "there is no list" if listed is None else "found another list"

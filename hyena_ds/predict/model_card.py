@@ -43,7 +43,8 @@ print(tokenizer.decode(more[0]))
 ```
 
 `AutoModel` gives hidden states alone, `AutoModelForSequenceClassification` with `num_labels=N` a classifier whose last layer is
-new: train it. `trust_remote_code` runs `modeling_hyenadna.py` of this folder; it needs torch and transformers.
+new: train it. `trust_remote_code` runs `configuration_hyenadna.py` and `modeling_hyenadna.py` of this folder, which need torch and
+transformers.
 
 - A token is a letter: A, C, G, T or N. Everything else, lower case too, is `[UNK]`: write bases in upper case.
 - Batches are padded on the right, and pass their attention mask; for `generate`, prompts of several lengths are padded on the left

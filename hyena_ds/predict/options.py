@@ -16,6 +16,7 @@ from hyena_ds.config.limits import MOST_CONTEXT, MOST_LOCAL_RANKS, MOST_SEQUENCE
 from hyena_ds.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
+MODEL = "run, checkpoint, weights file, or published or Hugging Face folder"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Options:
     """Processes that share a sequence."""
     precision: str
     """Arithmetic of projections and MLP: float32 or bfloat16."""
+    shift: float | None
+    """The filter's shift; None: what the weights say, else what predicts a real sequence better."""
     json: Path | None
     """File for a summary of the run."""
     resume: bool
@@ -44,16 +47,34 @@ class Options:
     """Begin again, whatever is there."""
 
 
-def add_options(parser: argparse.ArgumentParser, output: str) -> None:
-    """Add the model and the options of `Options` to a verb's parser; `output` is the help of --output."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model, and how its weights are read, to a verb's parser."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
-        "model", metavar="MODEL", help="run, checkpoint, weights file, or published or Hugging Face folder"
+        "--shift",
+        type=float,
+        metavar="S",
+        help="the filter's shift: 0.05 in the published inference code, 0 in the training code (default: what the weights "
+        "say, else what predicts a real sequence better)",
     )
-    parser.add_argument("--output", required=True, metavar="PATH", help=output)
-    parser.add_argument("--context", type=whole_number, metavar="N", help="most bases that a pass looks at")
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    output: str,
+    output_is_required: bool = True,
+    batch: str = "sequences of a pass (default: by their length)",
+) -> None:
+    """Add the model and the options of `Options` to a verb's parser; `output` and `batch` are the help of these options."""
+    add_model(parser)
+    parser.add_argument("--output", required=output_is_required, metavar="PATH", help=output)
     parser.add_argument(
-        "--batch", type=whole_number, metavar="N", help="sequences of a pass (default: by their length)"
+        "--context",
+        type=whole_number,
+        metavar="N",
+        help="most bases that a pass looks at (default: the model's maximum)",
     )
+    parser.add_argument("--batch", type=whole_number, metavar="N", help=batch)
     parser.add_argument("--ranks", type=whole_number, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--sequence-parallel",
@@ -62,7 +83,12 @@ def add_options(parser: argparse.ArgumentParser, output: str) -> None:
         metavar="P",
         help="processes that share a sequence (default: 1)",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="arithmetic of projections and MLP")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="arithmetic of projections and MLP (default: float32)",
+    )
     parser.add_argument("--json", metavar="PATH", help="write a summary: counts, settings, speed, memory")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -83,6 +109,7 @@ def options_of(parsed: argparse.Namespace, suffixes: Sequence[str]) -> Options:
         ranks=parsed.ranks,
         sequence_parallel=parsed.sequence_parallel,
         precision=parsed.precision,
+        shift=parsed.shift,
         json=None if parsed.json is None else Path(parsed.json),
         resume=parsed.resume,
         overwrite=parsed.overwrite,
@@ -95,12 +122,17 @@ def options_of(parsed: argparse.Namespace, suffixes: Sequence[str]) -> Options:
         raise UserError(
             f"--sequence-parallel: found {options.sequence_parallel}, wanted a divisor of --ranks {options.ranks}"
         )
-    if not options.model.exists():
-        raise UserError(
-            f"{options.model}: no such model; name a run, a checkpoint, a weights file or a folder with one"
-        )
+    check_model(options.model)
     check_output(options.output, suffixes, "--output")
+    if options.json is not None:
+        check_output(options.json, ("",), "--json")
     return options
+
+
+def check_model(path: Path) -> None:
+    """Raise UserError where there is nothing at `path`."""
+    if not path.exists():
+        raise UserError(f"{path}: no such model; name a run, a checkpoint, a weights file or a folder with one")
 
 
 def check_output(path: Path, suffixes: Sequence[str], option: str) -> None:

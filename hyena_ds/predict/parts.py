@@ -33,6 +33,13 @@ def need(package: str, extra: str) -> Any:
         raise UserError(f"{package} is not installed; pip install 'hyena-ds[{extra}]'") from None
 
 
+def is_whole(output: Path, resume: bool) -> bool:
+    """Whether an output is there and may stay as it is. Raises UserError where it is there, and `resume` does not say so."""
+    if output.exists() and not resume:
+        raise UserError(f"{output}: exists already; name another output, or begin again with --overwrite")
+    return output.exists()
+
+
 class Parts:
     """The parts of one output."""
 
@@ -56,10 +63,8 @@ class Parts:
                     f"{self.directory}: found parts of other settings ({different}), wanted those of this command; repeat that "
                     "command, or begin again with --overwrite"
                 )
-        elif self.output.exists():
-            if resume:
-                return False
-            raise UserError(f"{self.output}: exists already; name another output, or begin again with --overwrite")
+        elif is_whole(self.output, resume):
+            return False
         self.directory.mkdir(exist_ok=True)
         write_whole(found, described)
         return True

@@ -88,12 +88,13 @@ def _perplexity(parsed: argparse.Namespace) -> int:
             check_file(bed, "BED", "name an existing BED")
     need("pyarrow", "predict")
     need("matplotlib", "plots")
-    from hyena_ds.predict.session import STOPPED_CODE, start
+    from hyena_ds.predict.session import start
 
-    def work(session: Session) -> int:
-        return 0 if _Perplexity(session, inputs, parsed.targets, parsed.block, parsed.segment).run() else STOPPED_CODE
-
-    return start(parsed, options, work)
+    return start(
+        parsed,
+        options,
+        lambda session: _Perplexity(session, inputs, parsed.targets, parsed.block, parsed.segment).run(),
+    )
 
 
 def _check_directory(output: Path) -> None:
@@ -117,12 +118,7 @@ class _Perplexity:
 
         self._session, self._options, self._inputs = session, session.options, inputs
         self._predictor = session.load()
-        maximum = self._predictor.model.config.maximum_context
-        context = self._options.context or maximum
-        if not _LEAST_CONTEXT <= context <= maximum:
-            raise UserError(
-                f"--context: found {context:,}, wanted {_LEAST_CONTEXT} to the model's maximum_context {maximum:,}"
-            )
+        context = session.context(self._predictor, _LEAST_CONTEXT)
         fits = min(block, context // 2)
         segment = segment or min(256, max(1, context // 4), fits)
         if segment > fits:
@@ -134,20 +130,16 @@ class _Perplexity:
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
-        with self._session.claimed(self._parts, self._settings()) as wanted:
-            return not wanted or self._work()
+        return self._session.in_parts(self._parts, self._settings(), self._work)
 
     def _settings(self) -> dict[str, Any]:
         from hyena_ds.predict.score import described
 
         files = vars(self._inputs).items()
         return {
-            "verb": "perplexity",
-            "model": self._session.model_hash(),
+            **self._session.settings("perplexity"),
             **{name: described(file) if isinstance(file, Path) else file for name, file in files},
             **vars(self._plan),
-            "batch": self._options.batch,
-            "precision": self._options.precision,
         }
 
     def _work(self) -> bool:
@@ -172,6 +164,8 @@ class _Perplexity:
             _say_what_was_seen(verdict, seen)
         measurement = Measurement(self._predictor, genome, regions, plan, self._options.batch)
         parts = plan.in_parts(blocks)
+        passes = plan.windows_at_once(max(len(part) for part in parts))
+        session.plan(self._predictor.model.config, *(session.largest_pass(lengths) for lengths in passes))
         if not session.work_through(
             self._parts, len(parts), lambda number: _table(measurement.rows(parts[number])), "perplexity"
         ):

@@ -71,9 +71,15 @@ class Predictor:
         )
 
     @classmethod
-    def load(cls, path: str | Path, exchange: Exchange | None = None, device: str | torch.device = "cpu") -> Predictor:
-        """A Predictor of a weights file, a checkpoint or a run. Raises UserError where there are no weights."""
-        return cls(load_model(path).to(device), exchange)
+    def load(
+        cls,
+        path: str | Path,
+        exchange: Exchange | None = None,
+        device: str | torch.device = "cpu",
+        shift: float | None = None,
+    ) -> Predictor:
+        """A Predictor of whatever `load_model` opens, with the filter's `shift` as there. Raises UserError as it does."""
+        return cls(load_model(path, shift).to(device), exchange)
 
     @property
     def device(self) -> torch.device:

@@ -82,10 +82,12 @@ def prefill(predictor: Predictor, token_ids_L: Tensor, tokens: int, owner: int =
     return Prefix(torch.cat(ahead_RN, 1).flatten(0, 1), projected_2sC, few[-logits_V.numel() :])
 
 
-def check_fits(maximum: int, prompt: int, tokens: int, where: str = "") -> None:
-    """Raise UserError where a prompt and so many tokens after it are longer than the model's maximum context."""
-    if prompt + tokens > maximum:
+def check_fits(
+    context: int, prompt: int, tokens: int, where: str = "", limit: str = "the model's maximum_context"
+) -> None:
+    """Raise UserError where a prompt and so many tokens after it are longer than a context, which `limit` names."""
+    if prompt + tokens > context:
         raise UserError(
-            f"{where}found a prompt of {prompt:,} bases and {tokens:,} to generate, wanted at most {maximum:,} together, the "
-            "model's maximum_context; shorten the prompt, generate fewer, or extend the model"
+            f"{where}found a prompt of {prompt:,} bases and {tokens:,} to generate, wanted at most {context:,} together, "
+            f"{limit}; shorten the prompt, generate fewer, or extend the model"
         )

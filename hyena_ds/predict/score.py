@@ -76,12 +76,11 @@ def _score(parsed: argparse.Namespace) -> int:
     check_readable(fasta)
     if bed is not None:
         check_file(bed, "BED", "name an existing BED")
-    from hyena_ds.predict.session import STOPPED_CODE, start
+    from hyena_ds.predict.session import start
 
-    def work(session: Session) -> int:
-        return 0 if _Scoring(session, fasta, bed, parsed.strand, parsed.stride, per_base).run() else STOPPED_CODE
-
-    return start(parsed, options, work)
+    return start(
+        parsed, options, lambda session: _Scoring(session, fasta, bed, parsed.strand, parsed.stride, per_base).run()
+    )
 
 
 @dataclass
@@ -113,20 +112,14 @@ class _Scoring:
         self._session, self._options, self._per_base = session, session.options, per_base
         self._fasta, self._bed, self._strand = fasta, bed, strand
         self._predictor = session.load()
-        maximum = self._predictor.model.config.maximum_context
-        self._context = self._options.context or maximum
-        if self._context > maximum:
-            raise UserError(
-                f"--context: found {self._context:,}, wanted at most the model's maximum_context {maximum:,}"
-            )
+        self._context = session.context(self._predictor)
         check_count("--stride", stride, self._context)
         self._stride = stride or max(1, self._context // 2)
         self._parts = Parts(self._options.output)
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
-        with self._session.claimed(self._parts, self._settings()) as wanted:
-            return not wanted or self._work()
+        return self._session.in_parts(self._parts, self._settings(), self._work)
 
     def _work(self) -> bool:
         from hyena_ds.predict.windows import into_parts, regions_of, windows_of
@@ -137,9 +130,8 @@ class _Scoring:
         regions = session.agreed(lambda: regions_of(genome, self._bed, strands))
         windows = windows_of(regions, self._context, self._stride)
         parts = into_parts(windows)
-        session.agreed(
-            lambda: session.plan(self._predictor.model.config, [window.last - window.first for window in windows])
-        )
+        lengths = [window.last - window.first for window in windows]
+        session.plan(self._predictor.model.config, session.largest_pass(lengths))
         if self._per_base is not None:
             session.agreed(lambda: check_disjoint(regions))
         if not session.work_through(self._parts, len(parts), lambda n: self._part(genome, regions, parts[n]), "score"):
@@ -148,17 +140,13 @@ class _Scoring:
         return True
 
     def _settings(self) -> dict[str, Any]:
-        session = self._session
         return {
-            "verb": "score",
-            "model": session.model_hash(),
+            **self._session.settings("score"),
             "fasta": described(self._fasta),
             "regions": None if self._bed is None else described(self._bed),
             "strand": self._strand,
             "context": self._context,
             "stride": self._stride,
-            "batch": self._options.batch,
-            "precision": self._options.precision,
             "per_base": None if self._per_base is None else str(self._per_base),
         }
 

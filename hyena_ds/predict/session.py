@@ -14,8 +14,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,13 +28,14 @@ from hyena_ds.cost.devices import GIB
 from hyena_ds.cost.memory import predict_memory
 from hyena_ds.cost.shape import Precision, StepShape
 from hyena_ds.data.shards import sha256_of
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.fasta import Genome, open_genome
 from hyena_ds.parallel.agreement import agreed, from_rank_zero
 from hyena_ds.parallel.devices import (
     Compute,
-    device_count,
+    broken_collective,
+    compute_alone,
     largest_of_ranks,
     machine_memory_gib,
     peak_memory_gib,
@@ -56,17 +58,39 @@ T = TypeVar("T")
 
 STOPPED_CODE = 75
 """Exit code of a command that was asked to stop, and that goes on when it is repeated."""
+_LONGEST_WAIT = timedelta(days=7)
+"""For ranks whose share is done before the others'; of one that ends, the launcher ends the others."""
 _LONGEST_FASTA = 1 << 40
 _FAR_ABOVE = 1.25
 """Times the memory of a machine: up to there the estimate may be wrong."""
 
 
-def start(parsed: argparse.Namespace, options: Options, work: Callable[[Session], int]) -> int:
-    """Run `work` here, or start this command's ranks, in which it runs; returns the exit code."""
+class Pass(NamedTuple):
+    """A forward pass, for its memory."""
+
+    sequences: int
+    length: int
+    """Tokens of each."""
+    results: float = 0.0
+    """Bytes of what comes of it."""
+    held: float = 0.0
+    """Bytes that a rank has beside it."""
+    is_cut: bool = True
+    """Whether the ranks of a sequence group share it; else each has one of its own."""
+
+
+def start(parsed: argparse.Namespace, options: Options, work: Callable[[Session], bool]) -> int:
+    """Run `work` here, or start this command's ranks, in which it runs; returns the exit code: whether `work` says that all
+    is done."""
     if options.ranks > 1 and not under_launcher():
         return start_local_ranks(parsed.typed, options.ranks)
     with _session(options) as session:
-        return work(session)
+        try:
+            return 0 if work(session) else STOPPED_CODE
+        except Exception as error:
+            if not broken_collective(error):
+                raise
+            raise LocalError(f"rank {session.rank}: another rank has ended, which says why; correct that") from None
 
 
 class Session:
@@ -81,12 +105,26 @@ class Session:
 
     def load(self) -> Predictor:
         """The model of the options on this rank's device. Collective."""
-        model = self.agreed(lambda: load_model(self.options.model)).to(self.device)
+        model = self.agreed(lambda: load_model(self.options.model, self.options.shift)).to(self.device)
         return Predictor(model, self._exchange, getattr(torch, self.options.precision))
 
-    def model_hash(self) -> str:
-        """SHA-256 of the weights file."""
-        return sha256_of(find_weights(self.options.model))
+    def context(self, predictor: Predictor, least: int = 1) -> int:
+        """Most bases that a pass looks at. Raises UserError for fewer than `least`, or more than the model takes."""
+        maximum = predictor.model.config.maximum_context
+        context = self.options.context or maximum
+        if not least <= context <= maximum:
+            raise UserError(f"--context: found {context:,}, wanted {least} to the model's maximum_context {maximum:,}")
+        return context
+
+    def settings(self, verb: str) -> dict[str, Any]:
+        """What every verb's results depend on, but for its own options."""
+        return {
+            "verb": verb,
+            "model": sha256_of(find_weights(self.options.model)),
+            "shift": self.options.shift,
+            "batch": self.options.batch,
+            "precision": self.options.precision,
+        }
 
     def genome(self, source: Path, parts: Parts, name: str = "genome") -> Genome:
         """A FASTA that was checked and indexed by rank 0, in the directory `name` of the parts. Collective."""
@@ -104,17 +142,23 @@ class Session:
         """Whether this rank writes what its sequence group has found."""
         return self._topology.index(self.rank) == 0
 
-    def plan(self, config: ModelConfig, lengths: Sequence[int], results: float = 0.0) -> None:
-        """Say what the largest pass over sequences of these lengths needs; `results` are bytes a token of what comes of it.
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Those of the items that this rank's sequence group works on."""
+        return items[self._topology.row(self.rank) :: self._topology.data_parallel]
 
-        Raises UserError where that is far above what this machine has.
-        """
-        on_cpu, P = self.device.type == "cpu", self.options.sequence_parallel
-        numbers = into_batches(lengths, self.options.batch, on_cpu)[0]
-        B, L = len(numbers), -(-lengths[numbers[0]] // P) * P
-        precision: Precision = "bfloat16" if self.options.precision == "bfloat16" else "float32"
-        shape = StepShape(config, L, B, sequence_parallel=P, precision=precision)
-        each = predict_memory(shape, on_cpu, results * B * L).total / GIB
+    def largest_pass(self, lengths: Sequence[int], results: float = 0.0) -> Pass:
+        """The first that sequences of these lengths are batched into; `results` are bytes a token of what comes of it."""
+        numbers = into_batches(lengths, self.options.batch, self.device.type == "cpu")[0]
+        B, L = len(numbers), lengths[numbers[0]]
+        return Pass(B, L, results * B * L)
+
+    def plan(self, config: ModelConfig, *passes: Pass) -> None:
+        """Say what the pass that needs most needs. Raises UserError where that is far above what this machine has. Collective."""
+        self.agreed(lambda: self._plan(config, passes))
+
+    def _plan(self, config: ModelConfig, passes: Sequence[Pass]) -> None:
+        on_cpu = self.device.type == "cpu"
+        each, B, L = max((self._memory(config, one) / GIB, one.sequences, one.length) for one in passes)
         has, here = machine_memory_gib(self._compute), self.ranks if on_cpu else 1
         if self.rank == 0:
             say(
@@ -128,6 +172,13 @@ class Session:
                 "smaller --batch or --context, or more ranks with --sequence-parallel on a larger machine"
             )
 
+    def _memory(self, config: ModelConfig, one: Pass) -> float:
+        """Bytes that a rank needs for a pass."""
+        P = self.options.sequence_parallel if one.is_cut else 1
+        precision: Precision = "bfloat16" if self.options.precision == "bfloat16" else "float32"
+        shape = StepShape(config, -(-one.length // P) * P, one.sequences, sequence_parallel=P, precision=precision)
+        return predict_memory(shape, self.device.type == "cpu", one.results, one.held).total
+
     def agreed(self, work: Callable[[], T]) -> T:
         """`work` on every rank; a problem of one is raised by all. Collective."""
         return agreed(work) if self.ranks > 1 else work()
@@ -136,17 +187,16 @@ class Session:
         """The (picklable) result of `work` on rank 0, on every rank; its problem is raised by all. Collective."""
         return from_rank_zero(work) if self.ranks > 1 else work()
 
-    @contextmanager
-    def claimed(self, parts: Parts, settings: dict[str, Any]) -> Iterator[bool]:
-        """Make `parts` ready; gives False where there is nothing to do. Collective.
+    def in_parts(self, parts: Parts, settings: dict[str, Any], work: Callable[[], bool]) -> bool:
+        """Make `parts` ready, and do `work`, unless its output is whole already; whether all is done. Collective.
 
-        Where the block fails before a part is there, nothing of them remains.
+        Where it fails before a part is there, nothing of them remains.
         """
         wanted = self.on_rank_zero(lambda: parts.claim(settings, self.options.resume, self.options.overwrite))
         if not wanted and self.rank == 0:
             say(f"{parts.output} is complete already")
         try:
-            yield wanted
+            return not wanted or work()
         except UserError:
             if self.rank == 0 and parts.are_empty():
                 parts.remove()
@@ -159,10 +209,9 @@ class Session:
             dist.barrier()  # nobody writes before all have looked
         if self.rank == 0 and len(missing) < count:
             say(f"{count - len(missing)} of {count} parts are there already")
-        groups, row = self._topology.data_parallel, self._topology.row(self.rank)
         stopped = False
         # The bar is of rank 0's share, which is everybody's but for one part.
-        for number in tqdm(missing[row::groups], desc=what, unit="part", disable=None if self.rank == 0 else True):
+        for number in tqdm(self.share(missing), desc=what, unit="part", disable=None if self.rank == 0 else True):
             if stopped := self._asked_to_stop():
                 break
             table = work(number)
@@ -205,11 +254,9 @@ class Session:
 def _session(options: Options) -> Iterator[Session]:
     """A session of this process alone, or of the launcher's ranks."""
     if not under_launcher():
-        device = torch.device("cuda", 0) if device_count() else torch.device("cpu")
-        compute = Compute(device, "", 0, 1, 0)
-        yield Session(options, compute, Topology(1, 1), Exchange())
+        yield Session(options, compute_alone(), Topology(1, 1), Exchange())
         return
-    compute = start_compute(engine=False)
+    compute = start_compute(_LONGEST_WAIT, engine=False)
     sp = options.sequence_parallel
     if compute.ranks % sp:
         raise UserError(

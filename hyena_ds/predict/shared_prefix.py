@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.model.block import Block
 from hyena_ds.model.filter import evaluate_filter
 from hyena_ds.model.filter_cache import HeldFilters
@@ -133,6 +134,11 @@ class SharedPrefix:
             return pieces
         # A token is kept by one rank; the others send zeros.
         return start_all_to_all(pieces.unflatten(0, (self._group.size, -1)), self._group.group).wait().sum(0)
+
+
+def kept_bytes(config: ModelConfig, tokens: int) -> float:
+    """Memory of what is kept of a window from its last so many tokens on, and of their halo, over all ranks."""
+    return 4.0 * (tokens + HALO) * config.width * (3 * config.layers + 1)
 
 
 class EndFilters:

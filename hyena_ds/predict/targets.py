@@ -67,6 +67,11 @@ class Plan:
         of_contexts = sum(-(-self.block // self.scored_at_once(c)) * (c + 1) for c in self.contexts)
         return of_contexts + sum(2 * (gap + 2 * self.segment) for gap in self.gaps)
 
+    def windows_at_once(self, blocks: int) -> list[list[int]]:
+        """Lengths of the windows of so many blocks, those together that go through the model together."""
+        of_contexts = [[c + 1] * (-(-self.block // self.scored_at_once(c)) * blocks) for c in self.contexts]
+        return of_contexts + [[gap + 2 * self.segment] * blocks for gap in self.gaps]
+
     def scored_at_once(self, context: int) -> int:
         """Targets of one window of this context length."""
         return min(self.block, max(1, context // _SPREAD))

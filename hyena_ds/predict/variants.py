@@ -31,13 +31,14 @@ from hyena_ds.predict.variant_output import (
     renew_index,
     write_annotated,
 )
+from hyena_ds.runs.origin import trained_context
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from hyena_ds.predict.effects import Effects
     from hyena_ds.predict.evaluation import Labelled, Question
-    from hyena_ds.predict.session import Session
+    from hyena_ds.predict.session import Pass, Session
     from hyena_ds.predict.variant_plan import Part, Plan, Planner
 
 
@@ -74,13 +75,9 @@ def _variants(parsed: argparse.Namespace) -> int:
     source = VariantFile(variants, parsed.position_column)
     check_unannotated(source)
     question = None if parsed.evaluate is None else _question(parsed)
-    from hyena_ds.predict.session import STOPPED_CODE, start
+    from hyena_ds.predict.session import start
 
-    def work(session: Session) -> int:
-        annotation = _Annotation(session, fasta, source, aliases, question, parsed)
-        return 0 if annotation.run() else STOPPED_CODE
-
-    return start(parsed, options, work)
+    return start(parsed, options, lambda session: _Annotation(session, fasta, source, aliases, question, parsed).run())
 
 
 def _alias(text: str) -> tuple[str, str]:
@@ -116,11 +113,7 @@ class _Annotation:
         self._question, self._exons = question, None if parsed.exons is None else Path(parsed.exons)
         self._skip, self._position_column = parsed.skip_mismatch, parsed.position_column
         self._predictor = session.load()
-        maximum = self._predictor.model.config.maximum_context
-        context = self._options.context or maximum
-        if context > maximum:
-            raise UserError(f"--context: found {context:,}, wanted at most the model's maximum_context {maximum:,}")
-        self._rule = WindowRule.fit(parsed.left, parsed.right, context)
+        self._rule = WindowRule.fit(parsed.left, parsed.right, session.context(self._predictor))
         self._parts = Parts(self._options.output)
         trained = trained_context(self._options.model)
         if trained is not None and self._rule.left + self._rule.right > trained and session.rank == 0:
@@ -131,8 +124,7 @@ class _Annotation:
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
-        with self._session.claimed(self._parts, self._settings()) as wanted:
-            return not wanted or self._work()
+        return self._session.in_parts(self._parts, self._settings(), self._work)
 
     def _work(self) -> bool:
         from hyena_ds.predict.effects import Effects
@@ -144,16 +136,29 @@ class _Annotation:
         plan = session.agreed(lambda: planner.plan(rule))
         about = session.agreed(lambda: self._labelled(planner))
         effects = Effects(self._predictor, rule, self._options.batch)
+        if plan.parts:
+            session.plan(self._predictor.model.config, *self._passes(plan, planner, effects))
         work = lambda number: self._part(planner, effects, plan.parts[number])  # noqa: E731
         if not session.work_through(self._parts, len(plan.parts), work, "variants"):
             return False
         session.summary(session.on_rank_zero(lambda: self._finish(plan, planner, about)))
         return True
 
+    def _passes(self, plan: Plan, planner: Planner, effects: Effects) -> tuple[Pass, Pass]:
+        """That over the longest window, and that over the most ends, beside what is kept of the window that keeps most."""
+        from hyena_ds.predict.session import Pass
+        from hyena_ds.predict.shared_prefix import kept_bytes
+
+        config, rule = self._predictor.model.config, self._rule
+        lengths = [min(rule.length, planner.lengths[part.contig] - part.window) for part in plan.parts]
+        kept = max(length - (part.kept_from - part.window) for length, part in zip(lengths, plan.parts, strict=True))
+        held = kept_bytes(config, kept) / self._options.sequence_parallel
+        ends = min(effects.ends_at_once(rule.right), max(len(part.alleles) for part in plan.parts))
+        return Pass(1, max(lengths), held=held), Pass(ends, rule.right, held=held, is_cut=False)
+
     def _settings(self) -> dict[str, Any]:
         return {
-            "verb": "variants",
-            "model": self._session.model_hash(),
+            **self._session.settings("variants"),
             "fasta": described(self._fasta),
             "variants": described(self._source.path),
             "left": self._rule.left,
@@ -162,8 +167,6 @@ class _Annotation:
             "aliases": self._aliases,
             "skip_mismatch": self._skip,
             "position_column": self._position_column,
-            "batch": self._options.batch,
-            "precision": self._options.precision,
         }
 
     def _part(self, planner: Planner, effects: Effects, part: Part) -> pa.Table:
@@ -244,18 +247,6 @@ class _Annotation:
         assert first == len(values_A6) and values_A6.shape[1] == len(VALUES)
 
     def _facts(self, settings: dict[str, Any]) -> str:
-        names = ("model", "left", "right", "step", "precision")
+        names = ["model", "left", "right", "step", "precision"]
+        names += ["shift"] if settings["shift"] is not None else []
         return " ".join(f"{name}={settings[name]}" for name in names).replace("model=", "model=sha256:")
-
-
-def trained_context(model: Path) -> int | None:
-    """Tokens of the longest sequences that the model of a checkpoint or a run has trained on; None where nothing says so."""
-    from hyena_ds.checkpoints.manifest import MANIFEST, read_checkpoint
-    from hyena_ds.checkpoints.weights import find_weights
-    from hyena_ds.runs.directory import recorded_rows
-
-    directory = find_weights(model).parent
-    if not (directory / MANIFEST).is_file():
-        return None
-    checkpoint = read_checkpoint(directory)
-    return max(row.context_length for row in recorded_rows(checkpoint)[: checkpoint.record.state.stage + 1])

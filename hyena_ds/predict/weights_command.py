@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from hyena_ds.config.limits import whole_number
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, write_whole
+from hyena_ds.predict.options import add_model
 from hyena_ds.text import aligned
 
 if TYPE_CHECKING:
     from hyena_ds.weights.reading import Weights
 
-_MODEL = "a run, a checkpoint, a weights file, or a folder of published or Hugging Face weights"
 DIFFERS = 1
 """Exit code of `check` where a number differs."""
 
@@ -50,13 +50,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def _command(commands: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=about)
-    parser.add_argument("model", metavar="MODEL", help=_MODEL)
-    parser.add_argument(
-        "--shift",
-        type=float,
-        help="the filter's shift: 0.05 in the published inference code, 0 in the training code (default: what the file "
-        "says, else what predicts a real sequence better)",
-    )
+    add_model(parser)
     parser.add_argument("--json", metavar="PATH", help="also write what is found to a JSON file")
     parser.set_defaults(run=run)
     return parser

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyena_ds.checkpoints.directory import latest_checkpoint
-from hyena_ds.checkpoints.manifest import MANIFEST, Checkpoint, Record, read_checkpoint
+from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, Checkpoint, Record, read_checkpoint
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.errors import UserError
 from hyena_ds.files.rows import METRICS, STARTS, Row, read_rows, read_summary
@@ -45,10 +45,10 @@ class Origin:
 
 def find_origin(path: str | Path) -> Origin | None:
     """The training of the weights that `path` means. Raises UserError where its checkpoint is damaged."""
-    checkpoint = _checkpoint(Path(path))
+    checkpoint = find_checkpoint(path)
     if checkpoint is None:
         return None
-    record, run = checkpoint.record, checkpoint.path.absolute().parent.parent
+    record, run = checkpoint.record, run_of(checkpoint)
     name = record.config.get("name")
     origin = Origin(record, name if isinstance(name, str) else record.run)
     if not (run / directory.CONFIG).is_file():
@@ -68,12 +68,31 @@ def find_origin(path: str | Path) -> Origin | None:
     )
 
 
-def _checkpoint(path: Path) -> Checkpoint | None:
-    if path.is_file():
-        path = path.parent
-    if os.path.lexists(path / MANIFEST):
-        return read_checkpoint(path)
+def find_checkpoint(path: str | Path) -> Checkpoint | None:
+    """The checkpoint whose weights `path` means; None for weights that stand alone. Raises UserError where it is damaged."""
+    path = Path(path)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
+    if path.name == WEIGHTS or os.path.lexists(path / MANIFEST):
+        folder = path.parent if path.name == WEIGHTS else path
+        return read_checkpoint(folder) if os.path.lexists(folder / MANIFEST) else None
     return latest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+
+
+def run_of(checkpoint: Checkpoint) -> Path:
+    """The directory of the run that a checkpoint lies in, if it was not moved."""
+    return checkpoint.path.absolute().parent.parent
+
+
+def trained_context(path: str | Path) -> int | None:
+    """Tokens of the longest sequences that the weights have trained on; None where nothing says so.
+
+    Raises UserError where their checkpoint is damaged.
+    """
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None:
+        return None
+    return max(row.context_length for row in directory.recorded_rows(checkpoint)[: checkpoint.record.state.stage + 1])
 
 
 def _shards(run: Path, checkpoint: Checkpoint) -> ShardList | None:

@@ -25,6 +25,7 @@ from hyena_ds.predict.export import export
 from tests.docs.commands import lines_of
 from tests.docs.documents import DOCS, DOCUMENTS, Block, all_blocks, blocks
 from tests.paths import ROOT
+from tests.predict.verbs import rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,16 @@ def test_the_notebook_trains_plots_its_loss_and_predicts_with_the_weights(finish
     assert "The model" in printed and "Markov, order 5" in printed
     probabilities = [float(number) for number in re.findall(r"'[ACGTN]': ([\d.]+)", printed)]
     assert len(probabilities) == 5 and 0.9 < sum(probabilities) < 1.01  # the rest is for special tokens
+
+
+def test_the_notebook_scores_a_region_a_variant_and_generates(finished: Path) -> None:
+    used = finished / "runs" / "notebook-used"
+    (region,) = rows_of(used / "scores.tsv")
+    assert (region["name"], region["strand"]) == ("held_out", ".") and 1.8 < float(region["bits_per_base"]) < 2.2
+    (variant,) = rows_of(used / "annotated.tsv")
+    assert (variant["ref"], variant["alt"]) == ("A", "G") and 0 < abs(float(variant["HDS_LLR"])) < 100
+    printed = "".join("".join(output.get("text", [])) for output in outputs(finished))
+    assert "generated_bases=120" in printed and re.search("^[ACGT]{60}$", printed, re.MULTILINE)
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:

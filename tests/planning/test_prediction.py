@@ -68,8 +68,8 @@ def test_it_prints_a_table_by_part(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (["--width", "256"], "plan predict: found no MODEL, wanted one, or --width, --layers and --context"),
         (["w", "--width", "256"], "--width, --layers: found a MODEL too, whose shape is known; leave them out"),
-        (["no"], "no: no such model; name a run, a checkpoint or a weights file"),
-        (["w", "--context", "513"], "--context: found 513, wanted at most the model's maximum_context 512"),
+        (["no"], "no: no such model; name a run, a checkpoint, a weights file or a folder with one"),
+        (["w", "--context", "513"], "--context: found 513, wanted 1 to the model's maximum_context 512"),
         (["w", "--sequence-parallel", "3"], "--sequence-parallel: found 3, wanted a divisor of the model's width 16"),
         (["w", "--sequence-parallel", "0"], "--sequence-parallel: found 0, wanted 1 to 1,024"),
         (["w", "--batch", "0"], "--batch: found 0, wanted 1 to 100,000,000"),

@@ -13,18 +13,18 @@ import pytest
 import torch
 import zarr
 
-from hyena_ds.predict import sequences, session
+from hyena_ds.predict import sequences
 from hyena_ds.predict.embed import embeddings
 from hyena_ds.predict.predictor import Predictor
 from tests.distributed.work import lively_model, relative_error
 from tests.model.plain import plain_hidden, plain_residual
 from tests.predict.verbs import (
     CONFIG,
-    command,
+    check_kill,
+    check_refused,
     complement,
-    files_under,
     ids_of,
-    killed_after_a_part,
+    on_ranks,
     run,
     save_genome,
     save_model,
@@ -178,55 +178,29 @@ def test_padding_on_the_left_would_move_them() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "sequence_parallel"), [(2, 1), (2, 2), (4, 2), (4, 4)])
-@pytest.mark.parametrize("pool", ["mean", "max", "none"])
+@pytest.mark.parametrize(
+    ("ranks", "sequence_parallel", "pool"), [(2, 1, "mean"), (2, 2, "mean"), (4, 2, "max"), (2, 2, "none")]
+)
 def test_ranks_and_grids_change_nothing(tmp_path: Path, pool: str, ranks: int, sequence_parallel: int) -> None:
     weights, _ = save_model(tmp_path)
     save_table(tmp_path / "in.csv")
     words = ("embed", weights, tmp_path / "in.csv", "--pool", pool, "--output")
     assert run(*words, tmp_path / "one.zarr") == 0
-    done = command(*words, tmp_path / "many.zarr", "--ranks", ranks, "--sequence-parallel", sequence_parallel)
-    assert done.returncode == 0, done.stderr
+    on_ranks(ranks, sequence_parallel, *words, tmp_path / "many.zarr")
     assert near(read(tmp_path / "many.zarr"), read(tmp_path / "one.zarr"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("suffix", "ranks", "pool"), [(".parquet", 1, "max"), (".h5ad", 2, "mean"), (".zarr", 1, "none")]
-)
-def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, suffix: str, ranks: int, pool: str) -> None:
+@pytest.mark.parametrize(("suffix", "pool"), [(".h5ad", "mean"), (".zarr", "none")])
+def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, suffix: str, pool: str) -> None:
     weights, _ = save_model(tmp_path)
     generator = np.random.default_rng(3)
-    # Five parts by their number of rows: a rank that is at work when the launcher dies finishes one more, not all.
+    # Five parts by their number of rows.
     texts = ["".join(generator.choice(list("ACGT"), 20)) for _ in range(20_000)]
     save_table(tmp_path / "in.parquet", texts=texts)
     output = tmp_path / f"out{suffix}"
-    words = ("embed", weights, tmp_path / "in.parquet", "--output", output, "--ranks", ranks, "--pool", pool)
-    killed_after_a_part(output, *words)
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    assert "parts are there already" in done.stderr
-    resumed = files_under(output)
-    assert command(*words, "--overwrite").returncode == 0
-    assert files_under(output) == resumed
-
-
-def test_a_line_says_what_the_largest_pass_needs_and_far_too_much_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights, _ = save_model(tmp_path)
-    save_table(tmp_path / "in.csv")
-    genome, _ = save_genome(tmp_path)
-    words = ("embed", weights, tmp_path / "in.csv", "--batch", 4, "--output", tmp_path / "out.parquet")
-    assert run(*words) == 0
-    assert "largest pass: 4 x 500 tokens, about 0.4 GiB, of " in capfd.readouterr().err
-    monkeypatch.setattr(session, "machine_memory_gib", lambda compute: 0.25)
-    assert run(*words, "--overwrite") == 2
-    assert "a pass of 4 x 500 tokens: needs about 0.4 GiB, and this machine has 0.2; take a smaller" in (
-        capfd.readouterr().err
-    )
-    assert run("score", weights, genome, "--output", tmp_path / "out.tsv") == 2
-    assert "a pass of 8 x 512 tokens: needs about " in capfd.readouterr().err
+    words = ("embed", weights, tmp_path / "in.parquet", "--output", output, "--pool", pool)
+    check_kill(output, *words)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +208,7 @@ def test_a_line_says_what_the_largest_pass_needs_and_far_too_much_is_refused(
     [
         ("in.csv", ["--layer", "3"], "--layer: found '3', wanted last or a number from 0 to the model's 2 layers"),
         ("in.csv", ["--layer", "first"], "--layer: found 'first', wanted last or a number"),
-        ("in.csv", ["--context", "600"], "--context: found 600, wanted at most the model's maximum_context 512"),
+        ("in.csv", ["--context", "600"], "--context: found 600, wanted 1 to the model's maximum_context 512"),
         ("in.csv", ["--context", "400"], "in.csv: row 4 (s3) has 500 bases, wanted at most 400, --context; cut it"),
         ("in.csv", ["--regions", "r.bed"], "--regions: found a BED beside the table in.csv"),
         ("in.csv", ["--pool", "none"], "--output: found 'out.parquet' with --pool none, wanted a .zarr"),
@@ -304,10 +278,7 @@ def test_what_cannot_be_embedded_is_one_sentence(
     pq.write_table(pa.table({"sequence": [1, 2]}), "number.parquet")
     pq.write_table(pa.table({"sequence": ["A"], "label": [[1]]}), "lists.parquet")
     pq.write_table(pa.table({"sequence": ["A", None]}), "null.parquet")
-    assert run("embed", weights, source, "--output", "out.parquet", *more) == 2
-    error = capfd.readouterr().err
-    assert said in error and "Traceback" not in error
-    assert not list(tmp_path.glob("out*"))
+    check_refused(capfd, said, "embed", weights, source, "--output", "out.parquet", *more)
 
 
 def test_labels_of_a_parquet_keep_their_type_and_those_of_text_become_numbers_only_if_all_are(tmp_path: Path) -> None:

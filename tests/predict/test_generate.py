@@ -6,8 +6,6 @@ import gzip
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from hyena_ds.predict.sampling import Sampling
 from hyena_ds.weights.published import write_weights
 from tests.distributed.work import Grid, lively_model, run_config
 from tests.model.plain import plain_logits
-from tests.paths import ROOT
+from tests.predict.verbs import GRIDS, command
 
 CONFIG = replace(run_config(Grid(1, 1)).model, maximum_context=512)
 PROMPTS = {"a": "ACGTN", "b": "g", "c": "TTGACA" * 20, "d": "acgtACGTNN", "e": "CC"}
@@ -170,8 +168,8 @@ def test_header_and_report_say_the_model_the_seed_and_the_settings(
         "precision=float32 record=0"
     )
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["model"] == {"sha256": digest, "maximum_context": 512}
-    assert report["settings"]["top_p"] == 0.9 and report["settings"]["seed"] == 7
+    assert (report["model"], report["context"]) == (digest, 512)
+    assert (report["top_p"], report["seed"], report["ranks"], report["tokens"]) == (0.9, 7, 1, 5)
     assert report["records"] == [{"name": "prompt", "prompt_bases": 5, "generated_bases": 5}]
     assert report["seconds"] > 0
 
@@ -196,19 +194,25 @@ def test_prompt_and_bases_may_fill_the_maximum_context(weights: Path, capsys: py
         (["--prompt", "A", "--tokens", "5", "--temperature", "-1"], "--temperature: found -1.0"),
         (["--prompt", "A", "--tokens", "5", "--batch", "0"], "--batch: found 0, wanted 1 to"),
         (["--prompt", "A", "--tokens", "5", "--ranks", "0"], "--ranks: found 0, wanted 1 to"),
-        (["--prompt", "A", "--tokens", "5", "--sequence-parallel", "2"], "--sequence-parallel: found 2, wanted 1 to 1"),
+        (
+            ["--prompt", "A", "--tokens", "5", "--sequence-parallel", "2"],
+            "--sequence-parallel: found 2, wanted a divisor of --ranks 1",
+        ),
         (
             ["--prompt", "A", "--tokens", "5", "--ranks", "3", "--sequence-parallel", "2"],
             "--sequence-parallel: found 2, wanted a divisor of --ranks 3",
         ),
         (
             ["--prompt", "A", "--tokens", "5", "--output", "no/where.fa"],
-            "--output no/where.fa: cannot be written there",
+            "--output: no: no such directory; make it first",
         ),
         (
             ["--prompt", "A", "--tokens", "5", "--json", "no/where.json"],
-            "--json no/where.json: cannot be written there",
+            "--json: no: no such directory; make it first",
         ),
+        (["--prompt", "A", "--tokens", "5", "--output", "x.gz"], "wanted a name that ends in .fa or .fasta or .fna"),
+        (["--prompt", "A", "--tokens", "5", "--context", "513"], "--context: found 513, wanted 1 to the model's"),
+        (["--prompt", "A", "--tokens", "5", "--context", "5"], "wanted at most 5 together, --context; shorten"),
         (["--prompt", "A", "--prompt-fasta", "x.fa", "--tokens", "5"], "not allowed with argument"),
         (["--tokens", "5"], "one of the arguments --prompt --prompt-fasta is required"),
         (["--prompt-fasta", "missing.fa", "--tokens", "5"], "missing.fa: no such file"),
@@ -240,12 +244,24 @@ def test_a_wrong_fasta_is_one_sentence(
     assert not output.exists()
 
 
+def test_an_output_that_is_there_stays_unless_it_may_be_written_over(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.fa"
+    output.write_text("mine")
+    words = (weights, "--prompt", "ACGT", "--tokens", 5, "--output", output)
+    assert "out.fa: exists already; name another output, or begin again with --overwrite" in refused(capsys, *words)
+    assert printed(capsys, *words, "--resume") == "" and output.read_text() == "mine"
+    printed(capsys, *words, "--overwrite")
+    assert list(records(output.read_text())) == ["prompt"]
+
+
 def test_a_model_that_is_not_there_and_one_that_is_not_finite_are_named(
     not_finite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.fa"
     arguments = ("--prompt", "ACGT", "--tokens", 5, "--output", output)
-    assert "found no weights.safetensors" in refused(capsys, tmp_path / "nowhere", *arguments)
+    assert "nowhere: no such model; name a run" in refused(capsys, tmp_path / "nowhere", *arguments)
     assert "model: its logits are not finite at base 1 after the prompt (of prompt)" in refused(
         capsys, not_finite, *arguments
     )
@@ -253,24 +269,21 @@ def test_a_model_that_is_not_there_and_one_that_is_not_finite_are_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", [Grid(1, 2), Grid(2, 1), Grid(2, 2), Grid(1, 4)], ids=str)
+@pytest.mark.parametrize(("ranks", "sequence_parallel"), GRIDS)
 def test_ranks_write_what_one_process_writes(
-    grid: Grid, weights: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
+    ranks: int, sequence_parallel: int, weights: Path, fasta: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (str(weights), "--prompt-fasta", str(fasta), "--tokens", "100", "--seed", "2", "--batch", "1")
     wanted = printed(capsys, *arguments)
-    ranks = ("--ranks", str(grid.ranks), "--sequence-parallel", str(grid.sp))
-    command = [sys.executable, "-m", "hyena_ds", "generate", *arguments, *ranks]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    done = command("generate", *arguments, "--ranks", ranks, "--sequence-parallel", sequence_parallel)
     assert done.returncode == 0, done.stderr
     assert done.stdout == wanted
 
 
 def refused_by_ranks(weights: Path, output: Path, tokens: int) -> str:
     """What one prompt on two ranks ends with; one of them has nothing to decode."""
-    arguments = [str(weights), "--prompt", "ACGT", "--tokens", str(tokens), "--output", str(output), "--ranks", "2"]
-    command = [sys.executable, "-m", "hyena_ds", "generate", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    arguments = ("--prompt", "ACGT", "--tokens", tokens, "--output", output, "--ranks", 2)
+    done = command("generate", weights, *arguments)
     assert done.returncode == 2 and not output.exists()
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -14,7 +14,7 @@ import pysam
 import pytest
 
 from tests.predict.variant_cases import ALIASES, KEYS, RULE, plain_values, save_vcf
-from tests.predict.verbs import command, files_under, killed_after_a_part, run, save_model
+from tests.predict.verbs import GRIDS, check_kill, on_ranks, run, save_model
 
 FILTERS = {6: "HDS_STAR;HDS_SYMBOLIC", 7: "HDS_AMBIGUOUS", 8: "HDS_BREAKEND", 9: "HDS_NO_ALT"}
 EDGES = {0, 1, 10, 11}
@@ -163,15 +163,13 @@ def test_a_value_depends_on_no_other_record_no_batch_and_no_spelling(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "sequence_parallel"), [(2, 1), (2, 2), (4, 4)])
+@pytest.mark.parametrize(("ranks", "sequence_parallel"), GRIDS)
 def test_ranks_and_grids_change_nothing(tmp_path: Path, ranks: int, sequence_parallel: int) -> None:
     weights, _ = save_model(tmp_path)
     genome, vcf, _ = save_vcf(tmp_path)
     words = ("variants", weights, genome, vcf, *RULE, *ALIASES)
     assert run(*words, "--output", tmp_path / "one.vcf") == 0
-    more = ("--ranks", ranks, "--sequence-parallel", sequence_parallel, "--output", tmp_path / "many.vcf")
-    done = command(*words, *more)
-    assert done.returncode == 0, done.stderr
+    on_ranks(ranks, sequence_parallel, *words, "--output", tmp_path / "many.vcf")
     one, many = values_of(tmp_path / "one.vcf"), values_of(tmp_path / "many.vcf")
     assert np.allclose(many, one, rtol=1e-5, atol=ROUNDING, equal_nan=True)
 
@@ -189,11 +187,5 @@ def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     vcf.write_text("\n".join(["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO", *lines]) + "\n")
     output = tmp_path / "out.vcf.gz"
     words = ("variants", weights, genome, vcf, *RULE, "--output", output)
-    killed_after_a_part(output, *words)
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    assert "parts are there already" in done.stderr
-    resumed = files_under(output), files_under(tmp_path / "out.vcf.gz.tbi")
-    assert command(*words, "--overwrite").returncode == 0
-    assert (files_under(output), files_under(tmp_path / "out.vcf.gz.tbi")) == resumed
+    check_kill(output, *words, beside=[tmp_path / "out.vcf.gz.tbi"])
     assert len(records_of(gzip.decompress(output.read_bytes()).decode())) == len(lines)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pysam
 import pytest
 
-from hyena_ds.predict import variants
+from hyena_ds.runs.origin import trained_context
 from tests.checkpoints import cases as checkpoint_cases
 from tests.distributed.pool import Pool
 from tests.predict.variant_cases import ALIASES, HEADER, RULE, save_vcf
-from tests.predict.verbs import run, save_model
+from tests.predict.verbs import check_refused, run, save_model
 
 BODY = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
@@ -63,9 +63,7 @@ def test_a_file_that_is_none_is_refused(
     weights, _ = save_model(tmp_path)
     genome, vcf, _ = save_vcf(tmp_path)
     vcf.write_bytes(content(vcf.read_text()))
-    assert run("variants", weights, genome, vcf, *RULE, *ALIASES, "--output", tmp_path / "out.vcf") == 2
-    assert said in capfd.readouterr().err
-    assert not list(tmp_path.glob("out*"))
+    check_refused(capfd, said, "variants", weights, genome, vcf, *RULE, *ALIASES, "--output", "out.vcf")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_a_file_that_is_none_is_refused(
         (["--alias", "A"], "--alias: found 'A', wanted NAME=CONTIG, such as X=chrX"),
         (["--alias", "A=chrQ"], "--alias A=chrQ: found no contig 'chrQ' in the FASTA (it has chrA, chrB, tiny)"),
         (["--left", "600"], "found 620 tokens, wanted at least 0 and 1, and no more than the model's maximum_context of 512"),
-        (["--context", "600"], "--context: found 600, wanted at most the model's maximum_context 512"),
+        (["--context", "600"], "--context: found 600, wanted 1 to the model's maximum_context 512"),
         (["--context", "64"], "no more than the model's maximum_context of 64 together"),
         (["--evaluate", "LABEL=a"], "--evaluate: found 'LABEL=a', wanted LABEL or LABEL=POSITIVE:NEGATIVE"),
         (["--evaluate", "LABEL"], "found no variant whose LABEL is 'pathogenic'"),
@@ -82,14 +80,13 @@ def test_a_file_that_is_none_is_refused(
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     weights, _ = save_model(tmp_path)
     genome, vcf, _ = save_vcf(tmp_path)
     before = [] if "A=chrQ" in words else ALIASES
-    assert run("variants", weights, genome, vcf, *RULE, *before, *words, "--output", tmp_path / "out.vcf") == 2
-    assert said in capfd.readouterr().err
-    assert not list(tmp_path.glob("out*"))
+    check_refused(capfd, said, "variants", weights, genome, vcf, *RULE, *before, *words, "--output", "out.vcf")
 
 
 def test_a_ref_that_the_fasta_has_not_stops_or_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -139,10 +136,9 @@ def test_windows_beyond_what_the_model_has_trained_on_are_said(
     ranks: Callable[[int], Pool], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ranks(1).run(checkpoint_cases.save, directory=tmp_path / "checkpoints", zero_stage=1, steps=[1])
-    trained = variants.trained_context(tmp_path)
-    assert trained == 32
+    assert trained_context(tmp_path) == 32
     weights, _ = save_model(tmp_path)
-    assert variants.trained_context(weights) is None
+    assert trained_context(weights) is None
 
 
 def test_classes_that_values_tell_apart_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What tests of the verbs share: a small lively model, a genome with N and lower case, and commands that run."""
+"""What tests of the verbs share: a small lively model, a genome with N and lower case, commands that run, on ranks or killed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from hyena_ds.cli import main
@@ -22,6 +24,8 @@ from tests.paths import ROOT
 
 TIMEOUT = 240
 CONFIG = ModelConfig(width=16, layers=2, maximum_context=512, filter_features=5, filter_width=8)
+GRIDS = [(2, 1), (2, 2), (4, 2)]
+"""(ranks, sequence parallel): two sequence groups, one of two ranks, and two of two."""
 CONTIGS = {"chrA": 1500, "chrB": 700, "tiny": 1}
 
 
@@ -31,6 +35,11 @@ def save_model(directory: Path) -> tuple[Path, HyenaDNA]:
     path = directory / "weights.safetensors"
     write_weights(path, CONFIG, dict(model.named_parameters()))
     return path, model
+
+
+def save_inputs(directory: Path, packed: bool = False) -> tuple[Path, HyenaDNA, Path, dict[str, str]]:
+    """Weights and genome: `save_model` and `save_genome`."""
+    return *save_model(directory), *save_genome(directory, packed)
 
 
 def save_genome(directory: Path, packed: bool = False) -> tuple[Path, dict[str, str]]:
@@ -53,6 +62,18 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
+def check_refused(
+    capfd: pytest.CaptureFixture[str], said: str, *arguments: object, after_all_parts: bool = False
+) -> None:
+    """`hyena-ds ARGUMENTS` ends with a sentence, and leaves nothing of an output called out in the working directory, but
+    its parts where they were all there before."""
+    capfd.readouterr()
+    assert run(*arguments) == 2
+    error = capfd.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert [path.suffix for path in Path().glob("out*")] == [".parts"] * after_all_parts
+
+
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`hyena-ds ARGUMENTS` as a process of its own."""
     return subprocess.run(
@@ -63,6 +84,25 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=TIMEOUT,
     )
+
+
+def on_ranks(ranks: int, sequence_parallel: int, *arguments: object) -> None:
+    """Run `hyena-ds ARGUMENTS` on a grid."""
+    done = command(*arguments, "--ranks", ranks, "--sequence-parallel", sequence_parallel)
+    assert done.returncode == 0, done.stderr
+
+
+def check_kill(output: Path, *arguments: object, beside: Sequence[Path] = ()) -> dict[str, bytes]:
+    """Kill `hyena-ds ARGUMENTS` on its way to `output`, repeat it, and compare all files with those of a whole run; they are
+    returned."""
+    killed_after_a_part(output, *arguments)
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "parts are there already" in done.stderr
+    resumed = [files_under(path) for path in (output, *beside)]
+    assert command(*arguments, "--overwrite").returncode == 0
+    assert [files_under(path) for path in (output, *beside)] == resumed
+    return resumed[0]
 
 
 def killed_after_a_part(output: Path, *arguments: object) -> None:
@@ -97,6 +137,12 @@ def files_under(path: Path) -> dict[str, bytes]:
     if path.is_file():
         return {"": path.read_bytes()}
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of a table with tabs."""
+    head, *lines = path.read_text().splitlines()
+    return [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
 
 
 def complement(sequence: str) -> str:

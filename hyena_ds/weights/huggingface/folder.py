@@ -1,7 +1,7 @@
 """A model as a folder that the transformers library opens with `trust_remote_code=True`, without this package.
 
-    model, parameters --> config.json  generation_config.json  model.safetensors  modeling_hyenadna.py
-                          tokenizer.json  tokenizer_config.json
+    model, parameters --> config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
+                          configuration_hyenadna.py  modeling_hyenadna.py
 
 Keys are the published ones behind `hyena.`, as in the published `-hf` folders; the head is the embedding, and is not there
 twice. The tokenizer is data alone: every character is a token, in the published vocabulary.
@@ -20,7 +20,7 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
 from hyena_ds.weights.published import published_names, published_tensors
 
-MODELING = Path(__file__).with_name("modeling_hyenadna.py")
+_CONFIGURATION, _MODELING = (Path(__file__).with_name(f"{kind}_hyenadna.py") for kind in ("configuration", "modeling"))
 PREFIX = "hyena."
 _ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
 
@@ -35,7 +35,7 @@ def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_to
         "config.json": _json(_config(config)),
         "generation_config.json": _json(_generation()),
         "model.safetensors": save(each_once, metadata={"format": "pt", **header}),
-        MODELING.name: MODELING.read_bytes(),
+        **{code.name: code.read_bytes() for code in (_CONFIGURATION, _MODELING)},
         "tokenizer.json": _json(_tokenizer(end_token)),
         "tokenizer_config.json": _json(_tokenizer_config(config)),
     }
@@ -43,15 +43,15 @@ def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_to
 
 def _config(config: ModelConfig) -> dict[str, Any]:
     classes = {
-        "AutoConfig": "HyenaDNAConfig",
-        "AutoModel": "HyenaDNAModel",
-        "AutoModelForCausalLM": "HyenaDNAForCausalLM",
-        "AutoModelForSequenceClassification": "HyenaDNAForSequenceClassification",
+        "AutoConfig": (_CONFIGURATION, "HyenaDNAConfig"),
+        "AutoModel": (_MODELING, "HyenaDNAModel"),
+        "AutoModelForCausalLM": (_MODELING, "HyenaDNAForCausalLM"),
+        "AutoModelForSequenceClassification": (_MODELING, "HyenaDNAForSequenceClassification"),
     }
     extended = {"extension": config.extension, "extended_from": config.extended_from}
     return {
         "architectures": ["HyenaDNAForCausalLM"],
-        "auto_map": {auto: f"{MODELING.stem}.{name}" for auto, name in classes.items()},
+        "auto_map": {auto: f"{file.stem}.{name}" for auto, (file, name) in classes.items()},
         "model_type": "hyenadna",
         "dtype": "float32",
         "vocab_size": VOCABULARY,
