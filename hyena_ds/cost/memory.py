@@ -158,6 +158,8 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     always = dict(parts)
     for tensor in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
         parts[tensor.part] += tensor.size * tensor.number
+    if shape.sequence_parallel > 1:
+        parts["exchange"] += unit  # an activation that comes in pieces, until it is put together
     parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
     if on_cpu:
         parts["slack"] = signal

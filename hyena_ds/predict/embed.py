@@ -217,6 +217,7 @@ def embeddings(
         for first in range(0, D, _CHANNELS):
             some = slice(first, first + _CHANNELS)
             values[..., some] = predictor.pooled(hidden_BlD[..., some], lengths, POOLS[pool]).cpu().numpy()
+        del hidden_BlD  # not beside the next pass
         for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
             found[number] = values[row] if POOLS[pool] else values[row, :length]
     return found

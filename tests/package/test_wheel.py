@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_what_is_shipped(installe
         GENOME,
         GENOME.parent / "README.md",
     ]
-    shipped += (ROOT / "configs").rglob("*.yaml")
+    shipped += (ROOT / "configs").rglob("*.*")
     for path in shipped:
         inside = path.relative_to(ROOT)
         wanted[str(inside if inside.parts[0] == "hyena_ds" else Path("hyena_ds/shipped") / inside)] = path
