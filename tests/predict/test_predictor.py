@@ -113,5 +113,8 @@ def test_a_model_comes_from_a_run_a_checkpoint_or_a_weights_file(ranks: Ranks, t
     assert torch.equal(found[0], hyena_ds.load_model(tmp_path)(batches()[1]).detach())
     older = hyena_ds.load_model(tmp_path / "checkpoints" / "step-00000001")(batches()[1])
     assert not torch.equal(found[0], older)
-    with pytest.raises(UserError, match=r"found no weights.safetensors, model.safetensors, pytorch_model.bin or weights.ckpt; name a weights"):
+    with pytest.raises(
+        UserError,
+        match=r"found no weights.safetensors, model.safetensors, pytorch_model.bin or weights.ckpt; name a weights",
+    ):
         hyena_ds.load_model(tmp_path / "nowhere")
