@@ -106,7 +106,7 @@ def _where(row: Row) -> str:
 
 def shown(value: Any) -> str:
     """A loss or another measure."""
-    return f"{value:.4f}" if is_number(value) else ""
+    return f"{value:.4f}" if value is not None and is_number(value) else ""
 
 
 def _of_loss(name: str, loss: float) -> float | None:

@@ -129,8 +129,9 @@ def test_a_page_shows_what_the_run_of_another_task_measures_in_its_unit(tmp_path
     start = {**json.loads((run / "environment.jsonl").read_text().splitlines()[-1]), "unit": f"nats a sequence {EVIL}"}
     (run / "environment.jsonl").write_text(json.dumps(start) + "\n")
     row = {"step": 10, "stage": 1, "context_length": 64, "validation_loss": 0.5, "validation_accuracy": 0.8125}
+    earlier = {**row, "step": 4, "context_length": 32, "validation_accuracy": None}
     odd = {"validation_note": EVIL, "validation_flag": True, "validation_list": [1]}
-    (run / "metrics.jsonl").write_text(json.dumps({**row, **odd}) + "\n")
+    (run / "metrics.jsonl").write_text(json.dumps(earlier) + "\n" + json.dumps({**row, **odd}) + "\n")
     (run / "summary.json").write_text(json.dumps(row))
     text, page = page_of(run)
     assert "accuracy0.8125validation, context 64" in page.text and "nats a sequence" in page.text
