@@ -12,6 +12,7 @@ B batch, L context length, V vocabulary.
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -110,7 +111,7 @@ def check(side: str, found_BL: Values, wanted_BL: Values) -> None:
         )
 
 
-class _Forward:
+class _Forward(ABC):
     """What both sides do with `work`, their forward pass."""
 
     def __init__(self, compute: Compute, case: Case):
@@ -119,9 +120,9 @@ class _Forward:
         self.ids_BL = torch.randint(A, T + 1, (case.batch, case.context_length), generator=generator)
         self.loaded_gib = peak_memory_gib(compute)
 
+    @abstractmethod
     def work(self) -> Tensor:
         """The pass that is timed."""
-        raise NotImplementedError
 
     def log_probabilities(self) -> Tensor:
         """(B, L - 1), what is compared."""

@@ -1,7 +1,7 @@
 """Results that survive a kill: numbered parts beside the output, each whole or absent, joined when all are there.
 
     work of part n --write--> OUT.parts/n.arrow          settings.json says what they are parts of
-    all parts, in order --publish--> OUT, written within OUT.parts and renamed; then OUT.parts is removed
+    all parts, in order --publish--> OUT, written beside it and renamed; then OUT.parts is removed
 
 What is in a part follows from the settings alone, never from ranks or from what happened before: the same command after a
 kill computes what is missing, and its output has the same bytes.
@@ -47,10 +47,11 @@ class Parts:
         self.output = output
         self.directory = output.with_name(f"{output.name}.parts")
 
-    def claim(self, settings: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    def claim(self, settings: dict[str, Any], resume: bool, overwrite: bool, beside: Path | None = None) -> bool:
         """Make the directory ready for parts of `settings`; False where the output is whole already and may stay so.
 
-        Raises UserError where there is an output, or parts of other settings, and `overwrite` does not say that they may go.
+        Raises UserError where there is an output, or one `beside` it that is written too, or parts of other settings, and
+        `overwrite` does not say that they may go.
         """
         described = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         found = self.directory / _SETTINGS
@@ -65,6 +66,8 @@ class Parts:
                 )
         elif is_whole(self.output, resume):
             return False
+        elif beside is not None:
+            is_whole(beside, resume=False)
         self.directory.mkdir(exist_ok=True)
         write_whole(found, described)
         return True
@@ -100,13 +103,16 @@ class Parts:
                 ) from None
 
     def publish(self, output: Path, write: Callable[[Path], None]) -> None:
-        """Let `write(path)` make an output under its own name within the parts' directory, and move it to its place."""
-        unfinished = self.directory / output.name
+        """Let `write(path)` make an output beside its place, under a name that ends as it should, and move it there."""
+        unfinished = output.with_name(f".unfinished.{output.name}")  # the parts may be on another disk
         remove(unfinished)
-        write(unfinished)
-        if output.is_dir():
-            remove(output)
-        os.replace(unfinished, output)
+        try:
+            write(unfinished)
+            if output.is_dir():
+                remove(output)
+            os.replace(unfinished, output)
+        finally:
+            remove(unfinished)
 
     def remove(self) -> None:
         """Remove the parts."""

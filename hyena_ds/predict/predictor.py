@@ -3,8 +3,8 @@
     weights --load--> Predictor --token_ids_BL, on every rank--> this rank's slice of hidden states or logits
                                                              --> log-probabilities of all tokens, on every rank
 
-The filters are evaluated once and held, where memory allows. What comes out depends on no batch size, padding, number of ranks or grid, but
-for the last digits: the model is causal, so what follows a sequence changes nothing of it.
+The filters are evaluated once and held, where memory allows. What comes out depends on no batch size, padding, number of
+ranks or grid, but for the last digits: the model is causal, so what follows a sequence changes nothing of it.
 
 B batch, L context length, l local length, D width, V vocabulary.
 """

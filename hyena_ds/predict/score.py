@@ -66,6 +66,8 @@ def _score(parsed: argparse.Namespace) -> int:
     per_base = None if parsed.per_base is None else Path(parsed.per_base)
     if per_base is not None:
         check_output(per_base, _PER_BASE, "--per-base")
+        if per_base.absolute() == options.output.absolute():
+            raise UserError(f"--per-base: found '{per_base}', which is the --output too, wanted another name")
         need(
             "zarr" if per_base.suffix == ".zarr" else "pybigtools" if per_base.suffix == ".bw" else "pyarrow", "predict"
         )
@@ -119,7 +121,7 @@ class _Scoring:
 
     def run(self) -> bool:
         """Whether all is done. Collective."""
-        return self._session.in_parts(self._parts, self._settings(), self._work)
+        return self._session.in_parts(self._parts, self._settings(), self._work, self._per_base)
 
     def _work(self) -> bool:
         from hyena_ds.predict.windows import into_parts, regions_of, windows_of

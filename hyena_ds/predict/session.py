@@ -187,12 +187,17 @@ class Session:
         """The (picklable) result of `work` on rank 0, on every rank; its problem is raised by all. Collective."""
         return from_rank_zero(work) if self.ranks > 1 else work()
 
-    def in_parts(self, parts: Parts, settings: dict[str, Any], work: Callable[[], bool]) -> bool:
+    def in_parts(
+        self, parts: Parts, settings: dict[str, Any], work: Callable[[], bool], beside: Path | None = None
+    ) -> bool:
         """Make `parts` ready, and do `work`, unless its output is whole already; whether all is done. Collective.
+
+        `beside` is what is written beside the output.
 
         Where it fails before a part is there, nothing of them remains.
         """
-        wanted = self.on_rank_zero(lambda: parts.claim(settings, self.options.resume, self.options.overwrite))
+        again = self.options.resume, self.options.overwrite
+        wanted = self.on_rank_zero(lambda: parts.claim(settings, *again, beside))
         if not wanted and self.rank == 0:
             say(f"{parts.output} is complete already")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -209,6 +210,8 @@ def test_a_damaged_part_is_named(
         (["--ranks", "0"], "--ranks: found 0, wanted 1 to 1,024"),
         (["--per-base", "x.wig"], "--per-base: found 'x.wig', wanted a name that ends in .zarr or .bw or .parquet"),
         (["--per-base", "x.bw", "--strand", "both"], "a BigWig has one value a base"),
+        (["--per-base", "old.parquet"], "old.parquet: exists already; name another output"),
+        (["--output", "x.parquet", "--per-base", "./x.parquet"], "which is the --output too, wanted another name"),
         (["--output", "out.csv"], "--output: found 'out.csv', wanted a name that ends in .parquet or .tsv"),
         (["--output", "nowhere/out.tsv"], "nowhere: no such directory"),
         (["--regions", "no.bed"], "no.bed: no such BED; name an existing BED"),
@@ -229,7 +232,28 @@ def test_what_cannot_be_done_is_one_sentence(
     Path("short.bed").write_text("chrA\t0\n")
     Path("empty.bed").write_text("# none\n")
     Path("twice.bed").write_text("chrA\t0\t9\nchrA\t5\t7\n")
+    Path("old.parquet").write_text("another's")
     check_refused(capfd, said, "score", weights, genome, "--output", "out.tsv", *more)
+    assert Path("old.parquet").read_text() == "another's"
+
+
+def test_without_room_for_the_output_nothing_is_half_written_and_the_parts_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights, _, genome, _ = save_inputs(tmp_path)
+
+    def full(path: Path, *_: object) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    words = arguments(weights, genome, tmp_path / "out.tsv")
+    with monkeypatch.context() as patched:
+        patched.setattr("hyena_ds.predict.score.write_table", full)
+        assert run(*words) == 2
+    assert "No space left on device" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out.tsv.parts"]
+    assert run(*words) == 0
+    assert "parts are there already" in capfd.readouterr().err and not (tmp_path / "out.tsv.parts").exists()
 
 
 @pytest.mark.parametrize(
