@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, sync_directory, write_whole
 from hyena_ds.predict.options import add_model
 from hyena_ds.runs.origin import Origin, find_origin
+from hyena_ds.runs.trained_on import TRAINING, training_of
 from hyena_ds.text import in_tokens
 
 if TYPE_CHECKING:
@@ -71,8 +73,12 @@ def export(
         files = huggingface_files(config, parameters, ends_sequences(origin))
         count = sum(parameter.numel() for parameter in parameters.values())
         files["README.md"] = model_card(output.absolute().name, config, count, origin).encode()
+        weights = "model.safetensors"
     else:
         files = published_files(config, parameters)
+        weights = "weights.ckpt"
+    with suppress(UserError):  # of weights that stand alone nobody knows it
+        files[TRAINING] = training_of(model).text(weights, files[weights]).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     with aside(output) as partial:
         partial.mkdir()

@@ -99,6 +99,11 @@ def add_options(
     again.add_argument("--overwrite", action="store_true", help="begin again, whatever is there")
 
 
+def add_assembly(parser: argparse.ArgumentParser) -> None:
+    """Add `--assembly`, for verbs that say which bases a model was trained on."""
+    parser.add_argument("--assembly", metavar="NAME", help="assembly of FASTA, to compare with what was trained on")
+
+
 def options_of(parsed: argparse.Namespace, suffixes: Sequence[str]) -> Options:
     """The options of a verb whose output ends in one of `suffixes`. Raises UserError."""
     options = Options(

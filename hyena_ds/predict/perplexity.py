@@ -19,14 +19,14 @@ from hyena_ds.errors import UserError, say
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.fasta import Genome, check_readable
 from hyena_ds.genome.packed import check_file
-from hyena_ds.predict.options import add_options, options_of
+from hyena_ds.predict.options import add_assembly, add_options, options_of
 from hyena_ds.predict.parts import Parts, need
 from hyena_ds.predict.tables import write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hyena_ds.predict.held_out import Spans, Verdict
+    from hyena_ds.predict.held_out import Spans
     from hyena_ds.predict.session import Session
     from hyena_ds.predict.targets import Row
     from hyena_ds.predict.windows import Region
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segment", type=whole_number, metavar="N", help="bases that are repeated (default: 256, or what fits)"
     )
-    parser.add_argument("--assembly", metavar="NAME", help="assembly of FASTA, to compare with what was trained on")
+    add_assembly(parser)
     parser.set_defaults(run=_perplexity)
 
 
@@ -144,7 +144,7 @@ class _Perplexity:
 
     def _work(self) -> bool:
         from hyena_ds.predict.beside import baseline_rows
-        from hyena_ds.predict.held_out import spans_of, verdict_of
+        from hyena_ds.predict.held_out import spans_of
         from hyena_ds.predict.targets import Measurement, blocks_of, check_known
         from hyena_ds.predict.windows import regions_of
 
@@ -158,10 +158,10 @@ class _Perplexity:
             learnt = session.genome(inputs.train, self._parts, "train")
             training = learnt, session.agreed(lambda: regions_of(learnt, inputs.train_regions, "+"))
         spans = spans_of(regions, blocks)
-        verdict = session.on_rank_zero(lambda: verdict_of(self._options.model, spans, inputs.assembly))
         seen = self._seen_by_baselines(spans, training)
-        if session.rank == 0:
-            _say_what_was_seen(verdict, seen)
+        held_out = {**session.held_out(spans, inputs.assembly), "baselines_saw": seen}
+        if seen and session.rank == 0:
+            say(f"warning: the Markov models learn {seen:,} of the target bases: name others with --train-regions")
         measurement = Measurement(self._predictor, genome, regions, plan, self._options.batch)
         parts = plan.in_parts(blocks)
         passes = plan.windows_at_once(max(len(part) for part in parts))
@@ -175,7 +175,6 @@ class _Perplexity:
             last = len(parts)
             if last in self._parts.missing(last + 1):
                 self._parts.write(last, _table(baseline_rows(genome, regions, blocks, plan.context, training)))
-            held_out = {**vars(verdict), "baselines_saw": seen}
             return self._finish(last + 1, len(blocks), {"regions": len(regions), "held_out": held_out})
 
         session.summary(session.on_rank_zero(finish))
@@ -183,16 +182,13 @@ class _Perplexity:
 
     def _seen_by_baselines(self, spans: Spans, training: tuple[Genome, list[Region]] | None) -> int | None:
         """Target bases that the Markov models learn: known where they learn from the FASTA of the targets."""
-        from hyena_ds.predict.held_out import shared_bases, spans_of
-        from hyena_ds.predict.windows import Window
+        from hyena_ds.predict.held_out import shared_bases, whole_regions
 
         if training is None or self._inputs.train is None:
             return 0
         if self._inputs.train.resolve() != self._inputs.fasta.resolve():
             return None
-        regions = training[1]
-        whole = [Window(number, 0, region.end - region.start, 0) for number, region in enumerate(regions)]
-        return shared_bases(spans, spans_of(regions, whole))
+        return shared_bases(spans, whole_regions(training[1]))
 
     def _finish(self, count: int, blocks: int, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the outputs; what is to be said of them."""
@@ -231,14 +227,6 @@ class _Perplexity:
             f"the best Markov model, of order {markov['order']}: {markov['bits_per_base']:.4f}"
         )
         return summary
-
-
-def _say_what_was_seen(verdict: Verdict, baselines_saw: int | None) -> None:
-    from hyena_ds.predict.held_out import UNKNOWN
-
-    say(f"{'warning: ' if verdict.shared else 'unknown: ' if verdict.verdict == UNKNOWN else ''}{verdict.why}")
-    if baselines_saw:
-        say(f"warning: the Markov models learn {baselines_saw:,} of the target bases: name others with --train-regions")
 
 
 def _table(rows: list[Row]) -> pa.Table:

@@ -23,7 +23,7 @@ from hyena_ds.errors import UserError, say
 from hyena_ds.genome import tokenizer
 from hyena_ds.genome.fasta import Genome, check_readable
 from hyena_ds.genome.packed import check_file
-from hyena_ds.predict.options import add_options, check_output, options_of
+from hyena_ds.predict.options import add_assembly, add_options, check_output, options_of
 from hyena_ds.predict.parts import Parts, need
 from hyena_ds.predict.tables import write_table
 
@@ -42,6 +42,7 @@ _COLUMNS = ("contig", "start", "end", "strand", "log_likelihood", "scored", "bit
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds score`; `run` is a function of the parsed arguments."""
     add_options(parser, "table of a row a region: .parquet or .tsv")
+    add_assembly(parser)
     parser.add_argument("fasta", metavar="FASTA", help="genome or sequences, plain or gzip")
     parser.add_argument("--regions", metavar="BED", help="score these regions (default: every whole record)")
     parser.add_argument(
@@ -81,7 +82,9 @@ def _score(parsed: argparse.Namespace) -> int:
     from hyena_ds.predict.session import start
 
     return start(
-        parsed, options, lambda session: _Scoring(session, fasta, bed, parsed.strand, parsed.stride, per_base).run()
+        parsed,
+        options,
+        lambda session: _Scoring(session, fasta, bed, parsed.strand, parsed.stride, per_base, parsed.assembly).run(),
     )
 
 
@@ -110,9 +113,10 @@ class _Scoring:
         strand: str | None,
         stride: int | None,
         per_base: Path | None,
+        assembly: str | None,
     ):
         self._session, self._options, self._per_base = session, session.options, per_base
-        self._fasta, self._bed, self._strand = fasta, bed, strand
+        self._fasta, self._bed, self._strand, self._assembly = fasta, bed, strand, assembly
         self._predictor = session.load()
         self._context = session.context(self._predictor)
         check_count("--stride", stride, self._context)
@@ -124,6 +128,7 @@ class _Scoring:
         return self._session.in_parts(self._parts, self._settings(), self._work, self._per_base)
 
     def _work(self) -> bool:
+        from hyena_ds.predict.held_out import whole_regions
         from hyena_ds.predict.windows import into_parts, regions_of, windows_of
 
         session = self._session
@@ -136,9 +141,12 @@ class _Scoring:
         session.plan(self._predictor.model.config, session.largest_pass(lengths))
         if self._per_base is not None:
             session.agreed(lambda: check_disjoint(regions))
+        held_out = session.held_out(whole_regions(regions), self._assembly)
         if not session.work_through(self._parts, len(parts), lambda n: self._part(genome, regions, parts[n]), "score"):
             return False
-        session.summary(session.on_rank_zero(lambda: self._finish(genome, regions, len(parts))))
+        session.summary(
+            session.on_rank_zero(lambda: self._finish(genome, regions, len(parts)) | {"held_out": held_out})
+        )
         return True
 
     def _settings(self) -> dict[str, Any]:

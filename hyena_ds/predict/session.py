@@ -43,10 +43,12 @@ from hyena_ds.parallel.devices import (
 )
 from hyena_ds.parallel.layout import Exchange
 from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.predict.held_out import verdict_of
 from hyena_ds.predict.options import Options
 from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.predictor import Predictor
 from hyena_ds.predict.windows import into_batches
+from hyena_ds.runs.trained_on import Spans
 from hyena_ds.runtime.interruption import STOP_FILE
 from hyena_ds.runtime.local_ranks import start_local_ranks, under_launcher
 from hyena_ds.runtime.relay import relay_is_gone
@@ -239,6 +241,13 @@ class Session:
                 "peak_memory_gib": round(peak, 3),
             }
             write_whole(self.options.json, json.dumps({**facts, **how}, indent=1) + "\n")
+
+    def held_out(self, spans: Spans, assembly: str | None) -> dict[str, Any]:
+        """Say whether the model was trained on bases of `spans`, of `assembly`, and return it for --json. Collective."""
+        verdict = self.on_rank_zero(lambda: verdict_of(self.options.model, spans, assembly))
+        if self.rank == 0:
+            verdict.say()
+        return vars(verdict)
 
     def _most(self, own: float) -> float:
         """The largest of all ranks' numbers. Collective."""

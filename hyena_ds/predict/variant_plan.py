@@ -60,6 +60,14 @@ class Plan:
     counts: Counter[str] = field(default_factory=Counter)
     """Records and ALTs of each kind, for the account."""
 
+    def spans(self) -> dict[str, list[tuple[int, int]]]:
+        """Where the REFs that are computed lie."""
+        found = defaultdict(list)
+        for part in self.parts:
+            for allele in part.alleles:
+                found[part.contig].append((allele.position, allele.position + len(allele.reference)))
+        return dict(found)
+
 
 class Planner:
     """Places the records of a file on a genome."""

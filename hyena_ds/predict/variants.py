@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hyena_ds.errors import UserError, say
 from hyena_ds.genome.fasta import check_readable
-from hyena_ds.predict.options import add_options, options_of
+from hyena_ds.predict.options import add_assembly, add_options, options_of
 from hyena_ds.predict.parts import Parts, need
 from hyena_ds.predict.score import described
 from hyena_ds.predict.variant_file import VariantFile
@@ -31,7 +31,7 @@ from hyena_ds.predict.variant_output import (
     renew_index,
     write_annotated,
 )
-from hyena_ds.runs.origin import trained_context
+from hyena_ds.runs.trained_on import trained_context
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up the parser of `hyena-ds variants`; `run` is a function of the parsed arguments."""
     add_options(parser, "annotated variants: .vcf.gz, .vcf, .bcf, .parquet or .tsv")
+    add_assembly(parser)
     parser.add_argument("fasta", metavar="FASTA", help="genome that the variants are of, plain or gzip")
     parser.add_argument("variants", metavar="VCF", help="VCF, BCF, or TSV with columns chrom pos ref alt")
     parser.add_argument("--left", type=int, metavar="N", help="least bases read before a variant (default: 131,072)")
@@ -112,6 +113,7 @@ class _Annotation:
         self._fasta, self._source, self._aliases = fasta, source, aliases
         self._question, self._exons = question, None if parsed.exons is None else Path(parsed.exons)
         self._skip, self._position_column = parsed.skip_mismatch, parsed.position_column
+        self._assembly = parsed.assembly
         self._predictor = session.load()
         self._rule = WindowRule.fit(parsed.left, parsed.right, session.context(self._predictor))
         self._parts = Parts(self._options.output)
@@ -136,12 +138,13 @@ class _Annotation:
         plan = session.agreed(lambda: planner.plan(rule))
         about = session.agreed(lambda: self._labelled(planner))
         effects = Effects(self._predictor, rule, self._options.batch)
+        held_out = session.held_out(plan.spans(), self._assembly)
         if plan.parts:
             session.plan(self._predictor.model.config, *self._passes(plan, planner, effects))
         work = lambda number: self._part(planner, effects, plan.parts[number])  # noqa: E731
         if not session.work_through(self._parts, len(plan.parts), work, "variants"):
             return False
-        session.summary(session.on_rank_zero(lambda: self._finish(plan, planner, about)))
+        session.summary(session.on_rank_zero(lambda: self._finish(plan, planner, about) | {"held_out": held_out}))
         return True
 
     def _passes(self, plan: Plan, planner: Planner, effects: Effects) -> tuple[Pass, Pass]:

@@ -84,17 +84,6 @@ def run_of(checkpoint: Checkpoint) -> Path:
     return checkpoint.path.absolute().parent.parent
 
 
-def trained_context(path: str | Path) -> int | None:
-    """Tokens of the longest sequences that the weights have trained on; None where nothing says so.
-
-    Raises UserError where their checkpoint is damaged.
-    """
-    checkpoint = find_checkpoint(path)
-    if checkpoint is None:
-        return None
-    return max(row.context_length for row in directory.recorded_rows(checkpoint)[: checkpoint.record.state.stage + 1])
-
-
 def _shards(run: Path, checkpoint: Checkpoint) -> ShardList | None:
     """The run's list, if it is the one that the checkpoint was trained with."""
     try:

@@ -12,8 +12,11 @@ import pytest
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
 from hyena_ds.data.identity import SHARDS, ShardList
 from hyena_ds.data.shards import read_index
+from hyena_ds.errors import UserError
+from hyena_ds.predict.export import export
 from hyena_ds.predict.held_out import HELD_OUT, TRAINED_ON, UNKNOWN, shared_bases, spans_of, verdict_of
 from hyena_ds.predict.windows import Region, Window
+from hyena_ds.runs.trained_on import TRAINING, Training, trained_context, training_of
 from tests.data.genomes import GENOME, write_shards
 from tests.predict.verbs import run, save_model
 
@@ -32,7 +35,8 @@ def make_run(directory: Path, shards: str = "data/shards", **more: Any) -> Path:
     listed = ShardList.of([read_index(directory / "data" / "shards")])
     (directory / "runs" / "small" / SHARDS).write_text(listed.text)
     config = {"data": {"sources": [{"shards": shards}]}, **more}
-    record = Record("small", RunState(1, 0, 0), 1, 1, {}, 0, [], config)
+    stage = {"context_length": 16, "steps": 1, "global_batch": 1}
+    record = Record("small", RunState(1, 0, 0), 1, 1, {}, 0, [stage, {**stage, "context_length": 512}], config)
     texts = {RUN_STATE: record.text().encode(), WEIGHTS: weights.read_bytes()}
     files = {name: write_file(folder / name, [text]) for name, text in texts.items()}
     write_manifest(folder, "small", 1, files, listed.digest)
@@ -72,7 +76,7 @@ def test_assemblies_have_more_than_one_name(
 ) -> None:
     import hyena_ds.predict.held_out as held_out
 
-    monkeypatch.setattr(held_out, "_training_of", lambda model: ({name: {"chrA": [(0, 9)]}}, None))
+    monkeypatch.setattr(held_out, "training_of", lambda model: Training({name: {"chrA": [(0, 9)]}}, 8, None))
     assert (verdict_of(tmp_path, {"A": [(5, 20)]}, other).shared == 4) is same
 
 
@@ -112,6 +116,64 @@ def test_shards_on_other_machines_and_earlier_trainings_are_unknown(
     write_shards(tmp_path / "data", GENOME)
     found = verdict_of(make_run(tmp_path, shards, **more), {"chrV": [(0, 50)]}, "tiny")
     assert found.verdict == UNKNOWN and said in found.why
+
+
+@pytest.mark.parametrize(("form", "weights"), [("huggingface", "model.safetensors"), ("published", "weights.ckpt")])
+def test_an_exported_folder_knows_what_it_was_trained_on_without_its_run(
+    trained: Path, tmp_path: Path, form: str, weights: str
+) -> None:
+    spans = {"A": [(100, 130), (700, 800)], "chrV": [(0, 50)]}
+    wanted = verdict_of(trained, spans, "tiny")
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    export(trained, folder, form)
+    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(trained)
+    export(folder, again, "huggingface")
+    for model in (folder, folder / weights, again):
+        assert verdict_of(model, spans, "tiny") == wanted
+        assert trained_context(model) == training_of(model).longest_context == 16
+    file = folder / TRAINING
+    text = file.read_text()
+    for damaged, said in (
+        ("{", "cannot be read as what weights were trained on"),
+        ("[]", "cannot be read as what weights were trained on"),
+        (text.replace("training 1", "training 2"), "another format"),
+        (text.replace("[[0, ", "[[99999, "), "a stretch of [99999, "),
+        (text.replace(weights, "../again/model.safetensors"), "is about '../again/model.safetensors', not about"),
+        (text.replace('"sha256": "', '"sha256": "0'), f"{weights} has changed since"),
+    ):
+        file.write_text(damaged)
+        assert said in verdict_of(folder, spans, "tiny").why
+        with pytest.raises(UserError, match=r"training\.json: "):
+            trained_context(folder)
+    file.unlink()
+    assert "weights on their own" in verdict_of(folder, spans, "tiny").why and trained_context(folder) is None
+
+
+def test_what_does_not_know_its_training_is_exported_without(tmp_path: Path) -> None:
+    weights, _ = save_model(tmp_path)
+    export(weights, tmp_path / "folder", "huggingface")
+    assert not (tmp_path / "folder" / TRAINING).exists()
+
+
+@pytest.mark.parametrize("verb", ["score", "variants"])
+def test_score_and_variants_say_aloud_that_they_are_about_training_bases(
+    trained: Path, tmp_path: Path, verb: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    genome = tmp_path / "data" / "genome.fa"
+    words: list[object] = [verb, trained, genome]
+    if verb == "variants":
+        table = tmp_path / "in.tsv"
+        base = GENOME["chrA"][20]
+        table.write_text(f"chrom\tpos\tref\talt\nchrA\t21\t{base}\t{'ACGT'.replace(base, '')[0]}\n")
+        words += [table, "--left", 40, "--right", 20]
+    words += ["--output", tmp_path / "out.tsv", "--json", tmp_path / "out.json", "--assembly"]
+    for assembly, verdict in (("tiny", TRAINED_ON), ("hg38", UNKNOWN)):
+        assert run(*words, assembly, "--overwrite") == 0
+        held_out = json.loads((tmp_path / "out.json").read_text())["held_out"]
+        assert held_out["verdict"] == verdict
+        assert f"{'warning' if held_out['shared'] else 'unknown'}: {held_out['why']}" in capfd.readouterr().err
+    assert held_out["shared"] is None
 
 
 def test_spans_count_on_the_forward_strand_and_shared_bases_once() -> None:

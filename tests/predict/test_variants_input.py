@@ -10,9 +10,8 @@ from pathlib import Path
 import pysam
 import pytest
 
-from hyena_ds.runs.origin import trained_context
-from tests.checkpoints import cases as checkpoint_cases
-from tests.distributed.pool import Pool
+from hyena_ds.predict.export import export
+from hyena_ds.runs.trained_on import TRAINING, Training
 from tests.predict.variant_cases import ALIASES, HEADER, RULE, save_vcf
 from tests.predict.verbs import check_refused, run, save_model
 
@@ -131,14 +130,35 @@ def test_a_missing_library_names_the_extra(
         assert f"{name} is not installed; pip install 'hyena-ds[predict]'" in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_windows_beyond_what_the_model_has_trained_on_are_said(
-    ranks: Callable[[int], Pool], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ranks(1).run(checkpoint_cases.save, directory=tmp_path / "checkpoints", zero_stage=1, steps=[1])
-    assert trained_context(tmp_path) == 32
     weights, _ = save_model(tmp_path)
-    assert trained_context(weights) is None
+    genome, vcf, _ = save_vcf(tmp_path)
+    folder = tmp_path / "folder"
+    export(weights, folder, "huggingface")
+    words = ("variants", folder, genome, vcf, *RULE, *ALIASES, "--overwrite", "--output", tmp_path / "out.tsv")
+    for longest, said in ((None, False), (119, True), (120, False)):
+        if longest is not None:
+            training = Training({}, longest, None)
+            (folder / TRAINING).write_text(
+                training.text("model.safetensors", (folder / "model.safetensors").read_bytes())
+            )
+        assert run(*words) == 0
+        warning = (
+            "windows of 120 bases and more, and the model was trained on at most 119: what it makes of more is unknown"
+        )
+        assert (warning in capfd.readouterr().err) is said
+
+
+def test_what_cannot_be_a_bcf_is_said_and_leaves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights, _ = save_model(tmp_path)
+    genome, vcf, _ = save_vcf(tmp_path)
+    vcf.write_text(vcf.read_text().replace("GT\t0|1\n", "GT:XX\t0|1:a:b\n"))  # more values than FORMAT names
+    assert run("variants", weights, genome, vcf, *RULE, *ALIASES, "--output", tmp_path / "out.bcf") == 2
+    said = capfd.readouterr().err
+    assert "out.bcf: cannot be written as BCF (" in said and "; write a .vcf.gz" in said
+    assert not (tmp_path / "out.bcf").exists()
 
 
 def test_classes_that_values_tell_apart_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
