@@ -103,7 +103,7 @@ class SuiteTask(Bounded):
     rows: Annotated[int | None, Bound(1, MOST)] = None
     """Rows of the train set that are drawn with the run's seed; by default all. The table says so."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Of multilabel: sets of outputs that are scored apart too, by what their names begin with; published scores name them
+    """Sets of outputs of a multilabel task that are scored apart too, by what their names begin with; published scores name them
     TASK/GROUP."""
     leaks: str | None = None
     """What is known to be wrong with the split; the table marks the task. The audit is run all the same."""
