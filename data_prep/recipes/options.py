@@ -55,6 +55,7 @@ def rule_from(args: argparse.Namespace, window: int, even: bool = False) -> Rule
         raise UserError(
             f"--shares: found '{args.shares}', wanted two shares above 0 whose sum is below 1, as 0.15,0.15"
         )
+    check_seed(args.seed)
     if bool(args.valid) != bool(args.test):
         raise UserError("--valid and --test: found one of them, wanted both or neither")
     return Rule(gap, parse_regions("--valid", args.valid), parse_regions("--test", args.test), valid, test)

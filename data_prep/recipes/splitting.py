@@ -111,11 +111,11 @@ def divide(items: Sequence[Item], rule: Rule) -> list[str | None]:
 
 
 def clusters(spans: Iterable[Span]) -> list[Span]:
-    """Spans that overlap or touch, as one; by contig and start."""
+    """Spans that share bases, as one; by contig and start."""
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.contig, span.start, span.end)):
         last = merged[-1] if merged else None
-        if last is not None and last.contig == span.contig and span.start <= last.end:
+        if last is not None and last.contig == span.contig and span.start < last.end:
             merged[-1] = Span(last.contig, last.start, max(last.end, span.end))
         else:
             merged.append(span)
