@@ -17,6 +17,7 @@ from data_prep.recipes.reading import Feature
 SHORTEST_INTRON = 30
 """Bases; what is shorter is a gap of the annotation that nothing splices."""
 Site = Literal["donor", "acceptor"]
+_KINDS: tuple[Site, Site] = ("donor", "acceptor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ def splice_sites(exons: Iterable[Feature]) -> dict[SpliceSite, str]:
     """Every splice site, and the first by name of the genes that have it."""
     found: dict[SpliceSite, str] = {}
     for contig, strand, gene, start, end in _introns(exons):
-        first, last = ("donor", "acceptor") if strand == "+" else ("acceptor", "donor")
-        for place, kind in ((start, first), (end, last)):
+        for place, kind in zip((start, end), _KINDS if strand == "+" else _KINDS[::-1], strict=True):
             site = SpliceSite(contig, place, strand, kind)
             found[site] = min(gene, found.get(site, gene))
     return found

@@ -23,6 +23,8 @@ from data_prep.recipes.splitting import Homes, Span
 
 INPUTS = ("exons", "genome")
 NEITHER = "neither"
+_ROUNDING: dict[Site, int] = {"donor": 1, "acceptor": 0}
+"""An odd number of donors gives a decoy more, of acceptors one less, so that even genes of one intron have one."""
 _NOT_CANONICAL = "a donor without GT or an acceptor without AG"
 _AT_EDGE = "the window reaches past the end of its contig, or holds an N"
 
@@ -113,8 +115,8 @@ def _decoys(
     taken = {(site.contig, site.place, site.strand) for site in sites}
     found = []
     for gene in genes:
-        donors, acceptors = (wanted[gene.name, gene.contig, gene.strand, kind] for kind in ("donor", "acceptor"))
-        for kind, count in (("donor", (donors + 1) // 2), ("acceptor", acceptors // 2)):
+        for kind, up in _ROUNDING.items():
+            count = (wanted[gene.name, gene.contig, gene.strand, kind] + up) // 2
             if not count:
                 continue
             for place in drawn(_candidates(reference, gene, kind), seed, gene.name, kind).tolist():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from hyena_ds.cli import _parser
 from hyena_ds.config.loading import dump_yaml, parse_yaml
 from hyena_ds.errors import UserError
 from hyena_ds.suites.schema import SuiteConfig, load_suite
@@ -42,6 +44,9 @@ def test_every_shipped_suite_parses_and_says_its_protocol_and_its_command(path: 
     assert path.read_text(encoding="utf-8").startswith("# ")
     assert parse_yaml(dump_yaml(suite), "again", SuiteConfig) == suite
     for each in suite.tasks:
+        if each.recipe is not None:  # a command that the recipe's own parser takes
+            words = ["prep", "task", *shlex.split(each.recipe.replace("{data}", "data")), "OUT"]
+            assert _parser().parse_args(words).out == "OUT"
         assert len(list(suite.rows_of(each))) >= 2
         assert all(0 < score.score <= 1 for score in suite.published_of(each))
     names = {name for table in suite.published for name in table.scores}
