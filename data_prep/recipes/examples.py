@@ -29,7 +29,7 @@ class Example:
     end: int = 0
     strand: str = "+"
     group: str = ""
-    """The gene, the species or the like that it is of."""
+    """The gene that it is of; empty where it stands alone."""
     more: tuple[str, ...] = ()
     """Further columns, as `Made.more` names them."""
 

@@ -55,9 +55,12 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         left_out["an exon on a contig that the genome does not have"] = len(exons) - len(known)
         rows = []
         for strand in "+-" if args.strand == "both" else args.strand:
-            mine = [exon for exon in known if exon.strand == strand]
+            by_contig: dict[str, list[Feature]] = {}
+            for exon in known:
+                if exon.strand == strand:
+                    by_contig.setdefault(exon.contig, []).append(exon)
             for name, contig in names.items():
-                here = [exon for exon in mine if exon.contig == name]
+                here = by_contig.get(name, [])
                 rows += _windows(reference, contig, strand, here, args.window, args.seed, left_out)
     # A window at the edge of a gene belongs to it, so what is kept together is as long as whole windows are.
     homes = Homes(_rounded(gene, names[gene.contig], args.window) for gene in genes_of(known))
@@ -103,7 +106,7 @@ def _windows(
         marks = np.where(is_n, UNLABELLED, labels[start:end]).astype(np.uint8)
         sequence = reference.window(contig, start, end, strand) or ""
         label = (marks[::-1] if strand == "-" else marks).tobytes().decode("ascii")
-        rows.append(Example(sequence, label, contig, start, end, strand, f"{contig}:{start // window}"))
+        rows.append(Example(sequence, label, contig, start, end, strand))
         owed -= not has_exon[index]
     return rows
 

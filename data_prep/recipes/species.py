@@ -69,7 +69,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
             places[species] = part(rows, middles, _of(rule, {row.contig for row in rows}), left_out)
         splits = {split: _as_many(split, places, rule, named, args, left_out) for split in SPLITS}
         for rows in splits.values():
-            rows[:] = [_filled(references[row.group], row) for row in rows]
+            rows[:] = [_filled(references[row.label], row) for row in rows]
     return Made(
         "classification",
         splits,
@@ -142,10 +142,11 @@ def _windows(species: str, reference: Reference, args: argparse.Namespace, left_
             if np.count_nonzero(reference.letters(contig, start, end) == ord("N")) > args.most_n * args.window:
                 left_out["too many N"] += 1
             else:
-                rows.append(Example("", species, contig, start, end, "-" if index in turned else "+", species))
+                rows.append(Example("", species, contig, start, end, "-" if index in turned else "+"))
     return rows
 
 
 def _filled(reference: Reference, row: Example) -> Example:
-    sequence = reference.window(row.contig, row.start, row.end, row.strand)
-    return dataclasses.replace(row, sequence=sequence or "")
+    """A window with its sequence, and with its species before the name of its contig: genomes call theirs alike."""
+    sequence = reference.window(row.contig, row.start, row.end, row.strand) or ""
+    return dataclasses.replace(row, sequence=sequence, contig=f"{row.label}:{row.contig}")

@@ -15,6 +15,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +60,37 @@ def is_there(out: Path, made_from: Mapping[str, Any]) -> bool:
 
 def write(out: Path, made_from: Mapping[str, Any], make: Callable[[Path], Made]) -> Made:
     """Write the task that `make` gives, which is handed an empty directory to work in. Raises UserError and OSError."""
+    created = [parent for parent in out.parents if not parent.exists()]  # the innermost first
     out.parent.mkdir(parents=True, exist_ok=True)
-    with aside(out) as partial:
-        partial.mkdir()
-        work = partial / "work"
-        made = make(work)
-        for split in SPLITS:
-            if not made.splits[split]:
-                raise UserError(
-                    f"{out}: found no row for {split}, wanted some in every split; give more sequence, or other regions to "
-                    "--valid and --test"
-                )
-        for split in SPLITS:
-            _write_table(partial / f"{split}.csv.gz", made, made.splits[split])
-        shutil.rmtree(work, ignore_errors=True)
-        card = _card(made_from, made, partial)
-        (partial / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(_readme(card), encoding="utf-8")
-        sync_directory(partial)
-        if out.is_dir():
-            out.rmdir()  # it is empty
+    try:
+        with aside(out) as partial:
+            partial.mkdir()
+            made = make(partial / "work")
+            _fill(partial, out, made_from, made)
+            if out.is_dir():
+                out.rmdir()  # it is empty
+    except BaseException:
+        for directory in created:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
     return made
+
+
+def _fill(directory: Path, out: Path, made_from: Mapping[str, Any], made: Made) -> None:
+    for split in SPLITS:
+        if not made.splits[split]:
+            raise UserError(
+                f"{out}: found no row for {split}, wanted some in every split; give more sequence, or other regions to "
+                "--valid and --test"
+            )
+    for split in SPLITS:
+        _write_table(directory / f"{split}.csv.gz", made, made.splits[split])
+    shutil.rmtree(directory / "work", ignore_errors=True)
+    card = _card(made_from, made, directory)
+    (directory / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (directory / "README.md").write_text(_readme(card), encoding="utf-8")
+    sync_directory(directory)
 
 
 def _write_table(path: Path, made: Made, rows: Iterable[Example]) -> None:
@@ -91,7 +102,8 @@ def _write_table(path: Path, made: Made, rows: Iterable[Example]) -> None:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(("sequence", "label", *(_PLACE if made.has_places else ()), *made.more))
             for row in rows:
-                place = (row.group, row.contig, row.start, row.end, row.strand) if made.has_places else ()
+                alone = f"{row.contig}:{row.start}"  # what has no group is one by itself
+                place = (row.group or alone, row.contig, row.start, row.end, row.strand) if made.has_places else ()
                 writer.writerow((row.sequence, row.label, *place, *row.more))
         to_disk(file)
 

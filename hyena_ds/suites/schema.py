@@ -20,25 +20,12 @@ from typing import Annotated, Literal
 from hyena_ds.config.limits import MOST, Bound, Bounded
 from hyena_ds.config.loading import load_yaml, require
 from hyena_ds.errors import UserError
+from hyena_ds.suites.published import MOST_SEEDS, Metric, PublishedTable
 
 Kind = Literal["classification", "multilabel", "regression", "per_base"]
-Metric = Literal[
-    "accuracy",
-    "mcc",
-    "f1",
-    "f1_macro",
-    "f1_weighted",
-    "auroc",
-    "auprc",
-    "median_auroc",
-    "pearson",
-    "spearman",
-    "r2",
-]
 RANDOM = "random"
 MADE = {"train": "train.csv.gz", "valid": "valid.csv.gz", "test": "test.csv.gz"}
 """What `hyena-ds prep task` writes."""
-MOST_SEEDS = 1000
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _PLAIN = re.compile(r"[^\W_][\w .+-]*(/[^\W_][\w .+-]*)*")
 """A name that is part of a path: words apart by slashes, none of which begins with a dot."""
@@ -83,7 +70,9 @@ class SuiteTask(Bounded):
     """A task: labelled sequences, and how a model's predictions of them are scored."""
 
     name: str
+    """What the table and its files call it; slashes make groups of tasks, as gue/tf/0."""
     kind: Kind
+    """What is learnt of a sequence: one of several classes, several outputs of 0 or 1, a number, or a class for every base."""
     metric: Metric
     """What the table shows, and the best step on the validation split is chosen by."""
     train: str | None = None
@@ -153,38 +142,6 @@ class SuiteTask(Bounded):
 
 
 @dataclass(frozen=True)
-class PublishedTable(Bounded):
-    """Scores of one model from one source."""
-
-    model: str
-    source: str
-    """Where they are printed."""
-    scores: dict[str, float]
-    """By task, as shares: 0.85 for 85 %."""
-    spreads: dict[str, float] = field(default_factory=dict)
-    """By task, where the source has them."""
-    spread: str | None = None
-    """What a spread is, as: standard deviation over 5 folds."""
-    seeds: Annotated[int | None, Bound(1, MOST_SEEDS)] = None
-    """Runs behind a score."""
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    """By task, where it is not the task's own: such a score is not comparable."""
-    independent: bool = False
-    """Whether others than the model's authors measured it."""
-    differs: str | None = None
-    """How data or protocol differ from the suite's; its scores stand beside ours as not comparable."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.scores), "scores", "found none, wanted a score by task")
-        for name in self.spreads:
-            require(name in self.scores, "spreads", f"found one of {name}, which has no score")
-        require(
-            bool(self.spreads) == (self.spread is not None), "spread", "wanted it with spreads, to say what they are"
-        )
-
-
-@dataclass(frozen=True)
 class SuiteConfig(Bounded):
     """A whole suite."""
 
@@ -193,6 +150,7 @@ class SuiteConfig(Bounded):
     models: dict[str, SuiteModel]
     """Rows of the table."""
     tasks: tuple[SuiteTask, ...]
+    """Labelled data sets, each with its metric."""
     data: str = "."
     """Directory that the paths of tasks begin at, as ${NAME} for a variable of the environment."""
     output: str = "runs"
@@ -206,6 +164,7 @@ class SuiteConfig(Bounded):
     cluster: str | None = None
     """The command that runs the suite at its full scale."""
     published: tuple[PublishedTable, ...] = ()
+    """What others have measured, a table for each model and source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -81,7 +81,7 @@ def test_genes_that_overlap_stay_together_and_splits_are_a_gap_apart(recipes: Re
     rows = random_genes(2, len(bases))
     exons = recipes.exons("e.tsv.gz", rows)
     task = recipes.make(recipe, "--exons", exons, "--genome", genome, "--window", "60", "--gap", "90")
-    task.check({"c": bases}, gap=90, kept_whole=recipe == "splice")
+    task.check({"c": bases}, gap=90)
     homes: dict[str, set[str]] = {}
     for split in SPLITS:
         for row in task.rows(split):
@@ -112,7 +112,7 @@ def test_every_base_is_labelled_on_its_own_strand(recipes: Recipes) -> None:
     genome = recipes.fasta("g.fa", {"c": bases})
     exons = recipes.exons("e.tsv", [row for at in range(0, 6000, 1000) for row in two_genes(at)])
     task = recipes.make("exons", "--exons", exons, "--genome", genome, "--window", "500", *HELD_OUT)
-    task.check({"c": bases}, gap=500, kept_whole=False)
+    task.check({"c": bases}, gap=500)
     found = {(row["strand"], int(row["start"])): row["label"] for split in SPLITS for row in task.rows(split)}
     forward = "0" * 100 + "2" * 5 + "." + "2" * 44 + "1" * 100 + "2" * 50 + "0" * 200
     assert found["+", 0] == forward
@@ -205,6 +205,7 @@ def test_a_variant_is_in_the_middle_of_its_window_and_indels_keep_the_length(rec
     assert found["109"]["sequence"] == bases[109:120] + bases[122:131] and found["109"]["reference"] == bases[109:129]
     assert found["119"]["sequence"] == bases[119:130] + "TTT" + bases[130:136]
     assert all(len(row["sequence"]) == len(row["reference"]) == 20 for row in rest)
+    assert found["109"]["group"] == "7:109"  # no GENE
     assert max(int(row["end"]) for row in task.rows("train")) + 20 <= min(
         int(row["start"]) for row in task.rows("valid")
     )
@@ -234,7 +235,7 @@ def test_species_have_as_many_windows_each_in_capitals_and_on_both_strands(recip
     one, two = recipes.fasta("h.fa", {"1": human[:6000], "2": human[6000:]}), recipes.fasta("w.fa.gz", {"c": worm})
     words = ("species", "--genome", f"human={one}", "--genome", f"worm={two}", "--window", "100")
     task = recipes.make(*words)
-    task.check({"1": human[:6000], "2": human[6000:], "c": worm}, gap=100, kept_whole=False)
+    task.check({"human:1": human[:6000], "human:2": human[6000:], "worm:c": worm}, gap=100)
     for split in SPLITS:
         rows = task.rows(split)
         assert task.card["counts"][split]["human"] == task.card["counts"][split]["worm"] == len(rows) / 2
@@ -242,7 +243,7 @@ def test_species_have_as_many_windows_each_in_capitals_and_on_both_strands(recip
     assert task.card["left_out"]["too many N"] == 1
     few = recipes.make(*words, "--most", "10", "--valid", "1:0-1000", "--test", "2", out="few")
     assert few.card["counts"]["train"] == {"rows": 20, "human": 10, "worm": 10}
-    assert {row["contig"] for row in few.rows("test")} == {"2", "c"}
+    assert {row["contig"] for row in few.rows("test")} == {"human:2", "worm:c"}
 
 
 def test_the_same_inputs_give_the_same_bytes_and_another_seed_others(recipes: Recipes) -> None:
