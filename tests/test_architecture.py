@@ -15,6 +15,7 @@ from tests.paths import ROOT
 PACKAGE = "hyena_ds"
 FLOORS = (
     "cli",
+    "suites",
     "sweeps",
     "report",
     "planning",
