@@ -45,6 +45,19 @@ if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" generate "* ]]; then
     hyena-ds bench generate --json bench/results/generate.json
 fi
 
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" predict "* ]]; then
+    echo "== predict"
+    hyena-ds bench predict --reference "$reference" --rounds 9 --json bench/results/predict.json
+    # A million tokens: the published code's peak is that of one layer.
+    hyena-ds bench predict --reference "$reference" --width 256 --layers 1 --context-length 1000002 --batch 1 --rounds 1 \
+        --json bench/results/predict-1m.json
+fi
+
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" variants "* ]]; then
+    echo "== variants"
+    hyena-ds bench variants --json bench/results/variants.json
+fi
+
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then
     echo "== plan"
     rm -f bench/results/calibration.json bench/results/plan.json
