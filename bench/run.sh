@@ -48,9 +48,6 @@ fi
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" predict "* ]]; then
     echo "== predict"
     hyena-ds bench predict --reference "$reference" --rounds 9 --json bench/results/predict.json
-    # A million tokens: the published code's peak is that of one layer.
-    hyena-ds bench predict --reference "$reference" --width 256 --layers 1 --context-length 1000002 --batch 1 --rounds 1 \
-        --json bench/results/predict-1m.json
 fi
 
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" variants "* ]]; then
