@@ -23,7 +23,7 @@ from hyena_ds.files.whole import remove, sync_directory, write_whole
 LATEST = "latest"
 SELECTED = "selected"
 _MOST_BYTES = 100
-"""Of a file that names a checkpoint."""
+"""Bytes of a file that names a checkpoint, at most."""
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -35,6 +35,11 @@ def checkpoints_in(directory: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's name says."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def name_of(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:08d}"
 
 
 def problem_of(checkpoint: Path, first: int | None = None, every: int = 1) -> str | None:

@@ -25,6 +25,7 @@ RANDOM = "random"
 _MULTIPLE = 64
 """Contexts and buckets are multiples of so many tokens, so that a few ranks can share a sequence."""
 _SMALLEST_BUCKET = 128
+_NULL = "tag:yaml.org,2002:null"
 
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -109,15 +110,15 @@ def _shape(task: TaskConfig, begin: str | None, name: str) -> dict[str, Any]:
 
 
 def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    """What stands under a key; None where nothing does, or null."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next((value for key_node, value in pairs if key_node.value == key), None)
+    return next((value for key_node, value in pairs if key_node.value == key and value.tag != _NULL), None)
 
 
 def _said(node: yaml.Node, key: str) -> str | None:
     """What a scalar says; None where there is none, or null."""
     found = _child(node, key)
-    there = isinstance(found, yaml.ScalarNode) and found.tag != "tag:yaml.org,2002:null"
-    return str(found.value) if there and found is not None else None
+    return str(found.value) if isinstance(found, yaml.ScalarNode) else None
 
 
 def _whole(node: yaml.Node, key: str, otherwise: int) -> int:

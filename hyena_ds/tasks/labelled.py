@@ -229,7 +229,10 @@ class LabelledTask(Task):
 
     def measures(self, samples: Sequence[Reading], predictions: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """All metrics of the kind; where both strands are read, of the mean of their outputs, and the loss of that."""
-        return self._outcome(samples, predictions)[1]
+        measured = self._outcome(samples, predictions)[1]
+        if not self._task.reverse_complement:
+            del measured["loss"]  # it is there, summed up in its own precision
+        return measured
 
     def _outcome(
         self, samples: Sequence[Reading], outputs: Sequence[NDArray[np.float32]]
@@ -240,9 +243,7 @@ class LabelledTask(Task):
         found = outputs_of(data, samples, outputs)
         predictions = [predictions_of(kind, each, scale) for each in found]
         measured = measures(kind, data, predictions)
-        if self._task.reverse_complement:
-            measured = {"loss": mean_loss(kind, data, found, scale), **measured}
-        return predictions, measured
+        return predictions, {"loss": mean_loss(kind, data, found, scale), **measured}
 
     def test(self) -> list[Reading]:
         """The test set, read now; nothing without one. Raises UserError."""

@@ -10,7 +10,6 @@ same collectives in the same order.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from hyena_ds.checkpoints.directory import checkpoints_in, newest_whole, step_of
+from hyena_ds.checkpoints.directory import checkpoints_in, name_of, newest_whole, step_of
 from hyena_ds.checkpoints.manifest import read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
@@ -29,7 +28,6 @@ from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
 from hyena_ds.ops.large import give_back
@@ -46,6 +44,7 @@ from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.convolution import common_convolution
+from hyena_ds.training.ending import conclude
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.journal import Journal
@@ -53,7 +52,6 @@ from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
 from hyena_ds.training.starting import resumed, roll_back, start
 from hyena_ds.training.step import StepResult, train_step
-from hyena_ds.training.validation import validate
 
 
 def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
@@ -312,7 +310,8 @@ class _Run:
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()
         tested = self._tested()
-        problem = from_rank_zero(lambda: self._conclude(tested))
+        parts = self.config, self.task, self.directory, self.journal, self.scores
+        problem = from_rank_zero(lambda: conclude(*parts, self.state.step, tested))
         dist.barrier()
         if problem is not None:
             raise UnwrittenError(f"{problem}; step {self.state.step} is saved: make room, and start the run again")
@@ -326,43 +325,9 @@ class _Run:
         if step is not None and step != self.state.step:
             self.engine.destroy()
             del self.engine  # before another one is built beside it
-            checkpoint = agreed(lambda: read_checkpoint(self.directory.checkpoints / f"step-{step:08d}"))
+            checkpoint = agreed(lambda: read_checkpoint(self.directory.checkpoints / name_of(step)))
             self.engine = resumed(self.config, self.task, self.compute, checkpoint)
-        plan = self.plans[-1]
-        call, part = self._pass_of_stage(plan)
-        result = validate(self.engine, self.task, samples, plan, call, self.compute, part, self._mark_forward)
-        assert result is not None
-        return result.predictions
-
-    def _mark_forward(self, forward: int) -> bool:
-        self.watchdog.mark(f"forward {forward + 1}")
-        return False
-
-    def _conclude(self, predictions: Sequence[NDArray[np.float32]]) -> str | None:
-        """Write the summary and say the last words, on rank 0 alone; why the summary could not be written.
-
-        `predictions` are those of the test set.
-        """
-        self.journal.end_progress()
-        context_length, selection = self.plans[-1].config.context_length, self.scores.selection
-        last, quality = self.scores.last, self.scores.quality
-        if selection.best is not None:
-            last = selection.best
-            begin = len("validation_")
-            quality = {name[begin:]: value for name, value in last.items() if name.startswith("validation_")}
-        else:
-            self.journal.say("counting baselines on the training data")
-        conclusion = self.task.conclude(context_length, quality)
-        summary, lines = {**finite(last), **conclusion.summary}, [*conclusion.lines]
-        try:
-            if predictions:
-                summary["test"], more = self.task.tested(last["step"], predictions, self.directory.path)
-                lines += more
-            self.directory.write_summary(summary)
-        except OSError as error:
-            return f"{error.filename or self.directory.summary}: cannot be written ({error.strerror})"
-        self.journal.conclude(selection.step or self.state.step, context_length, lines)
-        return None
+        return self.scores.predictions(self.engine, samples)
 
 
 def pass_of_stage(

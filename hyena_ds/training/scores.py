@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import deepspeed
+import numpy as np
+from numpy.typing import NDArray
 
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
@@ -80,6 +82,19 @@ class Scores:
         ended = step == self.config.total_steps or self.selection.ends
         missing = [at for at, scored in zip(wanted, there, strict=True) if ended or not scored]
         return self._score(engine, journal, plan, step, missing)
+
+    def predictions(self, engine: deepspeed.DeepSpeedEngine, samples: Sequence[Any]) -> list[NDArray[np.float32]]:
+        """What the engine predicts for each of `samples`, which are no validation. Collective."""
+
+        def mark(forward: int) -> bool:
+            self.watchdog.mark(f"forward {forward + 1}")
+            return False
+
+        plan = self.plans[-1]
+        call, part = self.pass_of_stage(plan)
+        result = validate(engine, self.task, samples, plan, call, self.compute, part, mark)
+        assert result is not None
+        return result.predictions
 
     def _score(
         self, engine: deepspeed.DeepSpeedEngine, journal: Journal, plan: StagePlan, step: int, wanted: list[StagePlan]
