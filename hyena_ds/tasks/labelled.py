@@ -148,7 +148,7 @@ class LabelledTask(Task):
             for micro_step in range(plan.accumulation):
                 length = self.length(chosen[micro_step * together : (micro_step + 1) * together], plan)
                 here = _cut(part, length // plan.config.sequence_parallel)
-                numbers, mine = row_samples(chosen, plan, part.row, micro_step)  # type: ignore[arg-type, type-var]
+                numbers, mine = row_samples(chosen, plan, part.row, micro_step)
                 micro_batches.append(self.read(mine, numbers, length, here))
             yield StepBatch(step, micro_batches, self._scored(chosen))
 

@@ -84,8 +84,9 @@ def predictions_of(kind: str, outputs: Floats, scale: tuple[Floats, Floats] | No
         return outputs * scale[1] + scale[0]
     if kind == "multilabel":
         return 1 / (1 + np.exp(-outputs))
-    shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    shifted: Floats = np.exp(outputs - outputs.max(-1, keepdims=True))
+    shares: Floats = shifted / shifted.sum(-1, keepdims=True)
+    return shares
 
 
 def measures(kind: str, data: LabelledSet, predictions: Sequence[Floats]) -> dict[str, float]:
