@@ -113,7 +113,7 @@ def counts_of(joined: Joined, k: int) -> Counts:
     for first, last in joined.chunks():
         begin, end = joined.starts[first], joined.starts[last]
         found, known = words(joined.codes[begin:end], k)
-        rows = np.searchsorted(joined.starts[first : last + 1], np.flatnonzero(known) + begin, "right") - 1
+        rows = np.repeat(np.arange(last - first), np.diff(joined.starts[first : last + 1]))[: len(known)][known]
         key, amount = np.unique(rows * 4**k + found[known].astype(np.int64), return_counts=True)
         place = (key // 4**k, key % 4**k)
         parts.append(sparse.csr_matrix((amount.astype(np.float32), place), shape=(last - first, 4**k)))
@@ -156,7 +156,7 @@ def sketch_of(joined: Joined, k: int, keep: int, in_place: bool = False) -> Sket
         begin, end = int(joined.starts[first]), int(joined.starts[last])
         found, known = (words if in_place else either_strand)(joined.codes[begin:end], k)
         at = np.flatnonzero(known)
-        rows = np.searchsorted(joined.starts[first : last + 1], at + begin, "right") - 1
+        rows = np.repeat(np.arange(last - first), np.diff(joined.starts[first : last + 1]))[at]
         chosen = found[at]
         if in_place:
             chosen = chosen + (at + begin - joined.starts[first + rows]).astype(np.uint64) * np.uint64(
@@ -195,13 +195,19 @@ class Index:
         first = np.flatnonzero(np.concatenate(([True], sorted_[1:] != sorted_[:-1]))) if n and len(order) else order
         self._hashes = sorted_[first]
         self._starts = np.append(first, len(order)).astype(np.int64)
+        self._own = np.empty(len(order), dtype=np.int64)
+        self._own[order] = np.repeat(np.arange(len(first)), np.diff(self._starts))
 
-    def pairs(self, other: Sketch, itself: bool = False) -> Iterator[tuple[Integers, Integers, Integers]]:
-        """(rows of `other`, rows of this sketch, hashes that they share) in blocks of rows; with `itself` no row with itself."""
+    def pairs(self, other: Sketch) -> Iterator[tuple[Integers, Integers, Integers]]:
+        """(rows of `other`, rows of this sketch, hashes that they share) in blocks of rows; of one sketch no row with itself."""
         if not len(self._hashes):
             return
-        at = np.minimum(np.searchsorted(self._hashes, other.hashes), len(self._hashes) - 1)
-        there = np.flatnonzero(self._hashes[at] == other.hashes)
+        itself = other is self.sketch
+        at = self._own if itself else self._look_up(other.hashes)
+        if itself:
+            there = np.flatnonzero(self._starts[at + 1] - self._starts[at] > 1)
+        else:
+            there = np.flatnonzero(self._hashes[at] == other.hashes)
         rows = np.repeat(np.arange(len(other.starts) - 1), other.sizes)[there]
         at = at[there]
         length = self._starts[at + 1] - self._starts[at]
@@ -226,3 +232,10 @@ class Index:
             if len(key):
                 yield key // n, key % n, count
             first = last
+
+    def _look_up(self, hashes: Hashes) -> Integers:
+        """The list of each hash, or a wrong one where there is none; in order, so that memory is read in order."""
+        order = np.argsort(hashes)
+        at = np.empty(len(hashes), dtype=np.int64)
+        at[order] = np.minimum(np.searchsorted(self._hashes, hashes[order]), len(self._hashes) - 1)
+        return at

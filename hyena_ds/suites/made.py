@@ -89,7 +89,7 @@ def _kept(joined: Joined) -> Integers:
     sketch = sketch_of(joined, thresholds.KEPT_LETTERS, kept_of(joined), in_place=True)
     found = [np.zeros((0, 2), dtype=np.int64)]
     wanted = max(1, thresholds.KEPT_WORDS // kept_of(joined))
-    for rows, others, count in Index(sketch).pairs(sketch, itself=True):
+    for rows, others, count in Index(sketch).pairs(sketch):
         some = (count >= wanted) & (rows < others) & (joined.lengths[rows] == joined.lengths[others])
         pairs = np.column_stack([rows[some], others[some]])
         share = in_place(joined, pairs)

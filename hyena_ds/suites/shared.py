@@ -106,18 +106,18 @@ class Sketches:
     def nearest(self) -> Nearest:
         """Look all sequences up. Of rows that share alike one is drawn, the same at every call."""
         index = Index(self.train)
-        row, share = _best(index, self.test, itself=False)
+        row, share = _best(index, self.test)
         within = [
-            int(np.count_nonzero(_best(of, sketch, itself=True)[1] >= ALIKE))
+            int(np.count_nonzero(_best(of, sketch)[1] >= ALIKE))
             for of, sketch in ((index, self.train), (Index(self.test), self.test))
         ]
         return Nearest(row, share, within[0], within[1], self.k, self.kept)
 
 
-def _best(index: Index, sketch: Sketch, itself: bool) -> tuple[Integers, NDArray[np.float64]]:
+def _best(index: Index, sketch: Sketch) -> tuple[Integers, NDArray[np.float64]]:
     count = len(sketch.starts) - 1
     row, share = np.full(count, -1, dtype=np.int64), np.zeros(count)
-    for rows, others, found in index.pairs(sketch, itself):
+    for rows, others, found in index.pairs(sketch):
         order = np.lexsort((mixed(others.astype(np.uint64)), found, rows))
         last = order[np.append(np.diff(rows[order]) != 0, True)]
         row[rows[last]] = others[last]
