@@ -34,7 +34,7 @@ class Made:
     pairs: Integers
     """(p, 2) rows of both sets together, each pair once."""
     share: float
-    """Of the sequences of one class those that are made from another class, beyond chance; of the class that has most."""
+    """Share of a class that is made from another class, beyond chance; for the class that has most."""
     of: int
     """That class."""
 
@@ -67,7 +67,7 @@ def find_made(joined: Joined, targets: NDArray[np.int64]) -> list[Made]:
 
 
 def partners(made: Made) -> dict[int, list[int]]:
-    """Of each row its partners, at most _MOST_PARTNERS."""
+    """The partners of each row, at most _MOST_PARTNERS."""
     found: dict[int, list[int]] = defaultdict(list)
     for a, b in made.pairs.tolist():
         for mine, theirs in ((a, b), (b, a)):

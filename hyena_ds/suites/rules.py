@@ -29,7 +29,7 @@ MOST_BASES = 1 << 24
 LETTERS = (3, 4, 5, 6)
 """k of the k-mers of a regression."""
 ORDERS = (0, 1, 2, 3, 4, 5, 6)
-"""Of Markov models."""
+"""Orders of Markov models."""
 _FEW_LETTERS = 4
 """The only k tried where there are many classes."""
 _MANY_CLASSES = 20
@@ -37,7 +37,7 @@ _MOST_PLACES = 2000
 """Longest sequence of which bases in place are looked at."""
 _MOST_ITERATIONS = 100
 _SHARE = 0.2
-"""Of train: what chooses k, orders and the like."""
+"""Share of train: what chooses k, orders and the like."""
 
 
 class Learner:

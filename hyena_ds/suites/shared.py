@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 _EXAMPLES = 5
 _LONGEST_KMER = 21
 _CONFIRMED = 0.25
-"""Of the k-mers that two overlapping intervals should share: with fewer they are of different genomes."""
+"""Share of the k-mers that two overlapping intervals should share: with fewer they are of different genomes."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ DUPLICATES = 0.01
 TWINS = 0.01
 """FAIL above this share of positional twins: intervals that overlap one of train by ALIKE or more, whatever its label."""
 ALIKE = 0.5
-"""Of a test sequence's bases (where its place is known), or of its long k-mers: from here on it is a twin, or near."""
+"""Share of a test sequence's bases (where its place is known), or of its long k-mers: from here on it is a twin, or near."""
 NEAR_WARN, NEAR_FAIL = 0.01, 0.10
-"""Of near sequences that are neither duplicates nor known twins: repeats and paralogues alone are a few per cent of most test sets
+"""Shares of near sequences that are neither duplicates nor known twins: repeats and paralogues alone are a few per cent of most test sets
 that were drawn from a genome."""
 SHORTEST_KMER = 12
 """Shorter ones, of sequences of less than twice that length, are shared by chance: nothing is near then."""

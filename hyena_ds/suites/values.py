@@ -19,7 +19,7 @@ _LETTERS = (2, 3, 4, 5)
 _AROUND = (1, 3, 5, 7, 9)
 """Letters round a base."""
 _PENALTY = 0.01
-"""Of a ridge, in rows of the set."""
+"""A ridge's, in rows of the set."""
 
 
 def means(learner: Learner, test: Joined) -> Scores:
