@@ -17,6 +17,7 @@ from hyena_ds.errors import MOST_QUOTED, in_one_line
 from hyena_ds.files.rows import Row
 from hyena_ds.redaction import kept
 from hyena_ds.runs.origin import Origin
+from hyena_ds.runs.trained_on import TRAINING, Training, merged
 from hyena_ds.text import counted, markdown_table
 
 if TYPE_CHECKING:
@@ -85,20 +86,27 @@ Nothing is known of them: this model was exported from weights alone, without th
 
 
 def model_card(
-    title: str, config: ModelConfig, parameters: int, origin: Origin | None, head: TaskHead | None = None
+    title: str,
+    config: ModelConfig,
+    parameters: int,
+    origin: Origin | None,
+    training: Training | None,
+    head: TaskHead | None = None,
 ) -> str:
-    """The text of README.md; a shorter one, which says so, without an origin; with a `head`, that of a fine-tuned model."""
+    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training; with a `head`,
+    that of a fine-tuned model."""
     title = in_one_line(title, MOST_QUOTED)
     front = _FRONT if head is None else _FRONT.replace("text-generation", _PIPELINES[head.kind == "per_base"])
-    sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", _use(origin)]
-    if head is not None:
-        sections[1:] = [_use_of_head(head)]
-    if origin is None:
-        sections += [_NOTHING_KNOWN]
-    elif head is None:
-        sections += [_data(origin), _metrics(origin), _training(origin)]
-    else:
+    use = _use(origin) if head is None else _use_of_head(head)
+    sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", use]
+    if training is not None and head is None:
+        sections.append(_trained_on(training))
+    if origin is not None and head is not None:
         sections += [_task(origin), _training(origin).replace("hyena-ds train", "hyena-ds finetune")]
+    elif origin is not None:
+        sections += [_data(origin), _metrics(origin), _training(origin)]
+    elif training is None:
+        sections.append(_NOTHING_KNOWN)
     return "\n".join(sections)
 
 
@@ -171,6 +179,21 @@ def _use(origin: Origin | None) -> str:
     else:
         end = "The tokenizer adds no special token" + (": in training there was none." if origin else ".")
     return _USE.replace("{end}", end)
+
+
+def _trained_on(training: Training) -> str:
+    rows = []
+    for assembly, contigs in training.bases.items():
+        for contig, spans in contigs.items():
+            bases = sum(end - start for start, end in merged(spans))
+            ends = f"{min(start for start, _ in spans):,}", f"{max(end for _, end in spans):,}"
+            rows.append((*(in_one_line(name, MOST_QUOTED) for name in (assembly, contig)), f"{bases:,}", *ends))
+    table = "\n".join(markdown_table(("assembly", "chromosome", "bases", "from", "to"), rows))
+    began = f" Training began from `{in_one_line(training.beginning, MOST_QUOTED)}`." if training.beginning else ""
+    return (
+        f"## Trained on\n\n{table}\n\nThe longest sequences had {training.longest_context:,} tokens.{began} Scores of these "
+        f"bases say little of others; `{TRAINING}` says it to programs.\n"
+    )
 
 
 def _data(origin: Origin) -> str:

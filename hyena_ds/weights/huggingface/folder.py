@@ -13,13 +13,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
 from hyena_ds.weights.heads import TaskHead
 from hyena_ds.weights.published import published_names, published_tensors
+from hyena_ds.weights.tensor_file import safetensors_chunks
 
 _CODE = tuple(Path(__file__).with_name(f"{kind}_hyenadna.py") for kind in ("configuration", "modeling", "heads"))
 _CONFIGURATION, _MODELING, _HEADS = _CODE
@@ -35,15 +35,13 @@ def huggingface_files(
     With the `head` of a fine-tuned model, what it predicts is the folder's purpose.
     """
     tensors, header = published_tensors(config, parameters)
-    each_once = {
-        f"{PREFIX}{name}": tensors[name].cpu().contiguous() for name in published_names(config.layers).values()
-    }
+    each_once = {f"{PREFIX}{name}": tensors[name] for name in published_names(config.layers).values()}
     if head is not None:
-        each_once |= {name: tensor.contiguous() for name, tensor in head.in_label_units().items()}
+        each_once |= head.in_label_units()
     return {
         "config.json": _json(_config(config) | (_of_head(head) if head is not None else {})),
         "generation_config.json": _json(_generation()),
-        "model.safetensors": save(each_once, metadata={"format": "pt", **header}),
+        "model.safetensors": b"".join(safetensors_chunks(each_once, {"format": "pt", **header})),
         **{code.name: code.read_bytes() for code in _CODE},
         "tokenizer.json": _json(_tokenizer(end_token)),
         "tokenizer_config.json": _json(_tokenizer_config(config)),
