@@ -32,6 +32,7 @@ FLOORS = (
     "cost",
     "weights",
     "model",
+    "labelled",
     "data",
     "genome",
     "parallel",
@@ -45,7 +46,7 @@ FLOORS = (
     "redaction",
 )
 """One package each, the highest first."""
-EXPORTED = ("configuration_hyenadna",)
+EXPORTED = ("configuration_hyenadna", "modeling_hyenadna")
 """Modules that transformers finds beside the one that imports them, in a folder without this package."""
 LEVEL = {name: len(FLOORS) - floor for floor, name in enumerate(FLOORS)}
 
@@ -123,7 +124,9 @@ def test_the_trainer_does_not_import_the_prep() -> None:
             assert not any(module.split(".")[0] == "data_prep" for module in modules), name
 
 
-@pytest.mark.parametrize("module", ["hyena_ds.config.arithmetic", "hyena_ds.errors", "hyena_ds.cli", "hyena_ds"])
+@pytest.mark.parametrize(
+    "module", ["hyena_ds.config.arithmetic", "hyena_ds.errors", "hyena_ds.cli", "hyena_ds", "hyena_ds.labelled"]
+)
 def test_it_imports_without_torch(module: str) -> None:
     if module not in MODULES:
         pytest.skip(f"{module} is not written yet")
