@@ -9,14 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_prep.cli import add_commands as add_prep_commands
 from hyena_ds.bench.command import add_commands as add_bench_commands
 from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.config.arithmetic import describe, describe_hosts, plan_stages
 from hyena_ds.config.limits import MOST_RANKS, check_count, whole_number
-from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.names import check_new_name
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.command import add_commands as add_data_commands
@@ -39,6 +38,10 @@ from hyena_ds.runtime.interruption import Interruption
 from hyena_ds.runtime.supervisor import supervise
 from hyena_ds.shipped.command import add_commands as add_shipped_commands
 from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
+from hyena_ds.tasks.deriving import load_run
+
+if TYPE_CHECKING:
+    from hyena_ds.tasks.task import Task
 
 _VERBS: tuple[tuple[str, Callable[[argparse.ArgumentParser], Any], str], ...] = (
     ("score", add_score_arguments, "log-likelihood of regions, and of every base, under a model"),
@@ -147,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         help="train, and start again after a failure",
         usage="hyena-ds supervise config [key.path=value ...] [-- LAUNCH COMMAND ...]",
     )
-    for command, run in ((train, _train), (check, _check), (again, _supervise)):
+    finetune = commands.add_parser("finetune", help="train a model on labelled sequences, and test it once")
+    for command, run in ((train, _train), (finetune, _finetune), (check, _check), (again, _supervise)):
         command.add_argument("config", help="YAML file of a whole run")
         command.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting for this run")
         command.set_defaults(run=run)
@@ -171,15 +175,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    config = load_run(parsed.config, parsed.overrides)
     if local_ranks.under_launcher():
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
         # Not before: torch takes seconds, in which a signal must be heard.
-        from hyena_ds.tasks.next_token import NextTokenTask
         from hyena_ds.training.run import train
 
-        return train(config, NextTokenTask(config), interruption)
+        return train(config, _task(config), interruption)
     ranks = local_ranks.local_ranks(config)
     plan_stages(config, ranks)
     RunDirectory(config).check(config)
@@ -190,14 +193,33 @@ def _train(parsed: argparse.Namespace) -> int:
     return code
 
 
+def _task(config: RunConfig) -> Task:
+    if config.task is not None:
+        from hyena_ds.tasks.labelled import LabelledTask
+
+        return LabelledTask(config)
+    from hyena_ds.tasks import next_token
+
+    return next_token.NextTokenTask(config)
+
+
+def _finetune(parsed: argparse.Namespace) -> int:
+    config = load_run(parsed.config, parsed.overrides)
+    if config.task is None:
+        raise UserError(
+            f"{parsed.config}: found no task, wanted labelled sequences to fine-tune on; or use hyena-ds train"
+        )
+    return _train(parsed)
+
+
 def _supervise(parsed: argparse.Namespace) -> int:
-    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    config = load_run(parsed.config, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
     return supervise(config, command, os.environ)
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    config = load_run(parsed.config, parsed.overrides)
     check_new_name(config.name, RunDirectory(config).config_file, "name")
     check_count("--ranks", parsed.ranks, MOST_RANKS)
     check_count("--ranks-per-host", parsed.ranks_per_host, MOST_RANKS)

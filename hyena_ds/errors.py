@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import unicodedata
+from typing import Any
 
 from hyena_ds.redaction import redacted
 
@@ -49,6 +51,14 @@ class NotFiniteError(UserError):
 def say(text: str, who: str = "hyena-ds") -> None:
     """Tell the user at once, on standard error, beside what a command prints."""
     print(f"{who}: {text}", file=sys.stderr, flush=True)
+
+
+def need(package: str, extra: str) -> Any:
+    """A library that an extra of this package brings. Raises UserError that names the extra where it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f"{package} is not installed; pip install 'hyena-ds[{extra}]'") from None
 
 
 def is_control(character: str) -> bool:

@@ -15,6 +15,7 @@ from tests.paths import ROOT
 PACKAGE = "hyena_ds"
 FLOORS = (
     "cli",
+    "suites",
     "sweeps",
     "report",
     "planning",
@@ -31,6 +32,7 @@ FLOORS = (
     "cost",
     "weights",
     "model",
+    "labelled",
     "data",
     "genome",
     "parallel",
@@ -122,7 +124,9 @@ def test_the_trainer_does_not_import_the_prep() -> None:
             assert not any(module.split(".")[0] == "data_prep" for module in modules), name
 
 
-@pytest.mark.parametrize("module", ["hyena_ds.config.arithmetic", "hyena_ds.errors", "hyena_ds.cli", "hyena_ds"])
+@pytest.mark.parametrize(
+    "module", ["hyena_ds.config.arithmetic", "hyena_ds.errors", "hyena_ds.cli", "hyena_ds", "hyena_ds.labelled"]
+)
 def test_it_imports_without_torch(module: str) -> None:
     if module not in MODULES:
         pytest.skip(f"{module} is not written yet")

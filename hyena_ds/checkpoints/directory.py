@@ -3,6 +3,7 @@
 checkpoints/.step-00000100.partial/   being written, or left by a killed run; cleared at the next save
 checkpoints/step-00000100/            complete: renamed once every file and the manifest are on the disk
 checkpoints/latest                    names the newest one, for people and scripts; nothing here relies on it
+checkpoints/selected                  names the one of the best validation, in a run that selects: the run's weights are its own
 
 A checkpoint may be a link to where somebody has moved it: it is read like any other. Nothing here follows a link to write
 or remove anything, and whatever else stands in the way of a checkpoint is moved aside.
@@ -20,6 +21,9 @@ from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.files.whole import remove, sync_directory, write_whole
 
 LATEST = "latest"
+SELECTED = "selected"
+_MOST_BYTES = 100
+"""Bytes of a file that names a checkpoint, at most."""
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -31,6 +35,11 @@ def checkpoints_in(directory: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's name says."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def name_of(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:08d}"
 
 
 def problem_of(checkpoint: Path, first: int | None = None, every: int = 1) -> str | None:
@@ -62,6 +71,18 @@ def latest_checkpoint(directory: Path) -> Checkpoint | None:
     if newest is None and found:
         raise none_is_whole(directory, problem_of(found[0]) or "")
     return newest
+
+
+def meant_checkpoint(directory: Path) -> Checkpoint | None:
+    """The one whose weights are the run's: the selected one, else `latest_checkpoint`, whose errors it raises."""
+    try:
+        with (directory / SELECTED).open("rb") as file:
+            name = file.read(_MOST_BYTES).decode("ascii").strip()
+    except (OSError, ValueError):
+        name = ""
+    if STEP_NAME.fullmatch(name) and os.path.isdir(directory / name):
+        return read_checkpoint(directory / name)
+    return latest_checkpoint(directory)
 
 
 def named_checkpoint(resume: str) -> Path:
@@ -101,8 +122,12 @@ def begin(directory: Path, step: int) -> Path:
     return partial
 
 
-def complete(partial: Path, step: int, keep_last: int, keep_every: int | None) -> list[str]:
+def complete(
+    partial: Path, step: int, keep_last: int, keep_every: int | None, selected: int | None = None
+) -> list[str]:
     """Make `partial` the checkpoint of `step`, which `latest` names from then on, and remove older ones.
+
+    That of the step `selected` stays; where it is this one, `selected` names it.
 
     Returns what is to be said: what had to be moved aside, and what should have gone and is still there.
     """
@@ -120,10 +145,13 @@ def complete(partial: Path, step: int, keep_last: int, keep_every: int | None) -
         news += _point_to(directory, final.name)
     except OSError as error:
         news.append(f"{directory / LATEST}: cannot be written ({error.strerror}); nothing here relies on it")
+    if step == selected:
+        write_whole(directory / SELECTED, f"{final.name}\n")
+        sync_directory(directory)
     # Damaged ones neither count nor go: somebody may want to see what happened to them.
     whole = [path for path in checkpoints_in(directory) if problem_of(path) is None]
     for path in whole[keep_last:]:
-        if path == final or (keep_every and step_of(path) % keep_every == 0):
+        if path == final or step_of(path) == selected or (keep_every and step_of(path) % keep_every == 0):
             continue
         if path.is_symlink():
             news.append(f"{path}: a link, left where it is; remove it, and what it names, when you no longer want it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hyena_ds.checkpoints.directory import latest_checkpoint
+from hyena_ds.checkpoints.directory import meant_checkpoint
 from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, read_manifest
 from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.data.shards import sha256_of
@@ -19,14 +19,14 @@ _ELSEWHERE = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file that a path means: itself, a checkpoint's, a run's newest, or that of a folder from elsewhere.
+    """The weights file that a path means: itself, a checkpoint's, a run's selected or newest, or that of a folder from elsewhere.
 
     In a checkpoint it is checked against the manifest. Raises UserError when there is none, or it is not what was written.
     """
     path = Path(path)
     candidates = [path] if path.is_file() else [path / name for name in (WEIGHTS, *_ELSEWHERE)]
-    if path.is_dir() and (newest := latest_checkpoint(path / "checkpoints")):
-        candidates.append(newest.path / WEIGHTS)
+    if path.is_dir() and (meant := meant_checkpoint(path / "checkpoints")):
+        candidates.append(meant.path / WEIGHTS)
     for candidate in candidates:
         if candidate.is_file():
             _check(candidate)

@@ -68,12 +68,15 @@ class CheckpointWriter:
         self._say, self._said = say, set[str]()
         self._exported = exported or partial(published_tensors, config.model)
 
-    def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> None:
-        """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written."""
+    def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None) -> None:
+        """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written.
+
+        The checkpoint of the step `selected`, this one or an earlier, is kept until another is.
+        """
         self.finish()
         aside = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
-        self._job = _Job(aside, state.step, self._files(engine, state, copy=background))
+        self._job = _Job(aside, state.step, self._files(engine, state, copy=background), selected)
         if background:
             self._job.thread.start()
         else:
@@ -151,7 +154,7 @@ class CheckpointWriter:
             shutil.rmtree(job.partial, ignore_errors=True)
             raise UserError(problem)
         kept = self._config.checkpoint
-        for line in complete(job.partial, job.step, kept.keep_last, kept.keep_every):
+        for line in complete(job.partial, job.step, kept.keep_last, kept.keep_every, job.selected):
             if line not in self._said:
                 self._said.add(line)
                 self._say(line)
@@ -160,8 +163,8 @@ class CheckpointWriter:
 class _Job:
     """One rank's part of one checkpoint."""
 
-    def __init__(self, partial: Path, step: int, files: dict[str, Iterable[Any]]):
-        self.step, self.partial = step, partial
+    def __init__(self, partial: Path, step: int, files: dict[str, Iterable[Any]], selected: int | None):
+        self.step, self.partial, self.selected = step, partial, selected
         self.written: dict[str, Written] = {}
         self.problem: str | None = None
         self._files = files

@@ -15,6 +15,8 @@ from hyena_ds.text import aligned
 
 _MOST_HOSTS = 64
 """That are listed."""
+_TASK_TOKENS = 1 << 15
+"""Tokens of a forward pass on a rank that fine-tuning takes where nothing else is said, if sequences are short enough."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
         # A leaner policy buys no more: what a layer needs for a moment does not shrink with what it keeps.
         kept = KEPT_UNITS[policy]
         limit = longest.local_length * min(kept, longest_kept) // (kept * stage.local_length)
+        if config.task is not None:  # its sequences are short, and one of them does not fill a machine
+            limit = max(limit, _TASK_TOKENS // stage.local_length)
         fitting = (divisor for divisor in divisors(per_row) if divisor <= max(1, limit))
         micro_batch_size = stage.micro_batch_size or max(fitting)
         accumulation = per_row // micro_batch_size

@@ -15,11 +15,11 @@ from typing import Any
 
 from hyena_ds.config.schedule import StageConfig
 
-FIXED = ("model.", "data.", "seed")
+FIXED = ("model.", "data.", "task", "seed")
 """Beginnings of keys that must not change..."""
-FREE = ("data.workers", "data.verify", "data.cache.")
+FREE = ("data.workers", "data.verify", "data.cache.", "task.test", "task.patience", "task.epochs", "task.like")
 """...but for what begins with these..."""
-_PLACE = re.compile(r"data\.sources\.\d+\.shards")
+_PLACE = re.compile(r"data\.sources\.\d+\.shards|task\.(train|genome)")
 """...and for these, where the data themselves can be compared."""
 _UNSAID = ("resume",)
 """How a run is started is no setting of it."""

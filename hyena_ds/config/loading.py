@@ -58,12 +58,17 @@ def parse_yaml(text: str, name: str, schema: type[T], overrides: list[str] | Non
     return load_node(compose(text, name), name, schema, overrides)
 
 
-def load_node(root: yaml.Node | None, name: str, schema: type[T], overrides: list[str] | None = None) -> T:
-    """Like `parse_yaml`, from what `compose` gives of the file; the overrides are written into it."""
+def load_node(
+    root: yaml.Node | None, name: str, schema: type[T], overrides: list[str] | None = None, path: str = ""
+) -> T:
+    """Like `parse_yaml`, from what `compose` gives of the file; the overrides are written into it.
+
+    `path` is where `root` stands in the file, for messages.
+    """
     if root is None:
         raise UserError(f"{name}:1: found an empty file, wanted the keys of a {schema.__name__}")
     override_all(root, overrides or [])
-    loaded: T = _Loader().load(root, schema, "")
+    loaded: T = _Loader().load(root, schema, path)
     return loaded
 
 

@@ -28,6 +28,7 @@ from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
+from hyena_ds.config.task import TaskConfig
 from hyena_ds.text import parse_duration
 
 
@@ -50,8 +51,8 @@ class SourceConfig(Bounded):
 class DataConfig(Bounded):
     """What is read, and what of it is scored."""
 
-    sources: tuple[SourceConfig, ...]
-    """Sets of shards, mixed by their weights."""
+    sources: tuple[SourceConfig, ...] = ()
+    """Sets of shards, mixed by their weights. A run has these or a `task`."""
     reverse_complement: bool = False
     """Read half of the training windows from the other strand."""
     random_offset: bool = True
@@ -72,7 +73,6 @@ class DataConfig(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(len(self.sources) > 0, "sources", "found an empty list, wanted at least one source")
         found = len(self.sources)
         _require(found <= MOST_SOURCES, "sources", f"found {found:,} sources, wanted at most {MOST_SOURCES:,}")
 
@@ -196,7 +196,9 @@ class RunConfig(Bounded):
     name: str
     """The run lives in `output`/`name`."""
     model: ModelConfig
-    data: DataConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig | None = None
+    """Labelled sequences to fine-tune on, in the place of `data.sources`."""
     stages: tuple[StageConfig, ...] = ()
     """Rows of the context schedule. May be left out with a `warmup`."""
     warmup: WarmupConfig | None = None
@@ -240,6 +242,16 @@ class RunConfig(Bounded):
         plain = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
         _require(plain, "name", f"found '{self.name}', wanted a plain directory name")
         super().__post_init__()
+        _require(
+            len(self.data.sources) > 0 or self.task is not None,
+            "data",
+            "sources: found none, wanted at least one source, or a task in their place",
+        )
+        _require(
+            not (self.data.sources and self.task is not None),
+            "task",
+            "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
+        )
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")
         _require(0 <= self.seed < 2**31, "seed", f"found {self.seed}, wanted 0 to 2^31 - 1")

@@ -62,8 +62,10 @@ class StepBatch:
     step: int
     """Number within the run, from 0."""
     micro_batches: list[MicroBatch]
-    scored: int
-    """Losses that the whole step adds up, over all ranks."""
+    """They may have fewer tokens than the stage's context length, the same on all ranks of a micro step: the longest comes
+    first."""
+    scored: float
+    """Losses that the whole step adds up, over all ranks; where they are weighed, the sum of their weights."""
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,11 @@ class _Spec:
         """
         if not self.call.filters.last:
             return FilterWeights(*(torch.zeros_like(weight) for weight in self.filter))
-        layout = self.call.layout
+        exchange = self.call.layout.exchange
         dk_dL = self.call.filters.slot(self.number).take_gradient()
-        dk_Dl = layout.exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
-        return filter_gradients(self.shape, self.filter, layout.offset, dk_Dl)
+        dk_Dl = exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
+        # An earlier micro step may have had more tokens than this one.
+        return filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl)
 
     def operator_forward(self, r_BlD: Tensor, call: ForwardPass) -> tuple[Tensor, Kept]:
         return operator_forward(r_BlD, self.operator, self.k_dL(), call, 2 * self.number + 1, self.dropout)

@@ -4,7 +4,8 @@
                --> last micro step: dk goes through the filter's MLP, once
     step closes, and using it raises
 
-A filter depends on parameters only, so this is exact however many micro steps follow. Where parameters stand still, in a
+A filter depends on parameters only, so this is exact however many micro steps follow, and however many tokens each has: the
+first has the most, the others take a prefix. Where parameters stand still, in a
 validation or a prediction, `HeldFilters` evaluates each filter once for all passes.
 
 d channels of this rank, L context length.
@@ -106,12 +107,12 @@ class FilterSlot:
             self._gradient = k_dL if last else empty_like(k_dL)
 
     def add_gradient(self, channels: slice, dk_gL: Tensor) -> None:
-        """Add one pass's gradient of some channels."""
+        """Add one pass's gradient of some channels; of no more tokens than the first pass had."""
         assert self._gradient is not None
         if self._fresh:
             self._gradient[channels] = dk_gL
         else:
-            self._gradient[channels] += dk_gL
+            self._gradient[channels, : dk_gL.shape[1]] += dk_gL
 
     def take_gradient(self) -> Tensor:
         """The sum over all passes; the slot is empty afterwards."""

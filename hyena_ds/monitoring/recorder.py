@@ -34,7 +34,9 @@ class Recorder:
         rows, news = recover(metrics, step)
         for line in news:
             self.say(line)
-        self.scored = {(row["step"], row["context_length"]) for row in rows if "validation_loss" in row}
+        self.validations = [row for row in rows if "validation_loss" in row]
+        """Rows of the validations from before."""
+        self.scored = {(row["step"], row["context_length"]) for row in self.validations}
         """Step and context length of every validation that there is a row of."""
         self.losses = LossHistory(rows)
 

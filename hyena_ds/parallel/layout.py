@@ -157,6 +157,13 @@ class Layout:
         """The rank's tokens, of a whole sequence."""
         return slice(self.offset, self.offset + self.local_length)
 
+    def cut_to(self, local_length: int) -> Layout:
+        """The layout of sequences of which every rank of the group holds so many tokens."""
+        if local_length == self.local_length:
+            return self
+        exchange = self.exchange
+        return Layout(exchange.size * local_length, exchange.index * local_length, local_length, exchange)
+
     @classmethod
     def whole(cls, context_length: int) -> Layout:
         """All tokens on this rank."""

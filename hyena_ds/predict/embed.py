@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import UserError, need, say
 from hyena_ds.genome.fasta import check_readable
 from hyena_ds.genome.packed import check_file
 from hyena_ds.predict.embeddings import NEEDED, write_embeddings
 from hyena_ds.predict.options import add_options, options_of
-from hyena_ds.predict.parts import Parts, need
+from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.score import STRANDS, described
 from hyena_ds.predict.sequences import Sequences, is_table, lay_out, of_regions, of_table
 

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.baselines.markov import count_mers, log_likelihoods, log_tables, of_other_strand
-from hyena_ds.errors import UserError
+from hyena_ds.errors import UserError, need
 from hyena_ds.genome.bed import read_named
 from hyena_ds.genome.tokenizer import A
+from hyena_ds.genome.variant_file import VariantFile
 from hyena_ds.predict.haplotypes import WindowRule
-from hyena_ds.predict.parts import need
-from hyena_ds.predict.variant_file import VariantFile
 from hyena_ds.predict.variant_plan import STRANDS, Allele, Planner
 from hyena_ds.text import aligned
 

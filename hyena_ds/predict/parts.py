@@ -9,7 +9,6 @@ kill computes what is missing, and its output has the same bytes.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SETTINGS = "settings.json"
-
-
-def need(package: str, extra: str) -> Any:
-    """A library that an extra of this package brings. Raises UserError that names the extra where it is missing."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise UserError(f"{package} is not installed; pip install 'hyena-ds[{extra}]'") from None
 
 
 def is_whole(output: Path, resume: bool) -> bool:

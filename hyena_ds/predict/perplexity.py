@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyena_ds.config.limits import MOST_CONTEXT, MOST_TOKENS, check_count, whole_number
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import UserError, need, say
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.fasta import Genome, check_readable
 from hyena_ds.genome.packed import check_file
 from hyena_ds.predict.options import add_assembly, add_options, options_of
-from hyena_ds.predict.parts import Parts, need
+from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.tables import write_table
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyena_ds.config.limits import check_count, whole_number
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import UserError, need, say
 from hyena_ds.genome import tokenizer
 from hyena_ds.genome.fasta import Genome, check_readable
 from hyena_ds.genome.packed import check_file
 from hyena_ds.predict.options import add_assembly, add_options, check_output, options_of
-from hyena_ds.predict.parts import Parts, need
+from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.tables import write_table
 
 if TYPE_CHECKING:

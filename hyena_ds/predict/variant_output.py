@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.errors import UserError
+from hyena_ds.errors import UserError, need
 from hyena_ds.files.whole import remove
-from hyena_ds.predict.parts import need
+from hyena_ds.genome.variant_file import COLUMNS, FILTER, FILTERS, INFO, Record, VariantFile
 from hyena_ds.predict.tables import write_table
-from hyena_ds.predict.variant_file import COLUMNS, FILTER, FILTERS, INFO, Record, VariantFile
 
 SUFFIXES = (".vcf.gz", ".vcf", ".bcf", ".parquet", ".tsv")
 VALUES = {

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.genome.bed import some
 from hyena_ds.genome.fasta import Genome
+from hyena_ds.genome.variant_file import MISMATCH, Record, VariantFile
 from hyena_ds.predict.effects import Placed
 from hyena_ds.predict.haplotypes import Change, Strand, WindowRule
-from hyena_ds.predict.variant_file import MISMATCH, Record, VariantFile
 
 _MOST_OF_A_PART = 1024
 _MOST_SHOWN = 20

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import UserError, need, say
 from hyena_ds.genome.fasta import check_readable
+from hyena_ds.genome.variant_file import VariantFile
 from hyena_ds.predict.options import add_assembly, add_options, options_of
-from hyena_ds.predict.parts import Parts, need
+from hyena_ds.predict.parts import Parts
 from hyena_ds.predict.score import described
-from hyena_ds.predict.variant_file import VariantFile
 from hyena_ds.predict.variant_output import (
     SUFFIXES,
     VALUES,

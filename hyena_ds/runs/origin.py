@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.checkpoints.directory import latest_checkpoint
+from hyena_ds.checkpoints.directory import meant_checkpoint
 from hyena_ds.checkpoints.manifest import MANIFEST, WEIGHTS, Checkpoint, Record, read_checkpoint
 from hyena_ds.data.identity import SHARDS, ShardList, read_shard_list
 from hyena_ds.errors import UserError
@@ -76,7 +76,7 @@ def find_checkpoint(path: str | Path) -> Checkpoint | None:
     if path.name == WEIGHTS or os.path.lexists(path / MANIFEST):
         folder = path.parent if path.name == WEIGHTS else path
         return read_checkpoint(folder) if os.path.lexists(folder / MANIFEST) else None
-    return latest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    return meant_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
 
 
 def run_of(checkpoint: Checkpoint) -> Path:

@@ -2,7 +2,8 @@
 
     Task --objective()--> Objective: one module, which the engine wraps
          --steps(plan, slice, step)--> StepBatch ... --Objective--> (loss sum, sums) --> one optimizer step
-         --held_out, read--> MicroBatch ... --Objective--> sums --quality--> the row of a validation
+         --held_out, read--> MicroBatch ... --Objective--> sums, predictions --quality, measures--> the row of a validation
+         --test, read------> MicroBatch ... --Objective--> predictions --tested--> what the chosen weights are worth
 
 A Task is made once for each process of a run and handed to training by the command that starts it.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -36,6 +37,9 @@ class Objective(nn.Module, ABC):
         The sums are the number of losses that were added, then those of `Task.sums`. Added up over all ranks each counts
         once. A loss over a whole sequence belongs to one rank of its sequence group; the others add a zero that hangs on
         the same graph, so that all ranks run the same collectives backwards.
+
+        A third tensor may follow, without a gradient: predictions (B, K), whole on every rank of a sequence group, or (B, l, K)
+        of this rank's tokens. Validation hands them to `Task.measures`.
         """
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -63,18 +67,22 @@ class Conclusion(NamedTuple):
 class Task(ABC):
     """Data, objective and measures of one kind of training."""
 
-    sums: ClassVar[tuple[str, ...]] = ()
+    sums: tuple[str, ...] = ()
     """Names of what the objective adds up beside losses and their number."""
-    unit: ClassVar[str]
+    unit: str
     """What a loss is measured in."""
-    counted: ClassVar[str]
+    counted: str
     """What a loss belongs to, in the plural."""
-    held_out_name: ClassVar[str]
+    held_out_name: str
     """What is validated on, in the plural."""
-    headline: ClassVar[tuple[str, ...]]
-    """Columns of `quality` that the log names after a validation, `loss` first."""
-    best: ClassVar[tuple[str, bool]]
-    """The name in `quality` by which one validation is better than another, and whether the lower one is."""
+    headline: tuple[str, ...]
+    """Columns of `quality` and `measures` that the log names after a validation, `loss` first."""
+    best: tuple[str, bool]
+    """The column by which one validation is better than another, and whether the lower one is."""
+    selects: bool = False
+    """Whether the run's weights are those of its best validation, and not the last."""
+    patience: int | None = None
+    """Validations in a row without a better one, after which a run that selects ends."""
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -115,9 +123,28 @@ class Task(ABC):
     def quality(self, loss: float, sums: Sequence[float] = ()) -> dict[str, float]:
         """The columns of a row of metrics.jsonl, `loss` first, of a mean loss and the means of `sums`."""
 
+    def length(self, samples: Sequence[Any], plan: StagePlan) -> int:
+        """Tokens to which held-out samples of one forward are padded: a multiple of the ranks that share a sequence."""
+        return plan.config.context_length
+
+    def measures(self, samples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        """More columns of a validation, of what was predicted for each of `samples`. On rank 0 alone."""
+        return {}
+
+    def test(self) -> Sequence[Any]:
+        """The samples of the test set, which is opened now and never before; none where a run has none. Raises UserError."""
+        return ()
+
+    def tested(self, step: int, predictions: Sequence[Any], directory: Path) -> tuple[dict[str, Any], list[str]]:
+        """(`test` of summary.json, lines for the log) of what the weights of `step` predict for the samples of `test`.
+
+        Writes the predictions into `directory`. On rank 0 alone.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def conclude(self, context_length: int, quality: dict[str, float]) -> Conclusion:
-        """Set the last validation, of `context_length`, beside baselines. On rank 0 alone."""
+        """Set the last validation, or the selected one, of `context_length`, beside baselines. On rank 0 alone."""
 
     @abstractmethod
     def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

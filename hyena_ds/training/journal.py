@@ -103,6 +103,11 @@ class Journal:
             f"(context {row['context_length']:,}, {scored:,} {self._task.counted})"
         )
 
+    def validations(self, context_length: int) -> list[dict[str, Any]]:
+        """The rows of a context length's validations that metrics.jsonl had at the start, or at a roll back."""
+        found = [] if self._recorder is None else self._recorder.validations
+        return [row for row in found if row["context_length"] == context_length]
+
     def is_scored(self, step: int, context_length: int) -> bool:
         """Whether metrics.jsonl has this validation."""
         return self._recorder is not None and (step, context_length) in self._recorder.scored
@@ -116,15 +121,15 @@ class Journal:
         if self._recorder is not None:
             self._recorder.end_progress()
 
-    def conclude(self, state: RunState, context_length: int, lines: list[str]) -> None:
-        """The last words: what the task makes of the last validation, and where everything is."""
+    def conclude(self, step: int, context_length: int, lines: list[str]) -> None:
+        """The last words: what the task makes of the validation of the run's weights, those of `step`, and where everything is."""
         path = self._directory.path
         self.say(
             "",
             f"held-out {self._task.held_out_name} of {context_length:,} bases",
             "",
             *lines,
-            f"run: {path}   weights: {path / 'checkpoints' / f'step-{state.step:08d}' / WEIGHTS}",
+            f"run: {path}   weights: {path / 'checkpoints' / f'step-{step:08d}' / WEIGHTS}",
             f"curves: tensorboard --logdir {path / 'tensorboard'}",
         )
 

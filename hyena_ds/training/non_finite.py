@@ -87,7 +87,8 @@ def to_blame(
         for row, number in enumerate(micro_batch.samples_B.tolist()):
             one = slice(row, row + 1)
             key = DropoutKey(config.seed, batch.step, here.samples_B[one])
-            alone = replace(call, dropout=key, filters=filters)
+            layout = call.layout.cut_to(here.token_ids_Bl.shape[1])
+            alone = replace(call, layout=layout, dropout=key, filters=filters)
             losses[number] += engine(here.rows(one), alone)[0]
     dist.all_reduce(losses)
     samples = agreed(lambda: task.samples(batch.step))

@@ -13,10 +13,13 @@ import socket
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
-from hyena_ds.checkpoints.directory import newest_whole
+from hyena_ds.checkpoints.directory import checkpoints_in, name_of, newest_whole, step_of
+from hyena_ds.checkpoints.manifest import read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
@@ -25,7 +28,6 @@ from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
 from hyena_ds.ops.large import give_back
@@ -42,12 +44,13 @@ from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.convolution import common_convolution
+from hyena_ds.training.ending import conclude
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
-from hyena_ds.training.starting import roll_back, start
+from hyena_ds.training.starting import resumed, roll_back, start
 from hyena_ds.training.step import StepResult, train_step
 
 
@@ -152,10 +155,9 @@ class _Run:
         self.journal.say(f"convolution: {self.choice.convolution.name} ({self.choice.why})", *self.news)
         try:
             self.interruption.hold()
+            self._restore_scores()
             stop = self.scores.owed(self.engine, self.journal, self.state.step)
-            while (
-                stop is None and self.state.step < self.config.total_steps
-            ):  # a roll back may lead to an earlier stage
+            while stop is None and not self._is_trained():  # a roll back may lead to an earlier stage
                 plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
                 with in_a_sentence(self.config, plan):
                     stop = self._stage(plan)
@@ -171,6 +173,13 @@ class _Run:
             return 0
         finally:
             self.journal.close()
+
+    def _is_trained(self) -> bool:
+        return self.state.step == self.config.total_steps or self.scores.selection.ends
+
+    def _restore_scores(self) -> None:
+        whole = from_rank_zero(lambda: {step_of(path) for path in checkpoints_in(self.directory.checkpoints)})
+        self.scores.restore(self.journal, whole)
 
     def _stage(self, plan: StagePlan) -> Stop | None:
         """Train a stage until it ends, is rolled back, or somebody asks to stop; what is reached then is saved."""
@@ -193,13 +202,20 @@ class _Run:
                 if behind:
                     self._leave_without_rows()
             stop = stop or self.scores.after_step(self.engine, self.journal, plan, self.state.step)
-            if self._is_saved(plan, stop):
+            selection = self.scores.selection
+            if self._is_saved(plan, stop) or selection.ends or selection.step == self.state.step:
                 self.watchdog.enter("save", self.state.step)
-                self.checkpoints.save(self.engine, self.state)
+                self.checkpoints.save(self.engine, self.state, selection.step)
                 stop = stop or self._asked_to_stop()
             if stop is not None:
                 self.checkpoints.finish()
                 return stop
+            if selection.ends:
+                name = self.task.best[0]
+                self.journal.say(
+                    f"step {self.state.step}: {selection.since} validations without a better {name}: the run ends"
+                )
+                return None
         return None
 
     def _step(self, plan: StagePlan, batch: StepBatch, call: ForwardPass) -> StepResult:
@@ -239,7 +255,7 @@ class _Run:
             newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
             if newest is None or newest.record.state.step != step:
                 self.watchdog.enter("save", step)
-                self.checkpoints.save(self.engine, self.state)
+                self.checkpoints.save(self.engine, self.state, self.scores.selection.step)
                 self.checkpoints.finish()
         except UserError:
             newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
@@ -274,6 +290,7 @@ class _Run:
         self.engine, checkpoint = roll_back(self.config, self.task, self.compute, self.directory)
         self.state = non_finite.rolled_back(now, checkpoint)
         self.journal.roll_back(self.state)
+        self._restore_scores()
         ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
@@ -292,23 +309,25 @@ class _Run:
         self.watchdog.enter("finish", self.state.step)
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()
-        problem = from_rank_zero(self._conclude)
+        tested = self._tested()
+        parts = self.config, self.task, self.directory, self.journal, self.scores
+        problem = from_rank_zero(lambda: conclude(*parts, self.state.step, tested))
         dist.barrier()
         if problem is not None:
             raise UnwrittenError(f"{problem}; step {self.state.step} is saved: make room, and start the run again")
 
-    def _conclude(self) -> str | None:
-        """Write the summary and say the last words, on rank 0 alone; why the summary could not be written."""
-        self.journal.end_progress()
-        context_length, last = self.plans[-1].config.context_length, self.scores.last
-        self.journal.say("counting baselines on the training data")
-        conclusion = self.task.conclude(context_length, self.scores.quality)
-        try:
-            self.directory.write_summary({**finite(last), **conclusion.summary})
-        except OSError as error:
-            return f"{self.directory.summary}: cannot be written ({error.strerror})"
-        self.journal.conclude(self.state, context_length, conclusion.lines)
-        return None
+    def _tested(self) -> list[NDArray[np.float32]]:
+        """What the run's weights predict for the test set, which is opened here and nowhere else. Collective."""
+        samples = agreed(self.task.test)
+        if not samples:
+            return []
+        step = self.scores.selection.step
+        if step is not None and step != self.state.step:
+            self.engine.destroy()
+            del self.engine  # before another one is built beside it
+            checkpoint = agreed(lambda: read_checkpoint(self.directory.checkpoints / name_of(step)))
+            self.engine = resumed(self.config, self.task, self.compute, checkpoint)
+        return self.scores.predictions(self.engine, samples)
 
 
 def pass_of_stage(

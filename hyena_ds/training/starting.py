@@ -45,7 +45,7 @@ def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirecto
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
         return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))
-    engine, record = _resumed(config, task, compute, checkpoint), checkpoint.record
+    engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = agreed(lambda: set_aside_after(directory.checkpoints, record.state.step) if compute.rank == 0 else [])
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
@@ -59,7 +59,7 @@ def roll_back(
     checkpoint, _ = choose_checkpoint(directory.checkpoints, "latest", compute)
     if checkpoint is None:
         return _fresh(config, task, compute), RunState(0, 0, 0)
-    return _resumed(config, task, compute, checkpoint), checkpoint.record.state
+    return resumed(config, task, compute, checkpoint), checkpoint.record.state
 
 
 def _fresh(config: RunConfig, task: Task, compute: Compute) -> deepspeed.DeepSpeedEngine:
@@ -69,7 +69,8 @@ def _fresh(config: RunConfig, task: Task, compute: Compute) -> deepspeed.DeepSpe
     return build_engine(config, objective.to(compute.device), compute.ranks)
 
 
-def _resumed(config: RunConfig, task: Task, compute: Compute, checkpoint: Checkpoint) -> deepspeed.DeepSpeedEngine:
+def resumed(config: RunConfig, task: Task, compute: Compute, checkpoint: Checkpoint) -> deepspeed.DeepSpeedEngine:
+    """An engine with a checkpoint's parameters and moments. Collective; raises UserError on all ranks."""
     objective = task.objective()
     shapes = {name: parameter.shape for name, parameter in objective.named_parameters()}
     frozen = {name for name, parameter in objective.named_parameters() if not parameter.requires_grad}

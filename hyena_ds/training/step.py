@@ -73,8 +73,10 @@ def train_step(
         micro_batch = micro_batch.to(compute.device)
         filters.begin(number)
         mark(f"forward of micro step {number + 1}")
-        this = replace(call, dropout=DropoutKey(seed, batch.step, micro_batch.samples_B), filters=filters)
-        micro_loss, micro_sums = engine(micro_batch, this)
+        layout = call.layout.cut_to(micro_batch.token_ids_Bl.shape[1])
+        key = DropoutKey(seed, batch.step, micro_batch.samples_B)
+        this = replace(call, layout=layout, dropout=key, filters=filters)
+        micro_loss, micro_sums, *_ = engine(micro_batch, this)
         mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.
         engine.set_gradient_accumulation_boundary(filters.last)

@@ -21,6 +21,8 @@ from torch import Tensor
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.genome.tokenizer import BOS, CLS, MASK, PAD, RESERVED, SEP, UNKNOWN, VOCABULARY, A, C, G, N, T
 
+TASK_HEAD = "head."
+"""Beginning of the keys of a fine-tuned model's head, beside the published ones."""
 EMBEDDING, HEAD = "backbone.embeddings.word_embeddings.weight", "lm_head.weight"
 
 
@@ -149,7 +151,8 @@ def find_layout(path: Path, tensors: Mapping[str, Stored]) -> Found:
             raise UserError(f"{path}: found '{one}' and '{other}', which are one tensor; keep one of them")
         else:
             found[name], keys[name] = tensors[key], key
-    if left_out and not layout.strangers:
-        key = in_one_line(left_out[0], MOST_QUOTED)
+    unknown = [key for key in left_out if not key.startswith(TASK_HEAD)]
+    if unknown and not layout.strangers:
+        key = in_one_line(unknown[0], MOST_QUOTED)
         raise UserError(f"{path}: found the unknown key '{key}'; wanted the published HyenaDNA key names")
     return Found(path, layout, found, keys, tuple(left_out))

@@ -51,7 +51,7 @@ def problem(*overrides: str) -> str:
         ("stages.0.global_batch=0", "stages.0.global_batch: found 0, wanted at least 1"),
         ("stages.0.steps=0", "stages.0.steps: found 0, wanted at least 1"),
         ("stages=[]", "stages: found an empty list, wanted at least one stage"),
-        ("data.sources=[]", "data.sources: found an empty list, wanted at least one source"),
+        ("data.sources=[]", "data: sources: found none, wanted at least one source, or a task in their place"),
         ("data.sources.0.weight=0", "data.sources.0.weight: found 0.0, wanted a positive number"),
         ("data.shuffle_shards=0", "data.shuffle_shards: found 0, wanted at least 1"),
         ("data.workers=-1", "data.workers: found -1, wanted 0 or more"),

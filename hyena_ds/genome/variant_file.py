@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, need
 from hyena_ds.genome.packed import blocks
-from hyena_ds.predict.parts import need
 
 Kind = Literal["VCF", "BCF", "TSV"]
 MISSING = "name an existing VCF, BCF or TSV"
