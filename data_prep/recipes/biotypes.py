@@ -9,7 +9,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from data_prep.recipes.examples import SPLITS, Example, Made, part
+from data_prep.recipes.examples import SPLITS, Example, Made, part, without_repeats
 from data_prep.recipes.options import add_coordinates, add_split, rule_from
 from data_prep.recipes.reading import Feature, read_genes
 from data_prep.recipes.sequences import Reference, most_contig, opened
@@ -66,6 +66,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
     left_out[f"its biotype has fewer than {args.least} genes"] = len(rows) - len(kept)
     homes = Homes(Span(names[gene.contig], gene.start, gene.end) for gene in genes if gene.contig in names)
     splits = part(kept, [homes.of(row.contig, row.start, row.end) for row in kept], rule, left_out)
+    splits = without_repeats(splits, left_out)
     everywhere = set.intersection(*({row.label for row in splits[split]} for split in SPLITS))
     for split, found in splits.items():
         splits[split] = [row for row in found if row.label in everywhere]

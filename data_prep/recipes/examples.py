@@ -5,15 +5,19 @@ Coordinates are in bases, 0-based and half-open.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.recipes.sequences import on_strand
 from data_prep.recipes.splitting import Item, Rule, check_regions, divide
 from hyena_ds.genome.splits import SPLITS
 
 TOO_NEAR = "nearer than the gap to a split that is better guarded"
+REPEATED = "its sequence, on either strand, is that of a row that is kept, or has two labels"
+_GUARD = ("test", "valid", "train")
 
 Kind = Literal["classification", "multilabel", "regression", "per_base"]
 
@@ -74,3 +78,28 @@ def part(rows: Sequence[Example], homes: Sequence[int], rule: Rule, left_out: Co
     for found in splits.values():
         found.sort(key=lambda row: (row.contig, row.start, row.end, row.strand, row.label, row.sequence))
     return splits
+
+
+def without_repeats(splits: Mapping[str, Sequence[Example]], left_out: Counter[str]) -> dict[str, list[Example]]:
+    """The rows without those whose sequence stands before, in a better guarded split or earlier in its own, on either strand.
+
+    Copies of a gene have the same sequence at other places. One that has two labels goes altogether.
+    """
+    labels: dict[str, set[str]] = {}
+    for row in itertools.chain.from_iterable(splits.values()):
+        labels.setdefault(_either_strand(row), set()).add(row.label)
+    seen: set[str] = set()
+    kept: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for split in _GUARD:
+        for row in splits[split]:
+            sequence = _either_strand(row)
+            if sequence in seen or len(labels[sequence]) > 1:
+                left_out[REPEATED] += 1
+            else:
+                seen.add(sequence)
+                kept[split].append(row)
+    return kept
+
+
+def _either_strand(row: Example) -> str:
+    return min(row.sequence, on_strand(row.sequence.encode(), "-"))

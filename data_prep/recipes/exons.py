@@ -75,6 +75,8 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         notes=(
             "Windows do not overlap on a strand. There are all that hold a base of an exon, and as many that hold none, drawn "
             "by the seed.",
+            "A window may stand there on either strand, with that strand's genes. So the reverse complement of a row does not have "
+            "its labels: do not augment by it.",
         ),
     )
 

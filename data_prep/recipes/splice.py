@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.recipes.examples import Example, Made, part
+from data_prep.recipes.examples import Example, Made, part, without_repeats
 from data_prep.recipes.genes import Gene, Site, SpliceSite, genes_of, splice_sites
 from data_prep.recipes.options import Places, add_coordinates, add_split, drawn, rule_from
 from data_prep.recipes.reading import read_exons
@@ -70,7 +70,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
     )
     return Made(
         "classification",
-        splits,
+        without_repeats(splits, left_out),
         rule.describe("genes, those that overlap together"),
         "donor: the window's second half begins with the intron; acceptor: it begins with the exon; neither: a GT or AG of the "
         "same place that no transcript of any gene splices at",

@@ -13,6 +13,7 @@ from tests.data_prep.recipes.making import SPLITS, Recipes, other_strand
 from tests.data_prep.workshop import random_bases
 from tests.paths import DATA
 
+WINDOW = ("--window", "24")
 HELD_OUT = ("--valid", "c:4000-5000", "--test", "c:5000-")
 
 
@@ -23,38 +24,51 @@ def two_genes(at: int) -> list[tuple[Any, ...]]:
 
 
 def two_genes_genome(count: int) -> str:
-    """C everywhere but at the sites of `two_genes(1000 * k)`, and a look-alike of each kind in each gene."""
-    letters = ["C"] * (1000 * count)
+    """C and G but at the sites of `two_genes(1000 * k)`, and at a look-alike of each kind in each gene."""
+    letters = [*random_bases(1000 * count, letters="CG")]
+    forward = ((150, "GT"), (248, "AG"), (200, "GT"), (220, "AG"))
+    reverse = ((548, "AC"), (450, "CT"), (500, "AC"), (520, "CT"))
     for at in range(0, len(letters), 1000):
-        for place, pair in (
-            (150, "GT"),
-            (248, "AG"),
-            (200, "GT"),
-            (220, "AG"),
-            (548, "AC"),
-            (450, "CT"),
-            (500, "AC"),
-            (520, "CT"),
-        ):
+        for place, pair in (*forward, *reverse):
             letters[at + place : at + place + 2] = pair
     return "".join(letters)
 
 
 def test_splice_sites_are_read_on_their_strand_and_decoys_are_none_of_them(recipes: Recipes) -> None:
-    genome = recipes.fasta("g.fa", {"c": two_genes_genome(6)})
+    bases = two_genes_genome(6)
     exons = recipes.exons("e.tsv", [row for at in range(0, 6000, 1000) for row in two_genes(at)])
-    task = recipes.make("splice", "--exons", exons, "--genome", genome, "--window", "8", *HELD_OUT)
+    task = recipes.make("splice", "--exons", exons, "--genome", recipes.fasta("g.fa", {"c": bases}), *WINDOW, *HELD_OUT)
     found = {(row["label"], row["strand"], int(row["start"])): row["sequence"] for row in task.rows("train")}
-    assert found["donor", "+", 146] == "CCCCGTCC" and found["acceptor", "+", 246] == "CCAGCCCC"
+    assert found["donor", "+", 138] == bases[138:150] + "GT" + bases[152:162]
+    assert found["acceptor", "+", 238] == bases[238:248] + "AG" + bases[250:262]
     # 548 and 549 are AC, so the other strand's GT begins left of the boundary at 550.
-    assert found["donor", "-", 546] == "GGGGGTGG" and found["acceptor", "-", 446] == "GGAGGGGG"
+    assert found["donor", "-", 538] == other_strand(bases[550:562]) + "GT" + other_strand(bases[538:548])
+    assert found["acceptor", "-", 438] == other_strand(bases[452:462]) + "AG" + other_strand(bases[438:450])
     decoys = {key[1:] for key in found if key[0] == "neither"}
-    assert {(strand, start % 1000) for strand, start in decoys} == {("+", 196), ("-", 498)}
-    assert all(found["neither", strand, start][4:6] == "GT" for strand, start in decoys)
+    assert {(strand, start % 1000) for strand, start in decoys} == {("+", 188), ("-", 490)}
+    assert all(found["neither", strand, start][12:14] == "GT" for strand, start in decoys)
     assert task.card["counts"]["train"] == {"rows": 24, "acceptor": 8, "donor": 8, "neither": 8}
     assert {int(row["start"]) // 1000 for row in task.rows("valid")} == {4}
     assert {int(row["start"]) // 1000 for row in task.rows("test")} == {5}
-    task.check({"c": two_genes_genome(6)}, gap=8)
+    task.check({"c": bases}, gap=24)
+
+
+def test_what_is_at_two_places_is_one_row_and_of_two_labels_none(recipes: Recipes) -> None:
+    bases = two_genes_genome(9)
+    # 0 is a copy of 5000, which is test; 2000 of 1000; 8000 of 7000, whose first gene splices at the look-alike of the other.
+    bases = bases[5000:6000] + bases[1000:2000] * 2 + bases[3000:8000] + bases[7000:8000]
+    rows = [row for at in range(0, 9000, 1000) for row in two_genes(at)]
+    rows[14 * 2] = ("c", 7100, 7200, "+", "f7000", "t")
+    exons, genome = recipes.exons("e.tsv", rows), recipes.fasta("g.fa", {"c": bases})
+    words = ("--valid", "c:4000-5000", "--test", "c:5000-7000")
+    task = recipes.make("splice", "--exons", exons, "--genome", genome, *WINDOW, *words)
+    found = {split: {int(row["start"]) // 1000 for row in task.rows(split)} for split in SPLITS}
+    assert found == {"train": {1, 3, 7}, "valid": {4}, "test": {5, 6}}
+    # Donor at 8150 and none at 7150, donor at 7200 and none at 8200: four rows of two sequences, each with two labels.
+    sevens = {(row["label"], int(row["start"])) for row in task.rows("train") if row["start"] > "7"}
+    assert sevens == {("acceptor", 7238), ("donor", 7538), ("acceptor", 7438), ("neither", 7490)}
+    (repeats,) = [count for why, count in task.card["left_out"].items() if "two labels" in why]
+    assert repeats == 6 + 6 + 4 + 4
 
 
 def random_genes(seed: int, length: int) -> list[tuple[Any, ...]]:
@@ -162,8 +176,8 @@ def test_a_gtf_counts_from_one(recipes: Recipes) -> None:
         for c, start, end, strand, gene, name in rows
     ]
     gtf = recipes.write("e.gtf.gz", "#comment\n" + "".join(lines) + 'c\tx\tgene\t1\t9\t.\t+\t.\tgene_id "g";\n')
-    one = recipes.make("splice", "--exons", table, "--genome", genome, "--window", "8", *HELD_OUT)
-    two = recipes.make("splice", "--exons", gtf, "--genome", genome, "--window", "8", *HELD_OUT, out="gtf")
+    one = recipes.make("splice", "--exons", table, "--genome", genome, *WINDOW, *HELD_OUT)
+    two = recipes.make("splice", "--exons", gtf, "--genome", genome, *WINDOW, *HELD_OUT, out="gtf")
     assert all(one.bytes()[f"{split}.csv.gz"] == two.bytes()[f"{split}.csv.gz"] for split in SPLITS)
 
 
@@ -285,5 +299,5 @@ def test_sites_of_a_real_chromosome_have_their_letters(recipes: Recipes) -> None
     words = ("splice", "--exons", exons, "--genome", genome, "--valid", "X:52000000-60000000", "--test", "X:60000000-")
     task = recipes.make(*words)
     assert task.card["counts"]["test"] == {"rows": 1179, "acceptor": 396, "donor": 390, "neither": 393}
-    # Of 12,000 sites 310 lack GT or AG, as in any human annotation; on a wrong strand, or one base off, most would.
+    # Of 8,670 sites 310 lack GT or AG; on a wrong strand, or one base off, most would.
     assert task.card["left_out"]["a donor without GT or an acceptor without AG"] == 310
