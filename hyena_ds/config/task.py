@@ -86,6 +86,11 @@ class TaskConfig(Bounded):
             "frozen",
             "found probe with the kind per_base, wanted false or backbone: a probe is of one state a sequence",
         )
+        require(
+            self.head.hidden is None or self.frozen != "probe",
+            "head",
+            f"hidden: found {self.head.hidden} with frozen probe, wanted null: a probe is linear; or freeze the backbone alone",
+        )
         ascending = all(
             here < after for here, after in zip((0, *self.buckets), (*self.buckets, MOST_CONTEXT), strict=True)
         )
