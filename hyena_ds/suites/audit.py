@@ -85,7 +85,7 @@ class Audit:
             },
             "near": {
                 "share": _percentiles(nearest),
-                "test": _count(nearest.share >= at.ALIKE),
+                "test": _count(nearest.near),
                 "within_train": nearest.near_train,
                 "within_test": nearest.near_test,
                 "k": nearest.k,
@@ -137,13 +137,14 @@ def audit(train: LabelledSet, test: LabelledSet) -> Audit:
     truth, apart = true_targets(test), _apart(duplicates, nearest, twins)
     composition = [rule for rule in rules if rule.family == "composition"]
     easy = max(skill_on(kind, rule, truth, apart) for rule in composition)
+    easy = easy if judge.reaches(easy, 0.0, int(np.count_nonzero(apart))) else 0.0
     missed = wrong(kind, judge.best_composition(rules), truth) if kind != "per_base" else np.ones(len(test), bool)
     reasons = [
         *judge.of_duplicates(duplicates, len(train), len(test)),
         *judge.of_twins(twins, easy, missed),
         *judge.of_near(nearest, duplicates.exact | duplicates.reverse | twins.any_label),
         *judge.of_made(made, train.classes),
-        *judge.of_rules(rules, easy),
+        *judge.of_rules(rules, easy, len(test)),
     ]
     return Audit(
         kind,
@@ -172,7 +173,7 @@ def _check(train: LabelledSet, test: LabelledSet) -> None:
 
 
 def _apart(duplicates: Duplicates, nearest: Nearest, twins: Twins) -> Flags:
-    return ~(duplicates.exact | duplicates.reverse | (nearest.share >= at.ALIKE) | twins.any_label)
+    return ~(duplicates.exact | duplicates.reverse | nearest.near | twins.any_label)
 
 
 def _count(flags: Flags) -> int:

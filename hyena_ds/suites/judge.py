@@ -65,13 +65,10 @@ def of_twins(found: Twins, easy: float, missed: Flags) -> Iterator[Reason]:
 
 def of_near(found: Nearest, said: Flags) -> Iterator[Reason]:
     """`said` (m) are the test sequences that are duplicates or known twins: they are judged as such."""
-    near = found.share >= at.ALIKE
-    count, alone, test = int(np.count_nonzero(near)), int(np.count_nonzero(near & ~said)), len(near)
-    if count > at.NEAR_WARN * test:
-        text = (
-            f"{share(count, test)} of the test sequences share half or more of their {found.k}-mers with one of train"
-        )
-        text += f", {alone:,} of them neither duplicates nor known twins" if alone < count else ""
+    alone, test = int(np.count_nonzero(found.near & ~said)), len(said)
+    if alone > at.NEAR_WARN * test:
+        besides = " besides" if said.any() else ""
+        text = f"{share(alone, test)} of the test sequences{besides} share half or more of their {found.k}-mers with one of train"
         yield Reason("FAIL" if alone > at.NEAR_FAIL * test else "WARN", text)
 
 
@@ -85,14 +82,14 @@ def of_made(found: Sequence[Made], classes: Sequence[str]) -> Iterator[Reason]:
             yield Reason("FAIL", text + "from the other")
 
 
-def of_rules(rules: Sequence[Rule], easy: float) -> Iterator[Reason]:
-    """What rules without a model reach."""
+def of_rules(rules: Sequence[Rule], easy: float, test: int) -> Iterator[Reason]:
+    """What rules without a model reach on `test` sequences."""
     composition = best_composition(rules)
     for rule in rules:
-        if rule.family == "nuisance" and rule.skill >= at.NUISANCE:
+        if rule.family == "nuisance" and reaches(rule.skill, at.NUISANCE, test):
             below = easy >= at.EASY and rule.skill <= composition.skill and rule.name != LENGTH
             yield Reason("WARN" if below else "FAIL", f"the rule «{rule.name}» alone reaches {_said(rule)}")
-    if composition.skill >= at.COMPOSITION:
+    if reaches(composition.skill, at.COMPOSITION, test):
         name = f"{composition.name}, {composition.chosen}" if composition.chosen else composition.name
         easily = "; the task is easy also without what train shares" if easy >= at.EASY else ""
         yield Reason("WARN", f"composition alone ({name}) reaches {_said(composition)}{easily}")
@@ -101,6 +98,11 @@ def of_rules(rules: Sequence[Rule], easy: float) -> Iterator[Reason]:
 def best_composition(rules: Sequence[Rule]) -> Rule:
     """The rule of most skill among those that look at composition."""
     return max((rule for rule in rules if rule.family == "composition"), key=lambda rule: rule.skill)
+
+
+def reaches(skill: float, level: float, rows: int) -> bool:
+    """Whether a skill on so many test sequences is as high as a level, and beyond chance."""
+    return skill >= max(level, at.BEYOND_CHANCE / max(1, rows) ** 0.5)
 
 
 def share(count: int, total: int) -> str:

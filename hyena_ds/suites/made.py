@@ -34,7 +34,7 @@ class Made:
     pairs: Integers
     """(p, 2) rows of both sets together, each pair once."""
     share: float
-    """Of the sequences of one class those that are made from another class, beyond chance; of the class that has most."""
+    """Share of a class that is made from another class, beyond chance; for the class that has most."""
     of: int
     """That class."""
 
@@ -55,15 +55,19 @@ def find_made(joined: Joined, targets: NDArray[np.int64]) -> list[Made]:
             np.bincount(targets[np.unique(pairs[some])], minlength=len(sizes)) / np.maximum(sizes, 1)
             for some in (apart, ~apart)
         )
-        # What is alike by chance, or by descent, is so within a class too: as likely as with a class of its size.
-        made = (other - same) / np.maximum(1 - same, 1e-9)
+        # What is alike by chance, or by descent, is so within a class too; there are more or fewer others to be alike to.
+        # The share within the class is taken two spreads higher than it was counted, since a class may be small.
+        low = (same * sizes + 1) / (sizes + 2)
+        high = np.minimum(low + 2 * np.sqrt(low * (1 - low) / (sizes + 2)), 1.0)
+        chance = 1 - (1 - high) ** ((len(targets) - sizes) / np.maximum(sizes - 1, 1))
+        made = np.where(sizes >= thresholds.FEWEST_MADE, (other - chance) / np.maximum(1 - chance, 1e-9), 0.0)
         found.append(Made(how, pairs, max(0.0, float(made.max())), int(made.argmax())))
     # Where dinucleotides are kept bases are too, which says nothing more.
     return [one for one in found if not (one.how == SHUFFLED_BASES and found[0].found)]
 
 
 def partners(made: Made) -> dict[int, list[int]]:
-    """Of each row its partners, at most _MOST_PARTNERS."""
+    """The partners of each row, at most _MOST_PARTNERS."""
     found: dict[int, list[int]] = defaultdict(list)
     for a, b in made.pairs.tolist():
         for mine, theirs in ((a, b), (b, a)):

@@ -7,6 +7,7 @@ n train sequences, m test sequences, C classes, k letters of a k-mer.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -28,14 +29,15 @@ MOST_BASES = 1 << 24
 LETTERS = (3, 4, 5, 6)
 """k of the k-mers of a regression."""
 ORDERS = (0, 1, 2, 3, 4, 5, 6)
-"""Of Markov models."""
+"""Orders of Markov models."""
 _FEW_LETTERS = 4
 """The only k tried where there are many classes."""
 _MANY_CLASSES = 20
 _MOST_PLACES = 2000
 """Longest sequence of which bases in place are looked at."""
+_MOST_ITERATIONS = 100
 _SHARE = 0.2
-"""Of train: what chooses k, orders and the like."""
+"""Share of train: what chooses k, orders and the like."""
 
 
 class Learner:
@@ -136,7 +138,10 @@ def regression(learner: Learner, test: Joined) -> tuple[Scores, str]:
         spread = np.asarray(features.multiply(features).mean(0)).ravel() - mean**2
         scale = sparse.diags(1 / np.sqrt(np.maximum(spread, 1e-9)))
         # As strong a prior for all k: the sum of squares of a row grows with the number of k-mers.
-        found = model.LogisticRegression(C=2.56 / 4**k, max_iter=100, tol=1e-3).fit(features @ scale, targets)
+        found = model.LogisticRegression(C=2.56 / 4**k, max_iter=_MOST_ITERATIONS, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has come far enough for a baseline
+            found.fit(features @ scale, targets)
         return lambda counts: _all_classes(found, found.predict_proba(_frequencies(counts) @ scale), learner.classes)
 
     def skill(k: int, fit: Integers, choose: Integers) -> float:

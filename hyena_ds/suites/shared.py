@@ -5,6 +5,7 @@ n train sequences, m test sequences.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 from hyena_ds.labelled.sets import LabelledSet
 from hyena_ds.labelled.splitting import other_strand
 from hyena_ds.suites.kmers import Index, Integers, Joined, Sketch, kept_of, mixed, sketch_of
-from hyena_ds.suites.thresholds import ALIKE
+from hyena_ds.suites.thresholds import ALIKE, SHORTEST_KMER
 
 Flags = NDArray[np.bool_]
 _EXAMPLES = 5
 _LONGEST_KMER = 21
 _CONFIRMED = 0.25
-"""Of the k-mers that two overlapping intervals should share: with fewer they are of different genomes."""
+"""Share of the k-mers that two overlapping intervals should share: with fewer they are of different genomes."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,19 @@ class Nearest:
     kept: int
     """One in so many k-mers was looked at."""
 
+    @property
+    def near(self) -> Flags:
+        """(m): whether ALIKE or more is shared; of sequences too short to say, nothing is near."""
+        return (self.share >= ALIKE) & (self.k >= SHORTEST_KMER)
+
 
 class Sketches:
     """Long k-mers of two sets."""
 
     def __init__(self, train: Joined, test: Joined):
-        """k is 21, or a third of the usual length where that is less."""
+        """k is 21, or half of the usual length where that is less."""
         usual = int(np.median(np.concatenate([train.lengths, test.lengths])))
-        self.k = max(4, min(_LONGEST_KMER, usual // 3))
+        self.k = max(1, min(_LONGEST_KMER, usual // 2))
         self.kept = kept_of(train, test)
         self.train, self.test = (sketch_of(one, self.k, self.kept) for one in (train, test))
 
@@ -108,7 +114,7 @@ class Sketches:
         index = Index(self.train)
         row, share = _best(index, self.test)
         within = [
-            int(np.count_nonzero(_best(of, sketch)[1] >= ALIKE))
+            int(np.count_nonzero(_best(of, sketch)[1] >= ALIKE)) if self.k >= SHORTEST_KMER else 0
             for of, sketch in ((index, self.train), (Index(self.test), self.test))
         ]
         return Nearest(row, share, within[0], within[1], self.k, self.kept)
@@ -150,10 +156,9 @@ def find_twins(train: LabelledSet, test: LabelledSet, sketches: Sketches) -> Twi
     same, other = np.zeros(len(test), dtype=bool), np.zeros(len(test), dtype=bool)
     unlike = 0
     examples: list[tuple[str, str]] = []
-    contigs = {place.contig for place in train.places if place is not None}
-    for contig in sorted(contigs & {place.contig for place in test.places if place is not None}):
-        rows, spans = _on(contig, train)
-        for row, theirs in _overlapping(rows, spans, *_on(contig, test)):
+    places, test_places = _by_contig(train), _by_contig(test)
+    for contig in sorted(places.keys() & test_places.keys()):
+        for row, theirs in _overlapping(*places[contig], *test_places[contig]):
             expected = _overlap(train, theirs, test, row) * sketches.test.sizes[row] / len(test.sequences[row])
             if sketches.test.shared(row, sketches.train, theirs) < _CONFIRMED * expected - 1:
                 unlike += 1
@@ -165,11 +170,14 @@ def find_twins(train: LabelledSet, test: LabelledSet, sketches: Sketches) -> Twi
     return Twins(known, same, other, unlike, tuple(examples))
 
 
-def _on(contig: str, data: LabelledSet) -> tuple[Integers, Integers]:
-    """(rows, (rows, 2) starts and ends) on a contig."""
-    found = [(row, place.start, place.end) for row, place in enumerate(data.places) if place and place.contig == contig]
-    table = np.array(found, dtype=np.int64).reshape(-1, 3)
-    return table[:, 0], table[:, 1:]
+def _by_contig(data: LabelledSet) -> dict[str, tuple[Integers, Integers]]:
+    """(rows, (rows, 2) starts and ends) of each contig."""
+    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for row, place in enumerate(data.places):
+        if place is not None:
+            found[place.contig].append((row, place.start, place.end))
+    tables = {contig: np.array(some, dtype=np.int64) for contig, some in found.items()}
+    return {contig: (table[:, 0], table[:, 1:]) for contig, table in tables.items()}
 
 
 def _overlapping(
@@ -178,15 +186,15 @@ def _overlapping(
     """(test row, train row) of all intervals of which the second covers ALIKE or more of the first."""
     pairs: list[tuple[int, int]] = []
     lengths = spans[:, 1] - spans[:, 0]
-    for size in np.unique(np.frexp(lengths.astype(np.float64))[1]):
-        some = np.flatnonzero(np.frexp(lengths.astype(np.float64))[1] == size)
+    sizes = np.frexp(lengths.astype(np.float64))[1]  # intervals of like length together: a long one looks far back
+    for size in np.unique(sizes):
+        some = np.flatnonzero(sizes == size)
         some = some[np.argsort(spans[some, 0], kind="stable")]
         starts, longest = spans[some, 0], int(lengths[some].max())
         for row, (start, end) in zip(test_rows.tolist(), test_spans.tolist(), strict=True):
             needed = ALIKE * (end - start)
-            first, last = np.searchsorted(starts, (start + needed - longest, end - needed), ("left"))
-            last = int(np.searchsorted(starts, end - needed, "right"))
-            near = some[int(first) : last]
+            first, last = np.searchsorted(starts, (start + needed - longest, np.nextafter(end - needed, np.inf)))
+            near = some[first:last]
             covered = np.minimum(spans[near, 1], end) - np.maximum(spans[near, 0], start)
             pairs += [(row, int(one)) for one in rows[near[covered >= needed]]]
     return pairs

@@ -11,9 +11,12 @@ DUPLICATES = 0.01
 TWINS = 0.01
 """FAIL above this share of positional twins: intervals that overlap one of train by ALIKE or more, whatever its label."""
 ALIKE = 0.5
-"""Of a test sequence's bases (where its place is known), or of its long k-mers: from here on it is a twin, or near."""
+"""Share of a test sequence's bases (where its place is known), or of its long k-mers: from here on it is a twin, or near."""
 NEAR_WARN, NEAR_FAIL = 0.01, 0.10
-"""Near sequences whose places are not known: repeats and paralogues are a few per cent of any test set drawn from a genome."""
+"""Shares of near sequences that are neither duplicates nor known twins: repeats and paralogues alone are a few per cent of most test sets
+that were drawn from a genome."""
+SHORTEST_KMER = 12
+"""Shorter ones, of sequences of less than twice that length, are shared by chance: nothing is near then."""
 WITHIN = 0.01
 """WARN above this share of sequences that a set holds more than once."""
 CONFLICTS = 0.01
@@ -25,8 +28,12 @@ COMPOSITION = 0.4
 EASY = 0.75
 """Composition has this skill on the test sequences that share nothing with train: the task is easy (human or worm). Then a twin
 counts as a leak only where composition is wrong about it, and a look-up only where it beats composition."""
+BEYOND_CHANCE = 2.0
+"""A skill counts for nothing below so many times 1 / sqrt(test sequences), about its spread where labels are drawn at random."""
 MADE = 0.5
 """FAIL from this share of one class on that is made from another: shuffles of its sequences, or parts of them left in place."""
+FEWEST_MADE = 20
+"""Sequences of a class: of fewer nothing is said."""
 SHORTEST_TO_SHUFFLE = 20
 """Bases: shorter sequences have equal counts by chance."""
 KEPT_WORDS, KEPT_LETTERS = 3, 12

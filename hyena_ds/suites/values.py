@@ -19,12 +19,19 @@ _LETTERS = (2, 3, 4, 5)
 _AROUND = (1, 3, 5, 7, 9)
 """Letters round a base."""
 _PENALTY = 0.01
-"""Of a ridge, in rows of the set."""
+"""A ridge's, in rows of the set."""
 
 
 def means(learner: Learner, test: Joined) -> Scores:
     """(m, K): the mean of each output."""
-    return np.tile(np.nanmean(outputs_of(learner.targets), axis=0), (len(test), 1))
+    return np.tile(means_of(outputs_of(learner.targets)), (len(test), 1))
+
+
+def means_of(outputs: Scores) -> Scores:
+    """(K) means of what was measured; 0 of what never was."""
+    known = ~np.isnan(outputs)
+    found: Scores = np.where(known, outputs, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    return found
 
 
 def outputs_of(targets: NDArray[np.generic]) -> Scores:
@@ -36,7 +43,7 @@ def outputs_of(targets: NDArray[np.generic]) -> Scores:
 def ridge(learner: Learner, test: Joined) -> tuple[Scores, str]:
     """(m, K): a ridge on the frequencies of k-mers, k chosen; and what was chosen."""
     outputs = outputs_of(learner.targets)
-    outputs = np.where(np.isnan(outputs), np.nanmean(outputs, axis=0), outputs)
+    outputs = np.where(np.isnan(outputs), means_of(outputs), outputs)
 
     def fitted(k: int, rows: Integers) -> Callable[[Counts], Scores]:
         features = _roots(learner.counts(k)[rows])
