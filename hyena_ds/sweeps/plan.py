@@ -103,6 +103,10 @@ class SweepRun:
         """Directory of the run."""
         return self.paths.path
 
+    def is_complete(self) -> bool:
+        """Whether it has trained to its end."""
+        return self.paths.is_complete()
+
     def check_secrets(self) -> None:
         """Raise UserError where its arguments, which are about to be written down, hold a secret."""
         for argument in self.arguments:
