@@ -7,6 +7,7 @@ The style sheet is page.css beside this file, put into the page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -24,32 +25,42 @@ def page(records: Records) -> str:
     """The whole page. Everything that comes from the run is escaped."""
     name, config = escape(records.config.name), records.config
     sections = [
-        _section("Loss", pictures.loss(records)),
-        _section("Validation by context", pictures.validation(records) + tables.validation(records)),
-        *([_section("Test set", tables.test(records))] if config.task is not None else []),
-        _section("Speed and memory", pictures.steps(records, pictures.SPEED)),
-        _section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
-        _section("Faults and restarts", tables.events(records)),
-        _section("What ran", tables.what_ran(records)),
-        _section("Checkpoints", tables.checkpoints(records)),
-        _section("Environment", tables.environment(records)),
-        _section("Last lines of the log", tables.log(records)),
+        section("Loss", pictures.loss(records)),
+        section("Validation by context", pictures.validation(records) + tables.validation(records)),
+        *([section("Test set", tables.test(records))] if config.task is not None else []),
+        section("Speed and memory", pictures.steps(records, pictures.SPEED)),
+        section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
+        section("Faults and restarts", tables.events(records)),
+        section("What ran", tables.what_ran(records)),
+        section("Checkpoints", tables.checkpoints(records)),
+        section("Environment", tables.environment(records)),
+        section("Last lines of the log", tables.log(records)),
     ]
+    return document(
+        records.config.name,
+        f"<h1>{name}{_badge(records)}</h1>{_subtitle(records)}",
+        _headline(records) + "".join(sections),
+        f"hyena-ds report, {{now}}, from {records.path}",
+    )
+
+
+def document(title: str, header: str, body: str, written_by: str) -> str:
+    """A page that fetches nothing. `header` and `body` are HTML; title and `written_by`, in which {now} is the time, are text."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # No icon is asked for, and nothing else either.
         '<link rel="icon" href="data:,">'
-        f"<title>{name} - hyena-ds</title><style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
-        f"<header><h1>{name}{_badge(records)}</h1>{_subtitle(records)}</header>"
-        + _headline(records)
-        + "".join(sections)
-        + f"<footer>Written by hyena-ds report, {now}, from {escape(str(records.path))}.</footer></main></body></html>\n"
+        f"<title>{escape(title)} - hyena-ds</title><style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
+        f"<header>{header}</header>"
+        + body
+        + f"<footer>Written by {escape(written_by.replace('{now}', now))}.</footer></main></body></html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A titled part of a page; `content` is HTML."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
 
 
@@ -97,6 +108,11 @@ def _headline(records: Records) -> str:
         ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
         ("starts", str(starts), f"{len(records.faults)} {'fault' if len(records.faults) == 1 else 'faults'}"),
     ]
+    return card_row(cards)
+
+
+def card_row(cards: Sequence[tuple[str, str, str]]) -> str:
+    """Numbers that one looks for first: name, value, and what there is to say of it."""
     return (
         '<div class="cards">'
         + "".join(

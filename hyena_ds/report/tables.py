@@ -38,7 +38,7 @@ def validation(records: Records) -> str:
     ]
     if not cells:
         return _none("no validation yet")
-    return _table(("", "step", records.unit, *(name.replace("_", " ") for name in records.qualities)), cells)
+    return table(("", "step", records.unit, *(name.replace("_", " ") for name in records.qualities)), cells)
 
 
 def test(records: Records) -> str:
@@ -79,7 +79,7 @@ def events(records: Records) -> str:
         text += f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
     if not rows:
         return text or _none("none recorded")
-    return text + _table(("time", "what", "after step", "where, why"), rows, words=True)
+    return text + table(("time", "what", "after step", "where, why"), rows, words=True)
 
 
 def what_ran(records: Records) -> str:
@@ -110,7 +110,7 @@ def environment(records: Records) -> str:
         versions = (row.get("versions", {}).get(name, "") for name in names)
         rows.append((row.get("time", ""), f"{row.get('step', 0):,}", *where, *versions))
     titles = ("time", "after step", "ranks", "hosts", "device", "threads", "system", *names)
-    return f'<div class="wide">{_table(titles, rows, words=True)}</div>'
+    return f'<div class="wide">{table(titles, rows, words=True)}</div>'
 
 
 def log(records: Records) -> str:
@@ -135,8 +135,8 @@ def _of_loss(name: str, loss: float) -> float | None:
     return {"bits_per_base": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}.get(name)
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
-    """Numbers on the right, or all on the left where the cells are `words`."""
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """A table in HTML, of text: numbers on the right, or all on the left where the cells are `words`."""
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     kind = "words" if words else "numbers"

@@ -1,6 +1,6 @@
 """Commands that run in sessions of their own: a terminal's Ctrl-C reaches them once, from here, and nothing of them remains.
 
-    signal --heard()--> Foreground --passed on--> the command under way
+    signal --heard()--> Foreground --passed on--> the commands under way
     its end --end_session()--> SIGKILL for what is left of its session
 
 No torch.
@@ -36,21 +36,22 @@ def heard(hear: Callable[[int, FrameType | None], object]) -> Iterator[None]:
 
 
 class Foreground:
-    """Runs one command after another, and passes on the signals that it hears to the one under way. Main thread only."""
+    """Runs commands, and passes on the signals that it hears to those under way. They may be started and waited for by several
+    threads; signals are heard by the main one."""
 
     def __init__(self, environment: Mapping[str, str], tell: Callable[[int, bool], object]):
         """`tell` is called with every signal, and whether there was a command to pass it on to."""
         self.requests = Requests()
         self._environment = {STARTED: repr(time.monotonic()), **environment}  # `stop_after` counts from here
         self._tell = tell
-        self._child: subprocess.Popen[str] | None = None
+        self._under_way: dict[int, subprocess.Popen[str]] = {}
 
     def start(self, command: Sequence[str], **output: Any) -> subprocess.Popen[str]:
         """Start a command, whose output goes where Popen is told by `output`. Raises OSError."""
         child = subprocess.Popen(
             command, env=self._environment, start_new_session=True, text=True, errors="replace", **output
         )
-        self._child = child
+        self._under_way[child.pid] = child
         if self.requests.first is not None:  # a signal came just before there was anybody to pass it on to
             os.kill(child.pid, self.requests.first)
         return child
@@ -65,16 +66,18 @@ class Foreground:
         code = end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status
         if code not in leaving:
             end_session(child.pid)
-        self._child = None
+        del self._under_way[child.pid]
         child.wait()
         return code
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         self.requests.hear(number, time.monotonic())
-        if self._child is not None:
-            os.kill(self._child.pid, number)  # not reaped yet; send_signal would do that
-        self._tell(number, self._child is not None)
+        under_way = list(self._under_way)
+        for child in under_way:
+            with contextlib.suppress(ProcessLookupError):  # another thread has reaped it just now
+                os.kill(child, number)  # not reaped yet; send_signal would do that
+        self._tell(number, bool(under_way))
 
 
 def end_session(leader: int) -> bool:

@@ -53,7 +53,7 @@ def _run(sweep: Sweep, only: str | None) -> int:
                 plan_stages(run.config, run.config.local_ranks)
         except UserError as error:
             raise UserError(f"{sweep.file}: run {run.name}: {error}") from None
-    code = run_all(sweep, runs)
+    code = run_all(runs, len(sweep.runs))
     if only is None:
         _collect(sweep)
     return code

@@ -28,7 +28,7 @@ from hyena_ds.tasks.deriving import complete_run
 _OURS = ("name", "output", "resume")
 """Settings that the sweep makes itself."""
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
-_MOST_RUNS = 1000
+MOST_RUNS = 1000
 """Slurm's usual largest array has 1,001 tasks."""
 
 
@@ -104,6 +104,10 @@ class SweepRun:
         """Directory of the run."""
         return self.paths.path
 
+    def is_complete(self) -> bool:
+        """Whether it has trained to its end."""
+        return self.paths.is_complete()
+
     def check_secrets(self) -> None:
         """Raise UserError where its arguments, which are about to be written down, hold a secret."""
         for argument in self.arguments:
@@ -134,8 +138,8 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
     directory = Path(config.output) / config.name
     check_new_name(config.name, directory, f"{file}: name")
     total = math.prod([max(1, len(config.rows)), *(len(values) for values in config.axes.values())])
-    if total > _MOST_RUNS:
-        raise UserError(f"{file}: rows and axes make {total:,} runs, wanted at most {_MOST_RUNS:,}; split the sweep")
+    if total > MOST_RUNS:
+        raise UserError(f"{file}: rows and axes make {total:,} runs, wanted at most {MOST_RUNS:,}; split the sweep")
     base = os.path.normpath(Path(file).parent / config.base)
     base = f"./{base}" if base.startswith("-") else base  # or `hyena-ds train` would take it for an option
     root = compose(read_text_file(base, "the config", "a YAML file"), base)

@@ -33,15 +33,15 @@ class Outcome:
     seconds: float
     """From start to end, on the clock."""
 
-    def write(self, run: SweepRun) -> None:
+    def write(self, directory: Path) -> None:
         """Write the outcome down beside the run's directory."""
-        write_whole(_outcome_file(run), json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(_outcome_file(directory), json.dumps(asdict(self), indent=1) + "\n")
 
 
-def read_outcome(run: SweepRun) -> Outcome | None:
-    """None where `hyena-ds sweep` has not seen an end of the run."""
+def read_outcome(directory: Path) -> Outcome | None:
+    """None where `run_all` has not seen an end of the run in `directory`."""
     try:
-        found = Outcome(**read_json(_outcome_file(run)))
+        found = Outcome(**read_json(_outcome_file(directory)))
     except TypeError:
         return None
     whole = type(found.exit_code) is int and is_number(found.seconds) and isinstance(found.error, str | None)
@@ -55,7 +55,7 @@ def rows_of(sweep: Sweep) -> list[Row]:
 
 def _row(run: SweepRun) -> Row:
     steps = [row for row in read_rows(run.paths.metrics, METRICS) if "loss" in row]
-    outcome = read_outcome(run)
+    outcome = read_outcome(run.directory)
     summary = read_summary(run.paths.summary) or {}
     seconds, tokens = training_time(steps)
     last = steps[-1] if steps else {}
@@ -122,5 +122,5 @@ def table(rows: list[Row]) -> list[str]:
     return aligned(cells, left=(1, 3)) + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
 
 
-def _outcome_file(run: SweepRun) -> Path:
-    return run.directory.with_name(f"{run.name}.outcome.json")
+def _outcome_file(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.outcome.json")

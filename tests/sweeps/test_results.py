@@ -36,7 +36,7 @@ def sweep(tmp_path: Path) -> Sweep:
             summary |= {"validation_bits_per_base": 2.0, "markov_losses": {"0": 1.375}}
             (run.directory / "summary.json").write_text(json.dumps(summary))
         else:
-            Outcome(70, "rank 1 died", 12.5).write(run)
+            Outcome(70, "rank 1 died", 12.5).write(run.directory)
     return sweep
 
 

@@ -1,0 +1,151 @@
+"""What a task's runs wait for: its files, made by a recipe or found, and its audit, which is kept.
+
+    recipe --hyena-ds prep task--> files --digests--> known already? --no--> audit of train against test, row zero
+    --> OUTPUT/NAME/tasks/TASK.json: {digests, audit, row_zero} or {error}
+
+The audit is of the whole train set. Row zero is fitted on what the models train on: where a task draws rows, on those of the
+first seed. Takes no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyena_ds.errors import UserError, need
+from hyena_ds.files.rows import is_number
+from hyena_ds.files.whole import write_whole
+from hyena_ds.labelled import LabelledSet, read_labelled
+from hyena_ds.suites.judge import LEVELS
+from hyena_ds.suites.plan import Plan
+from hyena_ds.suites.schema import SuiteConfig, SuiteTask
+from hyena_ds.sweeps.runner import last_error
+
+_MOST = 1 << 22
+"""Bytes of a kept audit."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is kept of a task."""
+
+    error: str | None = None
+    """Why it cannot run."""
+    verdict: str | None = None
+    reasons: tuple[str, ...] = ()
+    rows: tuple[int, int] | None = None
+    """Sequences that the models see (train, or what is drawn of it) and of the test set."""
+    test: str | None = None
+    """SHA-256 of the test set."""
+    rules: tuple[tuple[str, dict[str, float]], ...] = ()
+    """Rules without a model: name, and metrics on the test set."""
+
+    def best(self, metric: str) -> tuple[str, float] | None:
+        """The rule of the highest value of a metric, and the value; None where none is known."""
+        known = [(name, found[metric]) for name, found in self.rules if metric in found]
+        return max(known, key=lambda one: one[1], default=None)
+
+
+def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
+    """What is kept of a task; None where nothing is, or it is not readable."""
+    found = _kept(_file(suite, task))
+    if isinstance(found.get("error"), str):
+        return Prepared(error=found["error"])
+    try:
+        audit, zero = found["audit"], found["row_zero"]
+        rules = [
+            (str(rule["rule"]), {name: float(value) for name, value in rule.items() if type(value) in (int, float)})
+            for rule in zero["rules"]
+        ]
+        reasons = tuple(f"{each['level']}: {each['text']}" for each in audit["reasons"])
+        rows = int(zero["train"]), int(audit["test"]["sequences"])
+        if audit["verdict"] not in LEVELS or not all(is_number(value) for _, one in rules for value in one.values()):
+            return None
+        return Prepared(None, audit["verdict"], reasons, rows, str(found["digests"]["test"]), tuple(rules))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def prepare(plan: Plan, task: SuiteTask) -> Prepared:
+    """Make a task's files and audit them, unless both were done before; what stands against it is kept too."""
+    file = _file(plan.suite, task)
+    try:
+        found = _prepared(plan, task, _kept(file))
+    except UserError as error:
+        found = {"error": str(error)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(found, indent=1) + "\n")
+    read = read_prepared(plan.suite, task)
+    assert read is not None
+    return read
+
+
+def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, Any]:
+    for package in ("scipy", "sklearn"):
+        need(package, "predict")
+    from hyena_ds.suites.audit import audit
+    from hyena_ds.tasks.labelled_sets import digest, read_sets
+
+    _make(plan.suite, task)
+    files = plan.suite.files_of(task)
+    for path in files.values():
+        if not path.exists():
+            get = f"; {task.get}" if task.get else "; name an existing one, or get it"
+            raise UserError(f"{path}: no such file or directory{get}")
+    digests = {split: digest(str(path)) for split, path in files.items()}
+    (first, *_) = plan.runs_of(task)
+    about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
+    if all(kept.get(name) == value for name, value in about.items()) and "audit" in kept:
+        return kept
+    train, test = _read(plan, task, files["train"]), None
+    test = _read(plan, task, files["test"], train.classes)
+    whole = zero = audit(train, test)
+    drawn = len(train)
+    if task.rows is not None and task.rows < len(train):
+        part = read_sets(first.config, first.seed).train
+        zero, drawn = audit(part, test), len(part)
+    rules = {"train": drawn, "rules": zero.as_dict()["row_zero"]}
+    return {**about, "audit": whole.as_dict(), "row_zero": rules}
+
+
+def _make(suite: SuiteConfig, task: SuiteTask) -> None:
+    """Run the task's recipe, which has nothing to do where its files are there."""
+    words = suite.recipe_of(task)
+    if not words:
+        return
+    suite.made_in(task).parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "hyena_ds", "prep", "task", *words]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    if done.returncode:
+        said = last_error([*done.stdout.splitlines(), *done.stderr.splitlines()])
+        raise UserError(f"hyena-ds prep task {words[0]}: {said or f'ended with exit code {done.returncode}'}")
+
+
+def _read(plan: Plan, task: SuiteTask, path: Path, classes: tuple[str, ...] | None = None) -> LabelledSet:
+    config = plan.runs_of(task)[0].config
+    return read_labelled(
+        path,
+        config.kind,
+        genome=config.genome,
+        sequence=config.sequence,
+        label=config.label,
+        classes=classes,
+        window=config.window,
+    )
+
+
+def _file(suite: SuiteConfig, task: SuiteTask) -> Path:
+    return suite.directory / "tasks" / f"{task.name}.json"
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            found = json.loads(stream.read(_MOST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,162 @@
+"""What a suite's runs came to: scores by task, row and seed, and paired tests between rows.
+
+    RUN/summary.json, RUN.outcome.json, tasks/TASK.json --> TaskScores: audit, row zero, a RowScores each, a Pair of any two
+
+Also while they run. Takes no torch. n seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from dataclasses import dataclass
+
+from hyena_ds.files.rows import METRICS, is_count, is_number, read_json, read_rows
+from hyena_ds.redaction import redacted
+from hyena_ds.runs.directory import METRICS as METRICS_FILE
+from hyena_ds.runs.directory import SUMMARY
+from hyena_ds.runtime.interruption import STOPPED_CODES
+from hyena_ds.suites.plan import Plan, SuiteRun
+from hyena_ds.suites.preparing import Prepared, read_prepared
+from hyena_ds.suites.schema import SuiteTask
+from hyena_ds.sweeps.results import COMPLETE, read_outcome
+
+NOT_STARTED = "not started"
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """One run."""
+
+    run: SuiteRun
+    status: str
+    """`complete`, or a word or two on why not."""
+    score: float | None
+    """The test set's, by the task's metric."""
+    error: str | None
+    """The sentence of a run that failed."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """A row of a task."""
+
+    row: str
+    runs: tuple[RunScore, ...]
+    why: str | None
+    """Why it has no runs."""
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Scores of complete runs."""
+        return {one.run.seed: one.score for one in self.runs if one.score is not None}
+
+    @property
+    def mean(self) -> float | None:
+        """None where no run is complete."""
+        return statistics.fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample's standard deviation, over n - 1; None of fewer than two."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row less another, on the seeds that both have."""
+
+    first: str
+    second: str
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean difference."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def t(self) -> float | None:
+        """Student's t of the mean, n - 1 degrees of freedom; None where it cannot be said."""
+        if len(self.differences) < 2 or not (spread := statistics.stdev(self.differences)):
+            return None
+        return self.mean / (spread / math.sqrt(len(self.differences)))
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of the paired t-test; None where t is."""
+        if self.t is None:
+            return None
+        from scipy.special import stdtr
+
+        return float(2 * stdtr(len(self.differences) - 1, -abs(self.t)))
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """All that is known of a task."""
+
+    task: SuiteTask
+    prepared: Prepared | None
+    rows: tuple[RowScores, ...]
+
+    @property
+    def row_zero(self) -> tuple[str, float] | None:
+        """The best rule without a model, and its score."""
+        return None if self.prepared is None else self.prepared.best(self.task.metric)
+
+    @property
+    def best(self) -> RowScores | None:
+        """The row of the highest mean."""
+        known = [row for row in self.rows if row.mean is not None]
+        return max(known, key=lambda row: row.mean or 0.0, default=None)
+
+    @property
+    def zero_wins(self) -> bool | None:
+        """Whether no row is better than row zero; None while either is unknown."""
+        zero, best = self.row_zero, self.best
+        return None if zero is None or best is None or best.mean is None else zero[1] >= best.mean
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Any two rows that share a seed."""
+        found = []
+        for one, other in itertools.combinations(self.rows, 2):
+            mine, theirs = one.by_seed, other.by_seed
+            shared = [seed for seed in mine if seed in theirs]
+            if shared:
+                found.append(Pair(one.row, other.row, tuple(mine[seed] - theirs[seed] for seed in shared)))
+        return found
+
+
+def scores_of(plan: Plan) -> list[TaskScores]:
+    """One a task, in the suite's order."""
+    found = []
+    for task in plan.suite.tasks:
+        prepared = read_prepared(plan.suite, task)
+        rows = []
+        for row in plan.suite.models:
+            runs = tuple(_score(run, prepared) for run in plan.runs_of(task, row))
+            rows.append(RowScores(row, runs, plan.why_no_runs(task, row)))
+        found.append(TaskScores(task, prepared, tuple(rows)))
+    return found
+
+
+def _score(run: SuiteRun, prepared: Prepared | None) -> RunScore:
+    if run.is_complete():
+        tested = (read_json(run.directory / SUMMARY) or {}).get("test")
+        metrics = tested.get("metrics") if isinstance(tested, dict) else None
+        if not isinstance(tested, dict) or not isinstance(metrics, dict):
+            return RunScore(run, "damaged", None, f"{run.directory / SUMMARY}: found no metrics of a test set")
+        if prepared is not None and prepared.test not in (None, tested.get("sha256")):
+            return RunScore(run, "other data", None, "its test set is not the one that is there now; remove the run")
+        score = metrics.get(run.task.metric)
+        if not is_number(score) or score is None:
+            return RunScore(run, COMPLETE, None, f"{run.task.metric} cannot be said of its predictions")
+        return RunScore(run, COMPLETE, float(score), None)
+    outcome = read_outcome(run.directory)
+    if outcome is not None and outcome.exit_code not in STOPPED_CODES:
+        return RunScore(run, f"failed ({outcome.exit_code})", None, outcome.error and redacted(outcome.error))
+    steps = [row["step"] for row in read_rows(run.directory / METRICS_FILE, METRICS) if is_count(row["step"])]
+    return RunScore(run, f"unfinished, at step {max(steps):,}" if steps else NOT_STARTED, None, None)
