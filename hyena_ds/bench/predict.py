@@ -4,7 +4,8 @@
                  values are compared, then all take turns; each allocator has processes of its own
 
 The published code also gets the allocator's settings that `hyena-ds train` makes, and its best is compared. It is not asked
-for the log-probabilities of its logits, which would take it a little longer. Memory is that above the loaded model.
+for the log-probabilities of its logits, which would take it a little longer. Memory is that above the loaded model. The
+matrix products of a pass are also timed alone: both sides need them, and a pass that did nothing else would be the fastest.
 
 B batch, L context length, V vocabulary.
 """
@@ -14,13 +15,14 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyena_ds.bench.case import SEED, Case, case_of
 from hyena_ds.bench.limits import say
@@ -40,6 +42,8 @@ from hyena_ds.predict.predictor import Predictor
 from hyena_ds.text import number
 
 Values = NDArray[np.float32]
+_PIECE = 1024
+"""Tokens of a product."""
 _TOLERANCE = 1e-4
 """Largest difference of a log-probability, in nats."""
 
@@ -87,11 +91,13 @@ def _rows(options: argparse.Namespace, case: Case) -> tuple[list[Row], dict[str,
             loaded = max(turn["loaded_gib"] for turn in turns[side][0])
             rows[side] |= spread_of_turns(turns[side])
             rows[side]["above_the_model_gib"] = rows[side]["peak_memory_gib"] - loaded
+        rows[words]["products_cpu_seconds"] = median(turn["products_cpu_seconds"] for turn in turns[words][0])
     theirs = [row for side, row in rows.items() if side.startswith("published") and row["status"] == "measured"]
     if theirs and rows[words]["status"] == "measured":
         seconds = min(row["cpu_seconds"]["median"] for row in theirs)
         rows[words]["times_faster"] = seconds / rows[words]["cpu_seconds"]["median"]
         least = min(row["above_the_model_gib"] for row in theirs)
+        rows[words]["limit"] = seconds / rows[words]["products_cpu_seconds"]
         rows[words]["share_of_memory"] = rows[words]["above_the_model_gib"] / least
     return list(rows.values()), machine
 
@@ -151,6 +157,22 @@ class Ours(_Forward):
         """(B, L - 1). Collective."""
         return self.predictor.log_probabilities(self.ids_BL)
 
+    @torch.no_grad()
+    def products(self) -> None:
+        """The products of this rank's part of a pass with held filters, a piece of the tokens at a time, which caches hold."""
+        tokens, device = self.ids_BL.numel() // self.predictor.exchange.size, self.compute.device
+        for name, layer in self.predictor.model.backbone.blocks.named_modules():
+            if isinstance(layer, nn.Linear) and "implicit_filter" not in name:
+                piece = torch.ones(min(tokens, _PIECE), layer.in_features, device=device)
+                product = torch.empty(len(piece), layer.out_features, device=device)
+                for _ in range(0, tokens, _PIECE):
+                    torch.mm(piece, layer.weight.t(), out=product)
+
+    def turn(self) -> dict[str, float]:
+        """Time a pass, then its products. Collective."""
+        products = timed(self.compute, self.products).answer()
+        return {**super().turn(), "products_cpu_seconds": products["cpu_seconds"]}
+
 
 class Published(_Forward):
     """The published model of a clone, without autograd."""
@@ -185,5 +207,7 @@ _COLUMNS: list[Column] = [
     ("peak GiB", lambda row: number(row.get("peak_memory_gib"))),
     ("above the model", lambda row: number(row.get("above_the_model_gib"))),
     ("times faster (CPU)", lambda row: _given(row, "times_faster", "{:.2f}")),
+    ("products alone, CPU s", lambda row: _given(row, "products_cpu_seconds", "{:.3f}")),
+    ("limit", lambda row: _given(row, "limit", "{:.2f}")),
     ("share of memory", lambda row: _given(row, "share_of_memory", "{:.2f}")),
 ]

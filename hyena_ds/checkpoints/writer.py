@@ -22,7 +22,6 @@ from hyena_ds.checkpoints.directory import begin, complete
 from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
 from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
-from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
@@ -30,6 +29,7 @@ from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
 from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.tensor_file import safetensors_chunks
 
 Export = Callable[[dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, str]]]
 """Whole parameters by name --> tensors and header of weights.safetensors."""

@@ -67,18 +67,21 @@ def export(
         raise UserError(f"{output}: exists already, wanted a new folder; name another, or remove it")
     loaded = load_model(model, shift)
     origin = find_origin(model)
+    training = None
+    with suppress(UserError):  # of weights that stand alone nobody knows it
+        training = training_of(model)
     config = _with_dropout(loaded.config, origin)
     parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}
     if form == "huggingface":
         files = huggingface_files(config, parameters, ends_sequences(origin))
         count = sum(parameter.numel() for parameter in parameters.values())
-        files["README.md"] = model_card(output.absolute().name, config, count, origin).encode()
+        files["README.md"] = model_card(output.absolute().name, config, count, origin, training).encode()
         weights = "model.safetensors"
     else:
         files = published_files(config, parameters)
         weights = "weights.ckpt"
-    with suppress(UserError):  # of weights that stand alone nobody knows it
-        files[TRAINING] = training_of(model).text(weights, files[weights]).encode()
+    if training is not None:
+        files[TRAINING] = training.text(weights, files[weights]).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     with aside(output) as partial:
         partial.mkdir()

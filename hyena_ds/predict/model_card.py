@@ -16,6 +16,7 @@ from hyena_ds.errors import MOST_QUOTED, in_one_line
 from hyena_ds.files.rows import Row
 from hyena_ds.redaction import kept
 from hyena_ds.runs.origin import Origin
+from hyena_ds.runs.trained_on import TRAINING, Training, merged
 from hyena_ds.text import counted, markdown_table
 
 _CHUNK = re.compile(r"[0-9]+-(?P<chromosome>.+)-(?P<start>[0-9]+) [0-9a-f]+")
@@ -60,11 +61,18 @@ Nothing is known of them: this model was exported from weights alone, without th
 """
 
 
-def model_card(title: str, config: ModelConfig, parameters: int, origin: Origin | None) -> str:
-    """The text of README.md; a shorter one, which says so, without an origin."""
+def model_card(
+    title: str, config: ModelConfig, parameters: int, origin: Origin | None, training: Training | None
+) -> str:
+    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training."""
     title = in_one_line(title, MOST_QUOTED)
     sections = [f"{_FRONT}\n# {title}\n\n{_shape(config, parameters)}", _use(origin)]
-    sections += [_NOTHING_KNOWN] if origin is None else [_data(origin), _metrics(origin), _training(origin)]
+    if training is not None:
+        sections.append(_trained_on(training))
+    if origin is not None:
+        sections += [_data(origin), _metrics(origin), _training(origin)]
+    elif training is None:
+        sections.append(_NOTHING_KNOWN)
     return "\n".join(sections)
 
 
@@ -99,6 +107,21 @@ def _use(origin: Origin | None) -> str:
     else:
         end = "The tokenizer adds no special token" + (": in training there was none." if origin else ".")
     return _USE.replace("{end}", end)
+
+
+def _trained_on(training: Training) -> str:
+    rows = []
+    for assembly, contigs in training.bases.items():
+        for contig, spans in contigs.items():
+            bases = sum(end - start for start, end in merged(spans))
+            ends = f"{min(start for start, _ in spans):,}", f"{max(end for _, end in spans):,}"
+            rows.append((*(in_one_line(name, MOST_QUOTED) for name in (assembly, contig)), f"{bases:,}", *ends))
+    table = "\n".join(markdown_table(("assembly", "chromosome", "bases", "from", "to"), rows))
+    began = f" Training began from `{in_one_line(training.beginning, MOST_QUOTED)}`." if training.beginning else ""
+    return (
+        f"## Trained on\n\n{table}\n\nThe longest sequences had {training.longest_context:,} tokens.{began} Scores of these "
+        f"bases say little of others; `{TRAINING}` says it to programs.\n"
+    )
 
 
 def _data(origin: Origin) -> str:

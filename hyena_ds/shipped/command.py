@@ -13,7 +13,7 @@ from hyena_ds.errors import UserError, in_one_line
 from hyena_ds.files.whole import aside, to_disk
 from hyena_ds.shipped import launch_script, shipped
 
-CONTENT = {"configs": ("*.yaml", "*/*.yaml", "*/*.bed"), "assets": ("*.fa.gz", "README.md")}
+CONTENT = {"configs": ("*.yaml", "*/*.yaml", "*/*.bed"), "assets": ("*.fa.gz", "README.md", "hyenadna-chrx/*")}
 """What `init` copies: patterns of files, by their directory."""
 _FIRST_RUN = (
     "hyena-ds check configs/quickstart.yaml",
@@ -25,7 +25,9 @@ _FIRST_RUN = (
 
 def add_commands(commands: Any) -> None:
     """Add both commands to argparse's sub-commands; each sets `run`, a function of the parsed arguments."""
-    init = commands.add_parser("init", help="write the quick start's configs and genome into a new directory")
+    init = commands.add_parser(
+        "init", help="write configs, the quick start's genome and a trained model into a new directory"
+    )
     init.add_argument("directory", metavar="DIR", help="a directory that does not exist yet")
     init.set_defaults(run=_init)
     launch = commands.add_parser("launch", help="print where the launch scripts are, or one of them")
@@ -34,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
 
 def write_start(directory: Path) -> None:
-    """Write configs and genome to a new directory, which is whole or not there. Raises UserError where there is something."""
+    """Write configs, genome and the trained model to a new directory, which is whole or not there. Raises UserError where there is something."""
     if os.path.lexists(directory):
         raise UserError(
             f"{directory}: exists already, and nothing is overwritten; name a directory that does not exist yet"

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hyena_ds.config.loading import Invalid
 from hyena_ds.config.model import Extension, ModelConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
+from hyena_ds.weights.tensor_file import safetensors_chunks
 
 _BACKBONE = {
     "backbone.embedding.weight": "backbone.embeddings.word_embeddings.weight",
@@ -79,7 +79,7 @@ def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tup
 def write_weights(path: str | Path, config: ModelConfig, parameters: dict[str, Tensor]) -> None:
     """Write a weights.safetensors that `read_weights` and the published code read."""
     tensors, header = published_tensors(config, parameters)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    Path(path).write_bytes(b"".join(safetensors_chunks(tensors, header)))
 
 
 _KEYS = {

@@ -31,6 +31,7 @@ def test_rows_say_time_and_memory_above_the_loaded_model(tmp_path: Path, ranks: 
         assert row["status"] == "measured" and row["cpu_seconds"]["median"] > 0
         assert 0 <= row["above_the_model_gib"] < row["peak_memory_gib"]
     assert all(("times_faster" in row) == (clone is not None) for row in ours)
+    assert all(row["products_cpu_seconds"] > 0 for row in ours)
 
 
 def test_values_that_differ_are_not_timed() -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 import hyena_ds
 from hyena_ds.checkpoints.manifest import Checkpoint, Manifest, Record, RunState, Written, read_checkpoint, write_file
 from hyena_ds.checkpoints.saved_state import SavedState
-from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.weights.tensor_file import safetensors_chunks
 from tests.checkpoints import cases
 from tests.distributed.pool import Pool
 from tests.distributed.work import lively_model

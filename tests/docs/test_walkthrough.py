@@ -95,8 +95,9 @@ def test_the_notebook_trains_plots_its_loss_and_predicts_with_the_weights(finish
 
 def test_the_notebook_scores_a_region_a_variant_and_generates(finished: Path) -> None:
     used = finished / "runs" / "notebook-used"
-    (region,) = rows_of(used / "scores.tsv")
+    (region,), (shipped,) = (rows_of(used / name) for name in ("scores.tsv", "shipped.tsv"))
     assert (region["name"], region["strand"]) == ("held_out", ".") and 1.8 < float(region["bits_per_base"]) < 2.2
+    assert float(shipped["bits_per_base"]) < float(region["bits_per_base"])
     (variant,) = rows_of(used / "annotated.tsv")
     assert (variant["ref"], variant["alt"]) == ("A", "G") and 0 < abs(float(variant["HDS_LLR"])) < 100
     printed = "".join("".join(output.get("text", [])) for output in outputs(finished))

@@ -55,6 +55,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_what_is_shipped(installe
         *(ROOT / "launch").iterdir(),
         GENOME,
         GENOME.parent / "README.md",
+        *(GENOME.parent / "hyenadna-chrx").iterdir(),
     ]
     shipped += (ROOT / "configs").rglob("*.*")
     for path in shipped:
@@ -74,6 +75,7 @@ def test_what_init_writes_is_whole_or_not_there(installed: Installed, start: Pat
         if path.parts[len(start.parts)] in ("configs", "assets")
     }
     assert {"configs/quickstart.yaml", "configs/prep/quickstart.yaml", f"assets/{GENOME.name}"} <= written
+    assert "assets/hyenadna-chrx/model.safetensors" in written
     assert (start / "assets" / GENOME.name).read_bytes() == GENOME.read_bytes()
     said = installed.run("hyena-ds", "init", start.name, cwd=start.parent, code=2)
     assert "exists already, and nothing is overwritten; name a directory that does not exist yet" in said

@@ -74,6 +74,10 @@ def test_the_huggingface_folder_has_its_files_and_the_bits_of_the_weights(
     assert {line.split()[1] for line in printed[:-1]} == HUGGINGFACE
     assert printed[-1] == f"written: {out} (2 layers, width 24, contexts to 900)"
     same_as(out, load_model(weights))
+    assert main(["export", str(weights), str(tmp_path / "out")]) == 0  # again, in the same bytes
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()
+    }
     card = (out / "README.md").read_text()
     assert "Nothing is known of them: this model was exported from weights alone" in card
     assert "| longest input | 900 tokens |" in card

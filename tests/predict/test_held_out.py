@@ -129,6 +129,7 @@ def test_an_exported_folder_knows_what_it_was_trained_on_without_its_run(
     shutil.rmtree(tmp_path / "data")
     shutil.rmtree(trained)
     export(folder, again, "huggingface")
+    assert "| tiny | chrA | " in (again / "README.md").read_text()
     for model in (folder, folder / weights, again):
         assert verdict_of(model, spans, "tiny") == wanted
         assert trained_context(model) == training_of(model).longest_context == 16

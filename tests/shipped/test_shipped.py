@@ -26,7 +26,8 @@ def test_init_writes_configs_and_genome_and_prints_how_to_go_there(
     assert main(["init", name]) == 0
     written = tree(tmp_path / name)
     configs = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "configs").rglob("*.*")}
-    assets = {f"assets/{path.name}": path.read_bytes() for path in (GENOME, GENOME.parent / "README.md")}
+    shipped = (GENOME, GENOME.parent / "README.md", *(GENOME.parent / "hyenadna-chrx").iterdir())
+    assets = {str(path.relative_to(ROOT)): path.read_bytes() for path in shipped}
     assert written == {**configs, **assets}
     first, *others = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert shlex.split(first) == ["cd", name]

@@ -13,12 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
 from hyena_ds.weights.published import published_names, published_tensors
+from hyena_ds.weights.tensor_file import safetensors_chunks
 
 _CONFIGURATION, _MODELING = (Path(__file__).with_name(f"{kind}_hyenadna.py") for kind in ("configuration", "modeling"))
 PREFIX = "hyena."
@@ -28,13 +28,11 @@ _ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
 def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_token: bool) -> dict[str, bytes]:
     """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained."""
     tensors, header = published_tensors(config, parameters)
-    each_once = {
-        f"{PREFIX}{name}": tensors[name].cpu().contiguous() for name in published_names(config.layers).values()
-    }
+    each_once = {f"{PREFIX}{name}": tensors[name] for name in published_names(config.layers).values()}
     return {
         "config.json": _json(_config(config)),
         "generation_config.json": _json(_generation()),
-        "model.safetensors": save(each_once, metadata={"format": "pt", **header}),
+        "model.safetensors": b"".join(safetensors_chunks(each_once, {"format": "pt", **header})),
         **{code.name: code.read_bytes() for code in (_CONFIGURATION, _MODELING)},
         "tokenizer.json": _json(_tokenizer(end_token)),
         "tokenizer_config.json": _json(_tokenizer_config(config)),
