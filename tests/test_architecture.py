@@ -46,7 +46,7 @@ FLOORS = (
     "redaction",
 )
 """One package each, the highest first."""
-EXPORTED = ("configuration_hyenadna",)
+EXPORTED = ("configuration_hyenadna", "modeling_hyenadna")
 """Modules that transformers finds beside the one that imports them, in a folder without this package."""
 LEVEL = {name: len(FLOORS) - floor for floor, name in enumerate(FLOORS)}
 

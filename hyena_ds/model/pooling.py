@@ -26,6 +26,8 @@ from hyena_ds.parallel.layout import Layout
 
 Pooling = Literal["mean", "maximum", "first", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+POOLS: dict[str, Pooling] = {"mean": "mean", "max": "maximum", "last": "last", "first": "first"}
+"""Names that configs and command lines use."""
 
 
 def pool(hidden_BlD: Tensor, pooling: Pooling, layout: Layout, lengths_B: Tensor | None = None) -> Tensor:

@@ -58,8 +58,9 @@ def export(
 
     Raises UserError where there is no model, or something has this name already; OSError where it cannot be written.
     """
-    from hyena_ds.checkpoints.weights import load_model
+    from hyena_ds.checkpoints.weights import find_weights, load_model
     from hyena_ds.predict.model_card import ends_sequences, model_card
+    from hyena_ds.weights.heads import read_head
     from hyena_ds.weights.huggingface.folder import huggingface_files
     from hyena_ds.weights.published_folder import published_files
 
@@ -73,9 +74,10 @@ def export(
     config = _with_dropout(loaded.config, origin)
     parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}
     if form == "huggingface":
-        files = huggingface_files(config, parameters, ends_sequences(origin))
+        head = read_head(find_weights(model))
+        files = huggingface_files(config, parameters, ends_sequences(origin), head)
         count = sum(parameter.numel() for parameter in parameters.values())
-        files["README.md"] = model_card(output.absolute().name, config, count, origin, training).encode()
+        files["README.md"] = model_card(output.absolute().name, config, count, origin, training, head).encode()
         weights = "model.safetensors"
     else:
         files = published_files(config, parameters)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from hyena_ds.config.loading import dump_yaml
 from hyena_ds.config.model import ModelConfig
@@ -18,6 +19,9 @@ from hyena_ds.redaction import kept
 from hyena_ds.runs.origin import Origin
 from hyena_ds.runs.trained_on import TRAINING, Training, merged
 from hyena_ds.text import counted, markdown_table
+
+if TYPE_CHECKING:
+    from hyena_ds.weights.heads import TaskHead
 
 _CHUNK = re.compile(r"[0-9]+-(?P<chromosome>.+)-(?P<start>[0-9]+) [0-9a-f]+")
 _FRONT = """\
@@ -54,6 +58,26 @@ transformers.
 - {end}
 - The model reads from left to right: score the reverse complement too, where a strand should not matter.
 """
+_PIPELINES = ("text-classification", "token-classification")
+_LABELS = 20
+"""That a card names."""
+_VALIDATION = "validation_"
+_USE_OF_HEAD = """\
+## Use
+
+```python
+from transformers import AutoTokenizer, {auto}
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+model = {auto}.from_pretrained(folder, trust_remote_code=True)
+inputs = tokenizer("ACGTACGTACGT", return_tensors="pt")
+logits = model(**inputs).logits
+```
+
+{meaning}, in the order of `model.config.id2label`: {labels}. `trust_remote_code` runs the Python files of this folder, which need
+torch and transformers. Write bases in upper case, and pad batches on the right, with their attention mask.
+"""
 _NOTHING_KNOWN = """\
 ## Data, training and metrics
 
@@ -62,18 +86,67 @@ Nothing is known of them: this model was exported from weights alone, without th
 
 
 def model_card(
-    title: str, config: ModelConfig, parameters: int, origin: Origin | None, training: Training | None
+    title: str,
+    config: ModelConfig,
+    parameters: int,
+    origin: Origin | None,
+    training: Training | None,
+    head: TaskHead | None = None,
 ) -> str:
-    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training."""
+    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training; with a
+    `head`, that of a fine-tuned model."""
     title = in_one_line(title, MOST_QUOTED)
-    sections = [f"{_FRONT}\n# {title}\n\n{_shape(config, parameters)}", _use(origin)]
+    front = _FRONT if head is None else _FRONT.replace("text-generation", _PIPELINES[head.kind == "per_base"])
+    sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", _use(origin)]
+    if head is not None:
+        sections[1:] = [_use_of_head(head)]
     if training is not None:
         sections.append(_trained_on(training))
-    if origin is not None:
+    if origin is None:
+        sections += [_NOTHING_KNOWN] if training is None else []
+    elif head is None:
         sections += [_data(origin), _metrics(origin), _training(origin)]
-    elif training is None:
-        sections.append(_NOTHING_KNOWN)
+    else:
+        sections += [_task(origin), _training(origin).replace("hyena-ds train", "hyena-ds finetune")]
     return "\n".join(sections)
+
+
+def _use_of_head(head: TaskHead) -> str:
+    names = [in_one_line(name, MOST_QUOTED) for name in head.classes[:_LABELS]]
+    more = f" and {len(head.classes) - _LABELS} more" if len(head.classes) > _LABELS else ""
+    auto = f"AutoModelFor{'Token' if head.kind == 'per_base' else 'Sequence'}Classification"
+    meaning = {
+        "classification": "`logits.softmax(-1)` are the probabilities of the classes",
+        "per_base": "`logits.softmax(-1)` are the probabilities of the classes of every base",
+        "multilabel": "`logits.sigmoid()` are the probabilities of the outputs",
+        "regression": "`logits` are the numbers, in the unit of the labels",
+    }[head.kind]
+    return _USE_OF_HEAD.format(auto=auto, meaning=meaning, labels=", ".join(names) + more)
+
+
+def _task(origin: Origin) -> str:
+    """What it was fine-tuned on, and how well it did."""
+    train = in_one_line(str(kept(origin.setting("task", "train"))), MOST_QUOTED)
+    begin = in_one_line(str(kept(origin.record.config.get("initialize_from"))), MOST_QUOTED)
+    test = origin.summary.get("test")
+    test = test if isinstance(test, dict) else {}
+    measured = test.get("metrics")
+    rows = [(name.removeprefix(_VALIDATION), value) for row in origin.validations for name, value in row.items()]
+    valid = {name: value for name, value in rows if f"{_VALIDATION}{name}" in origin.validations[-1]}
+    tested = measured if isinstance(measured, dict) else {}
+    table = markdown_table(
+        ("", "validation", "test"), [(name, _said(valid, name), _said(tested, name)) for name in valid]
+    )
+    digest = f" SHA-256 of the test set: `{in_one_line(str(test['sha256']), MOST_QUOTED)}`." if "sha256" in test else ""
+    return (
+        f"## Data and metrics\n\nFine-tuned on `{train}`, from `{begin}`. The weights were chosen on a validation set; the test set "
+        f"was opened once, afterwards.{digest}\n\n" + "\n".join(table) + "\n"
+    )
+
+
+def _said(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
 def ends_sequences(origin: Origin | None) -> bool:

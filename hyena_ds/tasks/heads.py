@@ -22,11 +22,9 @@ from hyena_ds.data.loader import MicroBatch
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.model.pooling import Pooling, pool
+from hyena_ds.model.pooling import POOLS, pool
 from hyena_ds.tasks.task import Objective
 
-POOLS: dict[str, Pooling] = {"mean": "mean", "max": "maximum", "last": "last", "first": "first"}
-"""Names of a config, and those of model/pooling.py."""
 _INIT_STD = 0.02
 
 

@@ -25,7 +25,6 @@ from torch import Tensor
 from hyena_ds.checkpoints.weights import check_same_shape, find_weights
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.config.task import TaskConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import MicroBatch, Slice, StepBatch
 from hyena_ds.data.order import hash64, permutation
@@ -59,12 +58,11 @@ from hyena_ds.tasks.outcomes import (
     write_predictions,
 )
 from hyena_ds.tasks.task import Conclusion, Objective, Task
+from hyena_ds.weights.heads import HEAD, head_header
 from hyena_ds.weights.published import published_tensors
 from hyena_ds.weights.reading import read_weights
 
 PREDICTIONS = "test_predictions.tsv"
-HEAD = "head"
-"""Key of the header of weights.safetensors that says what a head's outputs are, and beginning of its tensors' keys."""
 _ORDER, _STRAND = range(2)  # what a hash is for
 _UNITS = {
     "classification": ("nats a sequence", "sequences"),
@@ -286,15 +284,9 @@ class LabelledTask(Task):
         """The model under the published names, the head beside it, and what the head's outputs are."""
         tensors, header = published_tensors(self._config.model, parameters)
         heads = {name: tensor.detach().float() for name, tensor in parameters.items() if name.startswith(f"{HEAD}.")}
-        return tensors | heads, header | head_header(self._task, self.sets)
-
-
-def head_header(task: TaskConfig, sets: Sets) -> dict[str, str]:
-    """What the header of weights says of a head."""
-    said: dict[str, Any] = {"kind": task.kind, "pool": task.head.pool, "classes": sets.train.classes}
-    if task.kind == "regression":
-        said |= {name: values.tolist() for name, values in zip(("mean", "deviation"), sets.scale, strict=True)}
-    return {HEAD: json.dumps(said)}
+        scale = (self.sets.scale[0].tolist(), self.sets.scale[1].tolist()) if self._task.kind == "regression" else None
+        said = head_header(self._task.kind, self._task.head.pool, self.sets.train.classes, scale)
+        return tensors | heads, header | said
 
 
 def _cut(part: Slice, length: int) -> Slice:

@@ -45,6 +45,7 @@ HUGGINGFACE = {
     "generation_config.json",
     "model.safetensors",
     "modeling_hyenadna.py",
+    "heads_hyenadna.py",
     "tokenizer.json",
     "tokenizer_config.json",
 }

@@ -1,10 +1,10 @@
 """A model as a folder that the transformers library opens with `trust_remote_code=True`, without this package.
 
     model, parameters --> config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
-                          configuration_hyenadna.py  modeling_hyenadna.py
+                          configuration_hyenadna.py  modeling_hyenadna.py  heads_hyenadna.py
 
 Keys are the published ones behind `hyena.`, as in the published `-hf` folders; the head is the embedding, and is not there
-twice. The tokenizer is data alone: every character is a token, in the published vocabulary.
+twice; that of a fine-tuned model is behind `dense.` and `score.`, with the names of its labels in config.json. The tokenizer is data alone: every character is a token, in the published vocabulary.
 """
 
 from __future__ import annotations
@@ -17,23 +17,32 @@ from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP, SPECIALS, VOCABULARY, N
+from hyena_ds.weights.heads import TaskHead
 from hyena_ds.weights.published import published_names, published_tensors
 from hyena_ds.weights.tensor_file import safetensors_chunks
 
-_CONFIGURATION, _MODELING = (Path(__file__).with_name(f"{kind}_hyenadna.py") for kind in ("configuration", "modeling"))
+_CODE = tuple(Path(__file__).with_name(f"{kind}_hyenadna.py") for kind in ("configuration", "modeling", "heads"))
+_CONFIGURATION, _MODELING, _HEADS = _CODE
 PREFIX = "hyena."
 _ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
 
 
-def huggingface_files(config: ModelConfig, parameters: dict[str, Tensor], end_token: bool) -> dict[str, bytes]:
-    """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained."""
+def huggingface_files(
+    config: ModelConfig, parameters: dict[str, Tensor], end_token: bool, head: TaskHead | None = None
+) -> dict[str, bytes]:
+    """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained.
+
+    With the `head` of a fine-tuned model, what it predicts is the folder's purpose.
+    """
     tensors, header = published_tensors(config, parameters)
     each_once = {f"{PREFIX}{name}": tensors[name] for name in published_names(config.layers).values()}
+    if head is not None:
+        each_once |= head.in_label_units()
     return {
-        "config.json": _json(_config(config)),
+        "config.json": _json(_config(config) | (_of_head(head) if head is not None else {})),
         "generation_config.json": _json(_generation()),
         "model.safetensors": b"".join(safetensors_chunks(each_once, {"format": "pt", **header})),
-        **{code.name: code.read_bytes() for code in (_CONFIGURATION, _MODELING)},
+        **{code.name: code.read_bytes() for code in _CODE},
         "tokenizer.json": _json(_tokenizer(end_token)),
         "tokenizer_config.json": _json(_tokenizer_config(config)),
     }
@@ -44,7 +53,8 @@ def _config(config: ModelConfig) -> dict[str, Any]:
         "AutoConfig": (_CONFIGURATION, "HyenaDNAConfig"),
         "AutoModel": (_MODELING, "HyenaDNAModel"),
         "AutoModelForCausalLM": (_MODELING, "HyenaDNAForCausalLM"),
-        "AutoModelForSequenceClassification": (_MODELING, "HyenaDNAForSequenceClassification"),
+        "AutoModelForSequenceClassification": (_HEADS, "HyenaDNAForSequenceClassification"),
+        "AutoModelForTokenClassification": (_HEADS, "HyenaDNAForTokenClassification"),
     }
     extended = {"extension": config.extension, "extended_from": config.extended_from}
     return {
@@ -67,6 +77,25 @@ def _config(config: ModelConfig) -> dict[str, Any]:
         "pad_token_id": PAD,
         "tie_word_embeddings": True,
         "use_cache": False,
+    }
+
+
+def _of_head(head: TaskHead) -> dict[str, Any]:
+    names = dict(enumerate(head.classes))
+    problems = {
+        "classification": "single_label_classification",
+        "multilabel": "multi_label_classification",
+        "regression": "regression",
+    }
+    model = "HyenaDNAForTokenClassification" if head.kind == "per_base" else "HyenaDNAForSequenceClassification"
+    return {
+        "architectures": [model],
+        "id2label": names,
+        "label2id": {name: number for number, name in names.items()},
+        "pooling": head.pooling,
+        "head_hidden": head.hidden,
+        "head_bias": True,
+        **({"problem_type": problems[head.kind]} if head.kind in problems else {}),
     }
 
 
