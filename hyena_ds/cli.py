@@ -176,6 +176,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(parsed: argparse.Namespace) -> int:
     config = load_run(parsed.config, parsed.overrides)
+    if config.task is not None and config.task.frozen == "probe":
+        from hyena_ds.predict.probe import probe
+
+        return probe(config)
     if local_ranks.under_launcher():
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()

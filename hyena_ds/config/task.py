@@ -118,6 +118,11 @@ class TaskConfig(Bounded):
             "found probe with the kind per_base, wanted false or backbone: a probe is of one state a sequence",
         )
         self._check_in_context()
+        require(
+            self.head.hidden is None or self.frozen != "probe",
+            "head",
+            f"hidden: found {self.head.hidden} with frozen probe, wanted null: a probe is linear; or freeze the backbone alone",
+        )
         ascending = all(
             here < after for here, after in zip((0, *self.buckets), (*self.buckets, MOST_CONTEXT), strict=True)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -78,7 +78,7 @@ class Slice:
 
 
 def make_micro_batch(
-    sources: Sources, context_length: int, numbers: list[int], samples: list[Sample | None], part: Slice
+    sources: Sources, context_length: int, numbers: list[int], samples: Sequence[Sample | None], part: Slice
 ) -> MicroBatch:
     """Read `part` of each sample; None stands for padding, of which nothing is scored."""
     ids = np.zeros((len(samples), part.length + 1), dtype=np.int64)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from hyena_ds.data.windows import EpochOrder, Windows
 from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import SEP, reverse_complement
 
+Drawn = TypeVar("Drawn")
 _INTERLEAVE, _STRAND, _EPOCHS = range(3)  # what a hash is for
 _INTERLEAVE_BLOCK = 1000
 """Samples within which every source gets exactly its share."""
@@ -171,9 +173,7 @@ class StageStream:
         return Sample(source, self._orders[source].start(drawn), bool(strand))
 
 
-def row_samples(
-    samples: Sequence[Sample | None], plan: StagePlan, row: int, micro_step: int
-) -> tuple[list[int], list[Sample | None]]:
+def row_samples(samples: Sequence[Drawn], plan: StagePlan, row: int, micro_step: int) -> tuple[list[int], list[Drawn]]:
     """Numbers within the step, and samples, of one micro step on one data-parallel row."""
     size = plan.micro_batch_size
     first = (micro_step * plan.data_parallel + row) * size

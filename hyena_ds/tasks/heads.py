@@ -67,6 +67,7 @@ class LabelledObjective(Objective):
         self.begin = task.prompt_tokens
         self.frozen = task.frozen != "false"
         self.backbone.requires_grad_(not self.frozen)
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,6 @@ from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import PAD
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.model.backbone import build_model
-from hyena_ds.monitoring.metrics import finite
 from hyena_ds.parallel.agreement import agreed, from_every_rank
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.heads import LabelledObjective
@@ -42,7 +41,6 @@ from hyena_ds.tasks.labelled_sets import (
     Sets,
     check_lengths,
     chosen_by,
-    digest,
     listed,
     read_sets,
     read_test,
@@ -55,14 +53,13 @@ from hyena_ds.tasks.outcomes import (
     outputs_of,
     predictions_of,
     readings,
-    write_predictions,
+    record_test,
 )
 from hyena_ds.tasks.task import Conclusion, Objective, Task
 from hyena_ds.weights.heads import HEAD, head_header
 from hyena_ds.weights.published import published_tensors
 from hyena_ds.weights.reading import read_weights
 
-PREDICTIONS = "test_predictions.tsv"
 _ORDER, _STRAND = range(2)  # what a hash is for
 _UNITS = {
     "classification": ("nats a sequence", "sequences"),
@@ -151,7 +148,7 @@ class LabelledTask(Task):
             for micro_step in range(plan.accumulation):
                 length = self.length(chosen[micro_step * together : (micro_step + 1) * together], plan)
                 here = _cut(part, length // plan.config.sequence_parallel)
-                numbers, mine = row_samples(chosen, plan, part.row, micro_step)  # type: ignore[arg-type, type-var]
+                numbers, mine = row_samples(chosen, plan, part.row, micro_step)
                 micro_batches.append(self.read(mine, numbers, length, here))
             yield StepBatch(step, micro_batches, self._scored(chosen))
 
@@ -227,21 +224,16 @@ class LabelledTask(Task):
 
     def measures(self, samples: Sequence[Reading], predictions: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """All metrics of the kind; where both strands are read, of the mean of their outputs, and the loss of that."""
-        measured = self._outcome(samples, predictions)[1]
-        if not self._task.reverse_complement:
-            del measured["loss"]  # it is there, summed up in its own precision
+        data, kind = samples[0].data, self._task.kind
+        outputs = outputs_of(data, samples, predictions)
+        measured = measures(kind, data, [predictions_of(kind, each, self._scale) for each in outputs])
+        if self._task.reverse_complement:
+            measured["loss"] = mean_loss(kind, data, outputs, self._scale)
         return measured
 
-    def _outcome(
-        self, samples: Sequence[Reading], outputs: Sequence[NDArray[np.float32]]
-    ) -> tuple[list[NDArray[np.float64]], dict[str, float]]:
-        """(predictions of the sequences in the order of their set, measures)."""
-        data, kind = samples[0].data, self._task.kind
-        scale = self.sets.scale if kind == "regression" else None
-        found = outputs_of(data, samples, outputs)
-        predictions = [predictions_of(kind, each, scale) for each in found]
-        measured = measures(kind, data, predictions)
-        return predictions, {"loss": mean_loss(kind, data, found, scale), **measured}
+    @property
+    def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        return self.sets.scale if self._task.kind == "regression" else None
 
     def test(self) -> list[Reading]:
         """The test set, read now; nothing without one. Raises UserError."""
@@ -256,20 +248,9 @@ class LabelledTask(Task):
         self, step: int, predictions: Sequence[NDArray[np.float32]], directory: Path
     ) -> tuple[dict[str, Any], list[str]]:
         """Metrics of the test set, its size and digest; the predictions go into test_predictions.tsv."""
-        assert self._task.test is not None
         data = self._tested[0].data
-        found, measured = self._outcome(self._tested, predictions)
-        write_predictions(directory / PREDICTIONS, self._task.kind, data, found)
-        summary = {
-            "file": self._task.test,
-            "sha256": digest(self._task.test),
-            "n": len(data),
-            "step": step,
-            "metrics": finite(measured),
-            "predictions": PREDICTIONS,
-        }
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-        return summary, [f"test set, {len(data):,} sequences, opened once, by the weights of step {step}: {shown}"]
+        outputs = outputs_of(data, self._tested, predictions)
+        return record_test(self._task, data, outputs, self._scale, step, directory)
 
     def conclude(self, context_length: int, quality: dict[str, float]) -> Conclusion:
         """The selected validation, in a line."""
@@ -284,7 +265,7 @@ class LabelledTask(Task):
         """The model under the published names, the head beside it, and what the head's outputs are."""
         tensors, header = published_tensors(self._config.model, parameters)
         heads = {name: tensor.detach().float() for name, tensor in parameters.items() if name.startswith(f"{HEAD}.")}
-        scale = (self.sets.scale[0].tolist(), self.sets.scale[1].tolist()) if self._task.kind == "regression" else None
+        scale = None if self._scale is None else (self._scale[0].tolist(), self._scale[1].tolist())
         said = head_header(self._task.kind, self._task.head.pool, self.sets.train.classes, scale)
         return tensors | heads, header | said
 

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.config.task import TaskConfig
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import encode, reverse_complement
 from hyena_ds.labelled import LabelledSet
 from hyena_ds.labelled.metrics import measured
 from hyena_ds.labelled.sets import UNLABELLED
+from hyena_ds.monitoring.metrics import finite
+from hyena_ds.tasks.labelled_sets import digest
 
+PREDICTIONS = "test_predictions.tsv"
 Floats = NDArray[np.float64]
 
 
@@ -80,8 +84,9 @@ def predictions_of(kind: str, outputs: Floats, scale: tuple[Floats, Floats] | No
         return outputs * scale[1] + scale[0]
     if kind == "multilabel":
         return 1 / (1 + np.exp(-outputs))
-    shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    shifted: Floats = np.exp(outputs - outputs.max(-1, keepdims=True))
+    shares: Floats = shifted / shifted.sum(-1, keepdims=True)
+    return shares
 
 
 def measures(kind: str, data: LabelledSet, predictions: Sequence[Floats]) -> dict[str, float]:
@@ -109,6 +114,34 @@ def mean_loss(kind: str, data: LabelledSet, outputs: Sequence[Floats], scale: tu
         assert scale is not None
         losses = (values - (target - scale[0]) / scale[1]) ** 2
     return float(np.nanmean(losses))
+
+
+def record_test(
+    task: TaskConfig,
+    data: LabelledSet,
+    outputs: Sequence[Floats],
+    scale: tuple[Floats, Floats] | None,
+    step: int,
+    directory: Path,
+) -> tuple[dict[str, Any], list[str]]:
+    """(`test` of summary.json, lines for the log) of the test set's outputs under the weights of `step`.
+
+    Writes test_predictions.tsv into `directory`. Raises OSError.
+    """
+    assert task.test is not None
+    predictions = [predictions_of(task.kind, each, scale) for each in outputs]
+    write_predictions(directory / PREDICTIONS, task.kind, data, predictions)
+    measured = {"loss": mean_loss(task.kind, data, outputs, scale), **measures(task.kind, data, predictions)}
+    summary = {
+        "file": task.test,
+        "sha256": digest(task.test),
+        "n": len(data),
+        "step": step,
+        "metrics": finite(measured),
+        "predictions": PREDICTIONS,
+    }
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+    return summary, [f"test set, {len(data):,} sequences, opened once, by the chosen weights: {shown}"]
 
 
 def write_predictions(file: Path, kind: str, data: LabelledSet, predictions: Sequence[Floats]) -> None:

@@ -31,7 +31,7 @@ class Objective(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, ...]:
         """(loss sum, sums) of this rank's part of a micro batch: a scalar with a gradient, and a vector of float64.
 
         The sums are the number of losses that were added, then those of `Task.sums`. Added up over all ranks each counts
