@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyena_ds.checkpoints.manifest import WEIGHTS
-from hyena_ds.checkpoints.tensor_file import safetensors_chunks
 from hyena_ds.checkpoints.weights import check_same_shape, find_weights
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.config.task import TaskConfig
@@ -40,6 +39,7 @@ from hyena_ds.tasks.outcomes import mean_loss, measures, outputs_of, predictions
 from hyena_ds.weights.heads import HEAD, head_header
 from hyena_ds.weights.published import published_tensors
 from hyena_ds.weights.reading import read_weights
+from hyena_ds.weights.tensor_file import safetensors_chunks
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """C of the regressions, the inverse of their regularisation; a ridge regression's alpha is 1 / C."""
