@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 
 from hyena_ds.config.task import TaskConfig
 from hyena_ds.data.order import hash64, permutation
-from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
-from hyena_ds.genome.tokenizer import LETTERS, PAD, SEP
+from hyena_ds.genome.tokenizer import PAD, SEP
 from hyena_ds.labelled import LabelledSet
+from hyena_ds.tasks.label_tokens import BESIDE, label_ids
 from hyena_ds.tasks.outcomes import Reading
 
 _CHOICE, _ORDER = 4, 5
 """What a hash is for; see tasks/labelled.py and tasks/labelled_sets.py."""
-_PUBLISHED = {2: "AN", 3: "AGN"}
-"""Label tokens by the number of classes."""
-_BESIDE = 3
-"""Tokens of a demonstration that are no bases."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +41,7 @@ class Shown(Reading):
     @property
     def length(self) -> int:
         """Tokens of all, the prompt's included."""
-        shown = sum(each.length + _BESIDE for each in self.demonstrations)
+        shown = sum(each.length + BESIDE for each in self.demonstrations)
         return self.prompt + shown + super().length + bool(self.label_ids)
 
     @property
@@ -62,8 +58,8 @@ class Shown(Reading):
         """(position from which a label is predicted, class) of every demonstration, and at last of the sequence."""
         found, end = [], self.prompt
         for each in self.demonstrations:
-            end += each.length + _BESIDE
-            found.append((end - _BESIDE, int(each.target)))
+            end += each.length + BESIDE
+            found.append((end - BESIDE, int(each.target)))
         return [*found, (self.length - 1, int(self.target))]
 
 
@@ -95,36 +91,3 @@ class Surroundings:
             if len(found) >= self._each:
                 break
         return found[: self._each]
-
-
-def label_ids(task: TaskConfig, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Token ids of the classes; none where a head reads the sequences. Raises UserError where there is not one for each."""
-    if not task.reads_tokens:
-        return ()
-    letters = task.label_tokens or tuple(_PUBLISHED.get(len(classes), ""))
-    if len(letters) != len(classes):
-        found = f"{len(letters)} ({', '.join(letters)})" if letters else "none"
-        names = in_one_line(", ".join(classes), MOST_QUOTED)
-        raise UserError(
-            f"task.label_tokens: found {found}, wanted one for each of the {len(classes)} classes of {task.train} ({names}); "
-            f"there are {len(LETTERS)} letters, {' '.join(LETTERS)}"
-        )
-    return tuple(LETTERS[letter] for letter in letters)
-
-
-def tokens_around(task: TaskConfig, pool: LabelledSet) -> int:
-    """Tokens that stand before and after a sequence, at most. Raises UserError where `pool` has too few demonstrations."""
-    if not task.in_context:
-        return 0
-    label_ids(task, pool.classes)
-    total = task.prompt_tokens + task.reads_tokens
-    for label, name in enumerate(pool.classes if task.shots else ()):
-        texts = {pool.sequences[row] for row in np.flatnonzero(np.asarray(pool.targets) == label).tolist()}
-        if len(texts) <= task.shots:
-            raise UserError(
-                f"task.demonstrations.per_class: found {task.shots} with {len(texts)} different sequences of the class "
-                f"'{in_one_line(name, MOST_QUOTED)}' in {task.train} (without what validates), wanted at least {task.shots + 1}: "
-                "none is shown before itself; lower it, or give more"
-            )
-        total += sum(sorted(map(len, texts))[-task.shots :]) + _BESIDE * task.shots
-    return total

@@ -25,7 +25,7 @@ from hyena_ds.labelled import LabelledSet, read_labelled
 from hyena_ds.labelled.metrics import HIGHER_IS_BETTER, OF_KIND
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.labelled.splitting import validation_split
-from hyena_ds.tasks.demonstrations import tokens_around
+from hyena_ds.tasks.label_tokens import tokens_around
 
 _ROWS = 3
 """What a permutation is for; see tasks/labelled.py."""
