@@ -46,7 +46,7 @@ class DemonstrationsConfig(Bounded):
     """
 
     per_class: Annotated[int, Bound(0, MOST_SEQUENCES)]
-    """Of every class, in random order, others for every sequence; the seed chooses them among all that may be trained on, also
+    """How many of every class, in random order, others for every sequence; the seed chooses them among all that may be trained on, also
     where `rows` takes some of these alone."""
 
 

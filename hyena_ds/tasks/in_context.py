@@ -40,7 +40,7 @@ from hyena_ds.weights.published import published_tensors
 _TRAIN, _VALID, _TEST = range(3)
 """What demonstrations are drawn for."""
 _PROMPT_STD = 0.02
-"""Of the first weights; source: the published evaluation."""
+"""Standard deviation of the first weights; source: the published evaluation."""
 
 
 class InContextObjective(LabelledObjective):
