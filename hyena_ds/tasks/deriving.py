@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hyena_ds.config.loading import load_node, to_plain
-from hyena_ds.config.nodes import compose, override_all, read_text_file
+from hyena_ds.config.nodes import compose, override_all, read_text_file, where
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.config.task import TaskConfig
 from hyena_ds.errors import UserError
@@ -137,8 +137,9 @@ def _mapping(root: yaml.MappingNode, key: str, name: str) -> yaml.MappingNode:
         _set(root, key, {}, name)
         found = _child(root, key)
     if not isinstance(found, yaml.MappingNode):
-        load_node(root, name, RunConfig)  # says so
-        raise UserError(f"{name}: {key}: wanted keys")
+        raise UserError(
+            f"{where(found) if found is not None else name}: {key}: found a single value or a list, wanted keys"
+        )
     return found
 
 
