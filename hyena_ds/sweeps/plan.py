@@ -23,7 +23,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.redaction import redacted
 from hyena_ds.runs.directory import RunDirectory
-from hyena_ds.tasks.deriving import run_of
+from hyena_ds.tasks.deriving import complete_run
 
 _OURS = ("name", "output", "resume")
 """Settings that the sweep makes itself."""
@@ -152,7 +152,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
         arguments = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
         arguments += [f"{key}={as_yaml(value)}" for key, value in ours.items()]
         try:
-            run = run_of(deepcopy(root), base, arguments)
+            run = complete_run(deepcopy(root), base, arguments)
             check_new_name(name, RunDirectory(run).config_file, "name")
         except UserError as error:
             raise UserError(f"{file}: run {in_one_line(name, MOST_QUOTED)}: {error}") from None

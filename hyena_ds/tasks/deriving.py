@@ -30,12 +30,12 @@ _NULL = "tag:yaml.org,2002:null"
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """The config of a run, whole. Raises UserError, for a `task` also about its data and the weights that it begins from."""
-    name = str(path)
-    return run_of(compose(read_text_file(path, "the config", "a YAML file"), name), name, overrides or [])
+    return complete_run(compose(read_text_file(path, "the config", "a YAML file"), str(path)), str(path), overrides)
 
 
-def run_of(root: yaml.Node | None, name: str, given: list[str]) -> RunConfig:
-    """As `load_run`, from what `compose` gives of the file `name`, into which all is written."""
+def complete_run(root: yaml.Node | None, name: str, overrides: list[str] | None = None) -> RunConfig:
+    """Like `load_run`, from what `compose` gives of the file `name`; what follows is written into it."""
+    given = overrides or []
     if root is None or not isinstance(root, yaml.MappingNode):
         return load_node(root, name, RunConfig, given)
     late = [override for override in given if override.startswith("stages.")]  # of stages that may follow first
