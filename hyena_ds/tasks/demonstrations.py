@@ -86,8 +86,10 @@ class Surroundings:
         """Rows of the pool, each once, that are of a class and are not `text`."""
         rows, choice = self._rows[label], (self._seed, _CHOICE, *key, label)
         draws = hash64(*choice, np.arange(4 * self._each + 32)) % np.uint64(len(rows))
-        for order in (lambda: draws.astype(np.int64), lambda: permutation(len(rows), *choice)):
-            found = [row for row in dict.fromkeys(rows[order()].tolist()) if self._pool.sequences[row] != text]
-            if len(found) >= self._each:
-                break
+        found = self._others(rows[draws.astype(np.int64)], text)
+        if len(found) < self._each:  # nearly all of the class are asked for
+            found = self._others(rows[permutation(len(rows), *choice)], text)
         return found[: self._each]
+
+    def _others(self, rows: NDArray[np.int64], text: str) -> list[int]:
+        return [row for row in dict.fromkeys(rows.tolist()) if self._pool.sequences[row] != text]

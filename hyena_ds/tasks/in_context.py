@@ -61,6 +61,7 @@ class InContextObjective(LabelledObjective):
     ):
         """`label_ids` (K,) are the tokens of the classes; none: a head reads."""
         super().__init__(model, task, outputs, seed, class_weights)
+        self.label_ids_K: Tensor
         self.reads_tokens = bool(label_ids)
         if self.reads_tokens:
             del self.head

@@ -86,8 +86,6 @@ def read_head(path: Path) -> TaskHead | None:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEAD)
             prompted = PROMPT in file.keys()  # noqa: SIM118
-            if text is None and not prompted:
-                return None
             tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(f"{HEAD}.")}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None  # of another layout, which has no head of ours
@@ -96,6 +94,8 @@ def read_head(path: Path) -> TaskHead | None:
             f"{path}: found a model that reads sequences behind a soft prompt, wanted one that reads them alone: no other program "
             "has a place for the prompt; summary.json of its run says what it is worth"
         )
+    if text is None:
+        return None
     try:
         said = json.loads(text)
         kind, pool, classes = str(said["kind"]), str(said["pool"]), tuple(map(str, said["classes"]))

@@ -32,7 +32,9 @@ def sweep(tmp_path: Path) -> Sweep:
     for run in sweep.runs[:-1]:
         run.directory.mkdir(parents=True)
         metrics = {"loss": 0.7, "accuracy": run.number / 10, "mcc": 0.25, "auroc": None, "name": "text"}
-        (run.directory / "summary.json").write_text(json.dumps({"step": 1, "context_length": 64, "validation_loss": 0.5, "test": {"metrics": metrics}}))
+        (run.directory / "summary.json").write_text(
+            json.dumps({"step": 1, "context_length": 64, "validation_loss": 0.5, "test": {"metrics": metrics}})
+        )
     return sweep
 
 
