@@ -28,21 +28,27 @@ help:
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
 	@echo "make clean   remove .venv, data/, site/ and caches (runs/ stays)"
 
-$(VENV)/installed: setup.cfg constraints.txt pyproject.toml
+# What training needs; with it everything else, for tests, documents and the use of a model.
+$(VENV)/trainer: setup.cfg constraints.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "make: found no Python 3.11 or newer, tried $(PYTHONS); install one, or name one: make train PYTHON=/path/python" >&2; exit 2; }
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: found no $(PYTHON); install Python 3.11 or newer, or name one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make train PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
 	@if $(PYTHON) -c 'import sys, torch; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null; then \
 		echo "make: using the torch that $(PYTHON) already has"; \
-		$(PYTHON) -m venv --system-site-packages $(VENV) && $(PIP) -e ".[dev]"; \
+		$(PYTHON) -m venv --system-site-packages $(VENV) && $(PIP) -e .; \
 	else \
 		echo "make: installing into $(VENV)"; \
-		$(PYTHON) -m venv $(VENV) && $(PIP) -c constraints.txt torch numpy && $(PIP) -c constraints.txt -e ".[dev]"; \
+		$(PYTHON) -m venv $(VENV) && $(PIP) -c constraints.txt torch numpy && $(PIP) -c constraints.txt -e .; \
 	fi
 	@touch $@
 
-train: $(VENV)/installed
+$(VENV)/installed: $(VENV)/trainer
+	@if grep -q 'include-system-site-packages = true' $(VENV)/pyvenv.cfg; then $(PIP) -e ".[dev]"; \
+	else $(PIP) -c constraints.txt -e ".[dev]"; fi
+	@touch $@
+
+train: $(VENV)/trainer
 	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
 	@$(BIN)/hyena-ds train configs/quickstart.yaml
 

@@ -3,6 +3,7 @@
 build CONFIG [key.path=value ...]      FASTA -> shards; resumes an interrupted build
 verify CONFIG [key.path=value ...]     shards against the FASTA, base by base
 download CONFIG|NAME [...]             a named assembly, with resume and checksum
+task NAME ... OUT                      labelled sequences, with splits, from sequences and annotations
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.config import load_config
+from data_prep.recipes.command import add_arguments as add_task_arguments
 
 DOWNLOADS = "data/genomes"
 
@@ -31,6 +33,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     download.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces a value of the config")
     download.add_argument("--directory", default=DOWNLOADS, help=f"where a NAME goes (default: {DOWNLOADS})")
     download.set_defaults(run=_download)
+    add_task_arguments(commands.add_parser("task", help="make a labelled task from sequences and annotations"))
 
 
 def _run(args: argparse.Namespace) -> int:

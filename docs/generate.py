@@ -1,6 +1,6 @@
 """Pages of the site that are made when it is built: a hook of mkdocs (mkdocs.yml), so that none of them can go stale.
 
-dataclasses of a YAML file --field docstrings--> look-up/run.md, prep.md, sweep.md
+dataclasses of a YAML file --field docstrings--> look-up/run.md, prep.md, sweep.md, suite.md
 argparse's parsers         --help texts--------> look-up/commands.md
 hyena_ds.__all__           --mkdocstrings------> look-up/python.md
 files of the repository    --their links, as the site has them--> results/, understand/security.md, project/
@@ -49,6 +49,8 @@ _RUN = """The file that `hyena-ds train`, `check`, `plan` and `supervise` take. 
 _PREP = """The file that `hyena-ds prep` takes. Every key may be changed on the command line, as `output=data/mine`."""
 _SWEEP = """The file that `hyena-ds sweep` takes. What is changed on the command line, as `seed=3`, is a setting of all its runs, not
 a key of this file."""
+_SUITE = """A file of `configs/suites/`: tasks, the models that are compared on them, and what was published. Every key may be changed on the
+command line, as `data=PATH`. Settings are keys of [a run's config](run.md), as `{task.epochs: 10, optimizer.learning_rate: 6e-4}`."""
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(#[^)\s]*)?(?=\))")
 
 
@@ -66,12 +68,14 @@ def pages() -> dict[str, str]:
     """The text of every generated page, by its place in the site."""
     from data_prep.config import PrepConfig
     from hyena_ds.config.schema import RunConfig
+    from hyena_ds.suites.schema import SuiteConfig
     from hyena_ds.sweeps.plan import SweepConfig
 
     return {
         "look-up/run.md": config_page("A run's config", RunConfig, _RUN),
         "look-up/prep.md": config_page("A prep config", PrepConfig, _PREP),
         "look-up/sweep.md": config_page("A sweep", SweepConfig, _SWEEP),
+        "look-up/suite.md": config_page("A suite", SuiteConfig, _SUITE),
         "look-up/commands.md": commands_page(),
         "look-up/python.md": python_page(),
         "learn/notebook.md": notebook_page(ROOT / "docs" / "learn" / "first_run.ipynb"),
@@ -130,12 +134,12 @@ def config_page(title: str, schema: type, about: str) -> str:
 
 
 def _dataclass_in(kind: Any) -> tuple[type | None, str]:
-    """(the dataclass in a type such as X, X | None or tuple[X, ...]; [] where it is one element of a list)."""
+    """(the dataclass in a type such as X, X | None or tuple[X, ...]; [] where it is one element of a list, .NAME of a mapping)."""
     if dataclasses.is_dataclass(kind):
         return typing.cast(type, kind), ""
     for inner in typing.get_args(kind):
         if (found := _dataclass_in(inner)[0]) is not None:
-            return found, "[]" if typing.get_origin(kind) is tuple else ""
+            return found, {tuple: "[]", dict: ".NAME"}.get(typing.get_origin(kind), "")
     return None, ""
 
 

@@ -37,6 +37,7 @@ from hyena_ds.runtime import local_ranks
 from hyena_ds.runtime.interruption import Interruption
 from hyena_ds.runtime.supervisor import supervise
 from hyena_ds.shipped.command import add_commands as add_shipped_commands
+from hyena_ds.suites.audit_command import add_arguments as add_audit_arguments
 from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
 from hyena_ds.tasks.deriving import load_run
 
@@ -164,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, add_arguments, text in _VERBS:
         add_arguments(commands.add_parser(name, help=text))
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
+    add_audit_arguments(commands.add_parser("audit", help="what a score on a train and a test set would be worth"))
     add_report_arguments(commands.add_parser("report", help="write one HTML page about a run; needs no torch"))
     check.add_argument(
         "--ranks", type=whole_number, help="number of processes (default: local_ranks, else the widest stage)"

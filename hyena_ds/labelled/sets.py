@@ -54,6 +54,16 @@ class LabelledSet:
         """Sequences."""
         return len(self.sequences)
 
+    @property
+    def kind(self) -> str:
+        """One of KINDS, as the targets are."""
+        if isinstance(self.targets, tuple):
+            return "per_base"
+        if self.targets.dtype == np.int64:
+            return "classification"
+        binary = self.targets.ndim == 2 and bool(np.isin(self.targets[~np.isnan(self.targets)], (0, 1)).all())
+        return "multilabel" if binary else "regression"
+
     def take(self, rows: NDArray[np.int64]) -> LabelledSet:
         """The sequences of these numbers, in this order."""
         chosen = rows.tolist()

@@ -16,6 +16,7 @@ import pytest
 import hyena_ds
 from data_prep.config import PrepConfig
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.suites.schema import SuiteConfig
 from hyena_ds.sweeps.plan import SweepConfig
 from tests.docs.documents import DOCS, generator, links
 from tests.paths import ROOT
@@ -30,7 +31,7 @@ class Example:
     left_out: int = 0
 
 
-PAGES = {"run": RunConfig, "prep": PrepConfig, "sweep": SweepConfig}
+PAGES = {"run": RunConfig, "prep": PrepConfig, "sweep": SweepConfig, "suite": SuiteConfig}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Many tasks, many models, one table: what a suite is, what its data are worth, and what was measured on it."""
