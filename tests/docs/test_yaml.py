@@ -47,6 +47,8 @@ def check(text: str, directory: Path) -> str:
         parse_yaml(text, "block", PrepConfig)
         return "prep"
     whole = {**REST, **{key: _joined(REST.get(key), value) for key, value in given.items()}}
+    if "task" in given:  # labelled sequences in the place of shards
+        del whole["data"]
     file = directory / "run.yaml"
     file.write_text(yaml.safe_dump(whole), encoding="utf-8")
     load_yaml(file, RunConfig)
