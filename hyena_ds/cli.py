@@ -206,6 +206,10 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _task(config: RunConfig) -> Task:
+    if config.task is not None and config.task.in_context:
+        from hyena_ds.tasks.in_context import InContextTask
+
+        return InContextTask(config)
     if config.task is not None:
         from hyena_ds.tasks.labelled import LabelledTask
 

@@ -12,6 +12,8 @@ from hyena_ds.config.limits import ABOVE_0, MOST, MOST_CONTEXT, MOST_SEQUENCES, 
 from hyena_ds.config.loading import require
 
 _WEIGHED = ("classification", "per_base")
+_LETTERS = "ACGTN"
+"""Tokens that may stand for a class."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,27 @@ class HeadConfig(Bounded):
     """Width of a hidden layer; by default there is none."""
     rate_scale: Annotated[float, Bound(ABOVE_0, MOST)] = 1.0
     """The head's learning rate is this times the run's."""
+
+
+@dataclass(frozen=True)
+class PromptConfig(Bounded):
+    """A soft prompt: embeddings that no token has, trained under a model that stays as it is."""
+
+    tokens: Annotated[int, Bound(0, MOST_CONTEXT)]
+    """Embeddings before every sequence, and before its demonstrations; each as wide as the model."""
+
+
+@dataclass(frozen=True)
+class DemonstrationsConfig(Bounded):
+    """Sequences of the train set with their labels, which stand before the one that is asked for.
+
+    A sample is X1 [SEP] Y1 [SEP] X2 [SEP] Y2 [SEP] ... X [SEP], where X are bases and Y label tokens. In training the labels of
+    the demonstrations are predicted too; the outputs of a sequence are those after its own [SEP].
+    """
+
+    per_class: Annotated[int, Bound(0, MOST_SEQUENCES)]
+    """How many of every class, in random order, others for every sequence; the seed chooses them among all that may be trained on, also
+    where `rows` takes some of these alone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,14 @@ class TaskConfig(Bounded):
     window: Annotated[int, Bound(1, MOST_CONTEXT)] = 1024
     """Bases that are taken round a variant of a VCF."""
     head: HeadConfig = field(default_factory=HeadConfig)
+    prompt: PromptConfig | None = None
+    """Trained embeddings before every sequence; needs `frozen: backbone`. Pooling leaves them out."""
+    demonstrations: DemonstrationsConfig | None = None
+    """Labelled sequences before every sequence, for a classification without a head."""
+    label_tokens: tuple[str, ...] = ()
+    """Letters that stand for the classes, in their order: a [SEP] ends a sequence, and the outputs are the model's own logits of
+    these letters there, in the place of a head's. With demonstrations, if they are left out: A and N of two classes; A, G and N of
+    three."""
     frozen: Literal["false", "backbone", "probe"] = "false"
     """What stays as it is: nothing; the backbone, so that the head alone is trained; or, with probe, the backbone under a
     logistic or ridge regression (scikit-learn) of its pooled states, whose strength of regularisation is chosen on the
@@ -86,6 +117,7 @@ class TaskConfig(Bounded):
             "frozen",
             "found probe with the kind per_base, wanted false or backbone: a probe is of one state a sequence",
         )
+        self._check_in_context()
         require(
             self.head.hidden is None or self.frozen != "probe",
             "head",
@@ -101,6 +133,62 @@ class TaskConfig(Bounded):
             "valid",
             f"found the fraction {self.valid}, wanted one between 0 and 1, or a file",
         )
+
+    def _check_in_context(self) -> None:
+        letters = self.label_tokens
+        require(
+            len({*letters}) == len(letters) and all(len(each) == 1 and each in _LETTERS for each in letters),
+            "label_tokens",
+            f"found {' '.join(map(str, letters))}, wanted different letters of {' '.join(_LETTERS)}",
+        )
+        for key, value in (("demonstrations", self.demonstrations), ("label_tokens", letters or None)):
+            require(
+                value is None or self.kind == "classification",
+                key,
+                f"found them with the kind {self.kind}, wanted classification: a letter stands for a class; leave {key} out",
+            )
+        require(
+            self.prompt is None or self.kind != "per_base",
+            "prompt",
+            "found one with the kind per_base, wanted a kind with one label a sequence",
+        )
+        require(
+            self.prompt is None or self.frozen == "backbone",
+            "frozen",
+            f"found {self.frozen} with a prompt, wanted backbone: a soft prompt is trained under a model that stays as it is",
+        )
+        if self.reads_tokens:
+            require(
+                self.head == HeadConfig(),
+                "head",
+                "found one with label_tokens or demonstrations, wanted none: the outputs are the model's own logits; leave it out",
+            )
+            trains = self.frozen == "false" or (self.prompt is not None and self.prompt.tokens > 0)
+            require(
+                trains,
+                "frozen",
+                f"found {self.frozen} with label tokens and no prompt, wanted false, or a prompt: there is nothing to train",
+            )
+
+    @property
+    def in_context(self) -> bool:
+        """Whether anything stands before or after the bases of a sequence."""
+        return self.prompt is not None or self.reads_tokens
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the outputs are the model's logits of label tokens, and not those of a head."""
+        return self.demonstrations is not None or bool(self.label_tokens)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Trained embeddings before a sequence."""
+        return 0 if self.prompt is None else self.prompt.tokens
+
+    @property
+    def shots(self) -> int:
+        """Demonstrations of every class."""
+        return 0 if self.demonstrations is None else self.demonstrations.per_class
 
     @property
     def valid_fraction(self) -> float | None:

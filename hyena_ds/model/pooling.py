@@ -30,29 +30,33 @@ POOLS: dict[str, Pooling] = {"mean": "mean", "max": "maximum", "last": "last", "
 """Names that configs and command lines use."""
 
 
-def pool(hidden_BlD: Tensor, pooling: Pooling, layout: Layout, lengths_B: Tensor | None = None) -> Tensor:
-    """(B, l, D) -> (B, D). `lengths_B` are tokens of each whole sequence, at least 1; None: all. Collective."""
+def pool(
+    hidden_BlD: Tensor, pooling: Pooling, layout: Layout, lengths_B: Tensor | None = None, begin: int = 0
+) -> Tensor:
+    """(B, l, D) -> (B, D). `lengths_B` are tokens of each whole sequence, more than `begin`; None: all. Collective.
+
+    The first `begin` tokens of every sequence are left out, as padding is.
+    """
     B, l, _ = hidden_BlD.shape
     if lengths_B is None:
         lengths_B = torch.full((B,), layout.context_length, device=hidden_BlD.device)
     positions_l = torch.arange(layout.offset, layout.offset + l, device=hidden_BlD.device)
+    there_Bl1 = ((positions_l >= begin) & (positions_l < lengths_B.unsqueeze(1))).unsqueeze(2)
     if pooling == "mean":
-        there_Bl = positions_l < lengths_B.unsqueeze(1)
-        part_BD = (hidden_BlD * there_Bl.unsqueeze(2)).sum(1) / lengths_B.unsqueeze(1)
+        part_BD = (hidden_BlD * there_Bl1).sum(1) / (lengths_B - begin).unsqueeze(1)
         return _over_sequence(part_BD, layout)
     if pooling == "maximum":
-        chosen_BD = _highest(hidden_BlD.detach(), positions_l, lengths_B, layout)
+        chosen_BD = _highest(hidden_BlD.detach(), positions_l, there_Bl1, layout)
     else:
-        chosen_B = torch.zeros_like(lengths_B) if pooling == "first" else lengths_B - 1
+        chosen_B = torch.full_like(lengths_B, begin) if pooling == "first" else lengths_B - 1
         chosen_BD = chosen_B.unsqueeze(1).expand(B, hidden_BlD.shape[2])
     here_BD = (chosen_BD >= layout.offset) & (chosen_BD < layout.offset + l)
     index_B1D = torch.where(here_BD, chosen_BD - layout.offset, 0).unsqueeze(1)
     return _over_sequence(hidden_BlD.gather(1, index_B1D).squeeze(1) * here_BD, layout)
 
 
-def _highest(hidden_BlD: Tensor, positions_l: Tensor, lengths_B: Tensor, layout: Layout) -> Tensor:
-    """The lowest position of the largest value that is no padding, channel by channel. Collective."""
-    there_Bl1 = (positions_l < lengths_B.unsqueeze(1)).unsqueeze(2)
+def _highest(hidden_BlD: Tensor, positions_l: Tensor, there_Bl1: Tensor, layout: Layout) -> Tensor:
+    """The lowest position of the largest value of those that count, channel by channel. Collective."""
     highest_BD = hidden_BlD.masked_fill(~there_Bl1, float("-inf")).amax(1)
     group = layout.exchange.group
     if group is not None:

@@ -79,12 +79,15 @@ def _listed(sweep: Sweep) -> list[str]:
 
 
 def _collect(sweep: Sweep) -> None:
-    from hyena_ds.sweeps.plot import plot
+    from hyena_ds.sweeps import curves, plot
 
     rows = rows_of(sweep)
     print("\n".join(["", *table(rows), ""]))
+    tested = any(run.config.task for run in sweep.runs)
+    if tested:
+        print("\n".join([*curves.table(sweep, rows), ""]))
     print(f"written: {write_csv(sweep, rows)}")
     try:
-        print(f"written: {plot(sweep, rows)}")
+        print(f"written: {(curves.plot if tested else plot.plot)(sweep, rows)}")
     except UserError as error:
         print(f"no plot: {error}")

@@ -91,7 +91,7 @@ class SweepRun:
     varied: dict[str, str]
     """What is its own: values of the rows' and axes' keys."""
     arguments: tuple[str, ...]
-    """What `hyena-ds train` is given: the config and its overrides."""
+    """What `hyena-ds train` is given, or `finetune`: the config and its overrides."""
     config: RunConfig
 
     @property

@@ -11,9 +11,12 @@ import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.files.rows import METRICS, Row, is_number, read_faults, read_json, read_rows, read_summary, training_time
 from hyena_ds.files.whole import aside, write_whole
+from hyena_ds.labelled.metrics import OF_KIND
 from hyena_ds.redaction import redacted
 from hyena_ds.runtime.interruption import STOPPED_CODES
 from hyena_ds.sweeps.plan import Sweep, SweepRun
@@ -71,9 +74,21 @@ def _row(run: SweepRun) -> Row:
         "tokens_per_second": tokens / seconds if seconds else None,
         "training_seconds": seconds or None,
         "peak_memory_gib": max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0) or None,
+        **{f"test_{name}": _tested(summary).get(name) for name in test_metrics(run.config)},
         "exit_code": 0 if status == COMPLETE else outcome and outcome.exit_code,
         "error": error,
     }
+
+
+def test_metrics(config: RunConfig) -> tuple[str, ...]:
+    """What is measured of the test set; nothing where a run has none."""
+    return () if config.task is None or config.task.test is None else ("loss", *OF_KIND[config.task.kind])
+
+
+def _tested(summary: Row) -> dict[str, Any]:
+    test = summary.get("test")
+    found = test.get("metrics") if isinstance(test, dict) else None
+    return {name: value for name, value in found.items() if is_number(value)} if isinstance(found, dict) else {}
 
 
 def _status(run: SweepRun, outcome: Outcome | None, step: int) -> tuple[str, str | None]:
@@ -110,14 +125,21 @@ _NUMBERS = (
     ("seconds", "training_seconds", 1),
 )
 """Title, key of a row, and decimals that are shown."""
+_OF_BASES = ("perplexity", "bits_per_base", "tokens_per_second")
+"""Keys that say nothing of a task."""
+_MOST_METRICS = 4
+"""Columns of the test set that are shown."""
 
 
 def table(rows: list[Row]) -> list[str]:
     """For reading; loss is of the last validation, tokens/s and seconds are of training alone."""
-    cells = [["", "run", "context", "status", *(title for title, _, _ in _NUMBERS)]]
+    tested = [key for key in rows[0] if key.startswith("test_")][:_MOST_METRICS]
+    numbers = [each for each in _NUMBERS if not tested or each[1] not in _OF_BASES]
+    numbers[2:2] = [(key.replace("_", " "), key, 4) for key in tested]
+    cells = [["", "run", "context", "status", *(title for title, _, _ in numbers)]]
     for number, row in enumerate(rows):
         known = {**row, "tokens": row["tokens"] or None}
-        shown = ("-" if known[key] is None else f"{known[key]:,.{digits}f}" for _, key, digits in _NUMBERS)
+        shown = ("-" if known[key] is None else f"{known[key]:,.{digits}f}" for _, key, digits in numbers)
         cells.append([str(number), row["run"], f"{row['context_length']:,}", row["status"], *shown])
     return aligned(cells, left=(1, 3)) + [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
 

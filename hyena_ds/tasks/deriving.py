@@ -87,7 +87,7 @@ def _follow_data(
     if not stages:
         return
     for part in (sets.train, sets.valid):
-        check_lengths(part, maximum, "model.maximum_context")
+        check_lengths(part, maximum, "model.maximum_context", sets.around)
     context = min(rounded_up(sets.longest, _MULTIPLE), maximum)
     steps = math.ceil(task.epochs * rows / task.batch)
     _fill(root, "stages", [{"context_length": context, "steps": steps, "global_batch": task.batch}], name)

@@ -23,6 +23,7 @@ from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.pooling import POOLS, pool
+from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.task import Objective
 
 _INIT_STD = 0.02
@@ -63,6 +64,7 @@ class LabelledObjective(Objective):
         self.backbone = model.backbone
         self.head = Head(model.config.width, outputs, task.head, seed)
         self.kind, self.pooling, self.rate_scale = task.kind, POOLS[task.head.pool], task.head.rate_scale
+        self.begin = task.prompt_tokens
         self.frozen = task.frozen != "false"
         self.backbone.requires_grad_(not self.frozen)
         self.class_weights: Tensor | None
@@ -72,17 +74,25 @@ class LabelledObjective(Objective):
         """(loss sum, [sum of the losses' weights], outputs without a gradient) of this rank's part of a micro batch."""
         if self.frozen:
             call = replace(call, dropout=None)
-        hidden_BlD = self.backbone(batch.token_ids_Bl, call)
+        hidden_BlD = self.backbone(self.inputs(batch.token_ids_Bl, call.layout), call)
+        return self.scored(hidden_BlD, batch, call.layout)
+
+    def inputs(self, token_ids_Bl: Tensor, layout: Layout) -> Tensor:
+        """What the backbone is given of this rank's tokens: their ids (B, l), or embeddings (B, l, D)."""
+        return token_ids_Bl
+
+    def scored(self, hidden_BlD: Tensor, batch: MicroBatch, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, of the states. Collective."""
         if self.kind == "per_base":
             output_BlK = self.head(hidden_BlD)
             loss, count = self._of_classes(output_BlK.flatten(0, 1), batch.targets.flatten())
             return loss, count.double().view(1), output_BlK.detach()
-        output_BK = self.head(pool(hidden_BlD, self.pooling, call.layout, batch.lengths_B))
+        output_BK = self.head(pool(hidden_BlD, self.pooling, layout, batch.lengths_B, self.begin))
         if self.kind == "classification":
             loss, count = self._of_classes(output_BK, batch.targets)
         else:
             loss, count = self._of_numbers(output_BK, batch.targets)
-        mine = float(call.layout.exchange.index == 0)
+        mine = float(layout.exchange.index == 0)
         return loss * mine, count.double().view(1) * mine, output_BK.detach()
 
     def _of_classes(self, output_nC: Tensor, target_n: Tensor) -> tuple[Tensor, Tensor]:

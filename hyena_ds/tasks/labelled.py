@@ -125,8 +125,8 @@ class LabelledTask(Task):
     def _checked(self) -> ShardList:
         for number, stage in enumerate(self._config.schedule):
             key, within = self._config.place(number)
-            check_lengths(self.sets.train, stage.context_length, f"{key}.{within}.context_length")
-        check_lengths(self.sets.valid, self._config.model.maximum_context, "model.maximum_context")
+            check_lengths(self.sets.train, stage.context_length, f"{key}.{within}.context_length", self.sets.around)
+        check_lengths(self.sets.valid, self._config.model.maximum_context, "model.maximum_context", self.sets.around)
         if self._task.test is not None and not Path(self._task.test).exists():
             raise UserError(
                 f"task.test: {self._task.test}: no such file or directory; name an existing one, or leave it out"
@@ -240,7 +240,7 @@ class LabelledTask(Task):
         if self._task.test is None:
             return []
         data = read_test(self._task, self.sets.train.classes)
-        check_lengths(data, self._config.model.maximum_context, "model.maximum_context")
+        check_lengths(data, self._config.model.maximum_context, "model.maximum_context", self.sets.around)
         self._tested = readings(data, self._task.reverse_complement)
         return self._tested
 

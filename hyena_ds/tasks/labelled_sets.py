@@ -25,6 +25,7 @@ from hyena_ds.labelled import LabelledSet, read_labelled
 from hyena_ds.labelled.metrics import HIGHER_IS_BETTER, OF_KIND
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.labelled.splitting import validation_split
+from hyena_ds.tasks.label_tokens import tokens_around
 
 _ROWS = 3
 """What a permutation is for; see tasks/labelled.py."""
@@ -37,6 +38,10 @@ class Sets:
     task: TaskConfig
     train: LabelledSet
     valid: LabelledSet
+    pool: LabelledSet
+    """All that may be trained on, of which `train` is a part where `task.rows` says so: what demonstrations are taken from."""
+    around: int = 0
+    """Tokens that stand before and after a sequence, at most: a prompt, demonstrations, an end."""
 
     @property
     def outputs(self) -> int:
@@ -45,8 +50,8 @@ class Sets:
 
     @property
     def longest(self) -> int:
-        """Bases of the longest sequence."""
-        return max(len(text) for part in (self.train, self.valid) for text in part.sequences)
+        """Tokens of the longest sequence with what stands around it."""
+        return self.around + max(len(text) for part in (self.train, self.valid) for text in part.sequences)
 
     @cached_property
     def class_weights(self) -> NDArray[np.float32] | None:
@@ -78,9 +83,10 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     else:
         of_train, of_valid = validation_split(train, fraction, seed)
         valid, train = train.take(of_valid), train.take(of_train)
+    around, pool = tokens_around(task, train), train
     if task.rows is not None and task.rows < len(train):
         train = train.take(np.sort(permutation(len(train), seed, _ROWS)[: task.rows]))
-    sets = Sets(task, train, valid)
+    sets = Sets(task, train, valid, pool, around)
     if task.kind == "regression" and not (np.nanstd(np.asarray(train.targets, dtype=np.float64), axis=0) > 0).any():
         raise UserError(f"{task.train}: found one and the same number for every sequence, wanted numbers that vary")
     return sets
@@ -92,12 +98,16 @@ def read_test(task: TaskConfig, classes: tuple[str, ...]) -> LabelledSet:
     return _read(task, task.test, classes)
 
 
-def check_lengths(data: LabelledSet, most: int, key: str) -> None:
-    """Raise UserError for a sequence that is longer than `most`, which the setting `key` says."""
+def check_lengths(data: LabelledSet, most: int, key: str, around: int = 0) -> None:
+    """Raise UserError for a sequence that takes, with `around` tokens more, over `most`, which the setting `key` says."""
     for text, name in zip(data.sequences, data.names, strict=True):
-        if len(text) > most:
+        if len(text) + around > most:
+            what, cure = "", "cut it"
+            if around:
+                what = f" and up to {around:,} tokens around it (prompt, demonstrations, an end), {len(text) + around:,} in all"
+                cure = "lower task.prompt.tokens or task.demonstrations.per_class"
             raise UserError(
-                f"{name}: found a sequence of {len(text):,} bases, wanted at most {key} {most:,}; cut it, or raise "
+                f"{name}: found a sequence of {len(text):,} bases{what}, wanted at most {key} {most:,}; {cure}, or raise "
                 f"{key}" + (" (model.extension says how a trained model is extended)" if "maximum" in key else "")
             )
 

@@ -1,6 +1,7 @@
 """The head of a fine-tuned model, beside the model in its weights.safetensors.
 
 header: head = {kind, pool, classes[, mean, deviation]}; tensors head.hidden.*, head.output.* --read_head--> TaskHead
+header: in_context = {prompt, demonstrations_per_class, label_tokens, classes}; tensor head.prompt
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from hyena_ds.model.pooling import POOLS
 
 HEAD = "head"
 """Key of a header that says what the outputs are, and beginning of the tensors' keys."""
+PROMPT = f"{HEAD}.prompt"
+"""Key of the embeddings before every sequence, (N, D)."""
+IN_CONTEXT = "in_context"
+"""Key of a header that says what stands around the sequences."""
 _OUTPUT, _HIDDEN = f"{HEAD}.output", f"{HEAD}.hidden"
 
 
@@ -66,16 +71,31 @@ def head_header(
     return {HEAD: json.dumps(said)}
 
 
+def prompt_header(prompt: int, demonstrations: int, label_tokens: str, classes: Sequence[str]) -> dict[str, str]:
+    """What the header of weights says of what stands around the sequences; `label_tokens` are letters, one a class, or none."""
+    said = {"prompt": prompt, "demonstrations_per_class": demonstrations, "label_tokens": label_tokens}
+    return {IN_CONTEXT: json.dumps({**said, "classes": list(classes)})}
+
+
 def read_head(path: Path) -> TaskHead | None:
-    """The head in a file of weights; None where there is none. Raises UserError where it is not whole."""
+    """The head in a file of weights; None where there is none.
+
+    Raises UserError where it is not whole, or reads behind a prompt, without which it is worth nothing.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEAD)
-            if text is None:
-                return None
+            prompted = PROMPT in file.keys()  # noqa: SIM118
             tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(f"{HEAD}.")}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None  # of another layout, which has no head of ours
+    if prompted:
+        raise UserError(
+            f"{path}: found a model that reads sequences behind a soft prompt, wanted one that reads them alone: no other program "
+            "has a place for the prompt; summary.json of its run says what it is worth"
+        )
+    if text is None:
+        return None
     try:
         said = json.loads(text)
         kind, pool, classes = str(said["kind"]), str(said["pool"]), tuple(map(str, said["classes"]))
