@@ -13,6 +13,7 @@ from hyena_ds.files.whole import write_whole
 from hyena_ds.labelled.metrics import OF_KIND
 from hyena_ds.labelled.reading import LABEL, SEQUENCE, read_labelled
 from hyena_ds.labelled.sets import KINDS
+from hyena_ds.suites.thresholds import SHORTEST_KMER
 from hyena_ds.text import aligned
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def described(found: Audit) -> list[str]:
         ["", "test in train", "within train", "within test"],
         ["equal", _of(shared["exact"], m), _of(shared["within_train"], n), _of(shared["within_test"], m)],
         ["equal on the other strand", _of(shared["reverse_complement"], m), "", ""],
-        [f"near, by {near['k']}-mers", _of(near["test"], m), _of(near["within_train"], n), _of(near["within_test"], m)],
     ]
+    if near["k"] >= SHORTEST_KMER:
+        within = (_of(near["within_train"], n), _of(near["within_test"], m))
+        rows.append([f"near, by {near['k']}-mers", _of(near["test"], m), *within])
     if twins["places_known"]:
         rows.append(["overlapping by half or more", _of(twins["test"], m), "", ""])
         rows.append(["  with another label", _of(twins["other_label"], m), "", ""])
