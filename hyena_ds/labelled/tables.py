@@ -147,7 +147,7 @@ def _parquet(path: Path) -> Table:
     try:
         found = pq.read_table(path, use_threads=False)
         columns = {name: found.column(name).to_pylist() for name in found.column_names}
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a text that is not UTF-8 is a ValueError
         problem = in_one_line(str(error), MOST_QUOTED)
         raise UserError(f"{path}: cannot be read as a table in Parquet ({problem}); write it anew") from None
     text = {name: [_text(value) for value in values] for name, values in columns.items()}

@@ -138,10 +138,9 @@ def audit(train: LabelledSet, test: LabelledSet) -> Audit:
     composition = [rule for rule in rules if rule.family == "composition"]
     easy = max(skill_on(kind, rule, truth, apart) for rule in composition)
     easy = easy if judge.reaches(easy, 0.0, int(np.count_nonzero(apart))) else 0.0
-    missed = wrong(kind, judge.best_composition(rules), truth) if kind != "per_base" else np.ones(len(test), bool)
     reasons = [
         *judge.of_duplicates(duplicates, len(train), len(test)),
-        *judge.of_twins(twins, easy, missed),
+        *judge.of_twins(twins, easy, wrong(test, judge.best_composition(rules))),
         *judge.of_near(nearest, duplicates.exact | duplicates.reverse | twins.any_label),
         *judge.of_made(made, train.classes),
         *judge.of_rules(rules, easy, len(test)),

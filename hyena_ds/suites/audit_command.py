@@ -8,11 +8,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyena_ds.errors import UserError, need
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, need
 from hyena_ds.files.whole import write_whole
 from hyena_ds.labelled.metrics import OF_KIND
 from hyena_ds.labelled.reading import LABEL, SEQUENCE, read_labelled
 from hyena_ds.labelled.sets import KINDS
+from hyena_ds.suites.thresholds import SHORTEST_KMER
 from hyena_ds.text import aligned
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _audit(parsed: argparse.Namespace) -> int:
     train = read_labelled(parsed.train, parsed.kind, **options)
     test = read_labelled(parsed.test, parsed.kind, classes=train.classes, **options)
     found = audit(train, test)
-    print("\n".join(described(found)))
+    print("\n".join(map(in_one_line, described(found))))
     if parsed.json is not None:
         about = {"train_file": parsed.train, "test_file": parsed.test, **found.as_dict()}
         write_whole(Path(parsed.json), json.dumps(about, indent=1) + "\n")
@@ -75,8 +76,10 @@ def described(found: Audit) -> list[str]:
         ["", "test in train", "within train", "within test"],
         ["equal", _of(shared["exact"], m), _of(shared["within_train"], n), _of(shared["within_test"], m)],
         ["equal on the other strand", _of(shared["reverse_complement"], m), "", ""],
-        [f"near, by {near['k']}-mers", _of(near["test"], m), _of(near["within_train"], n), _of(near["within_test"], m)],
     ]
+    if near["k"] >= SHORTEST_KMER:
+        within = (_of(near["within_train"], n), _of(near["within_test"], m))
+        rows.append([f"near, by {near['k']}-mers", _of(near["test"], m), *within])
     if twins["places_known"]:
         rows.append(["overlapping by half or more", _of(twins["test"], m), "", ""])
         rows.append(["  with another label", _of(twins["other_label"], m), "", ""])
@@ -97,7 +100,7 @@ def _sides(found: Audit) -> list[list[str]]:
     sides = []
     for name, rows, lengths, counts in zip(("train", "test"), found.rows, found.lengths, found.class_rows, strict=True):
         each = ", ".join(f"{label} {count:,}" for label, count in zip(found.classes, counts, strict=False))
-        sides.append([name, f"{rows:,}", *(f"{length:,}" for length in lengths), each or "-"])
+        sides.append([name, f"{rows:,}", *(f"{length:,}" for length in lengths), in_one_line(each, MOST_QUOTED) or "-"])
     return sides
 
 

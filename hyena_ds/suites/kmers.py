@@ -4,7 +4,7 @@
                                                      --hashed, either strand, every s-th kept--> Sketch: (row, hash) pairs
     two sketches --sparse product, block by block--> for each row of one the rows of the other that share most
 
-A sketch keeps the hashes below 2^64 / s (FracMinHash: a MinHash whose size follows the sequence's), so that its memory has a bound;
+A sketch keeps the smallest hashes, one in s (FracMinHash: a MinHash whose size follows the sequence's), so that its memory has a bound;
 for sets of usual size s is 1, and shared shares are exact.
 
 Codes are 0 to 3 for A C G T, 4 for N and gaps. n sequences.
@@ -33,9 +33,11 @@ _CHUNK = 1 << 22
 """Bases that are worked on at once."""
 _MOST_PAIRS = 1 << 22
 """Shared hashes that are counted at once."""
-_MOST_WORK = 1 << 26
+_MOST_WORK = 1 << 25
 """Shared hashes in all, about: lists of rows with a common hash are cut for it."""
 _LONGEST_LISTS = (256, 64, 16, 4)
+_BITS = np.uint64(40)
+"""Length of a hash, so that it can be sorted together with a row of 24 bits: one in 100,000 look-ups is wrong, which counts for nothing."""
 _CODE = np.full(256, UNKNOWN, dtype=np.uint8)
 _CODE[[*b"ACGT"]] = [0, 1, 2, 3]
 
@@ -149,7 +151,7 @@ class Sketch:
 
 def sketch_of(joined: Joined, k: int, keep: int, in_place: bool = False) -> Sketch:
     """The hashes of k-mers of either strand, of which about one in `keep` is kept; `in_place`: of this strand, with their offset."""
-    limit = np.uint64((2**64 - 1) // keep)
+    limit = np.uint64((2 ** int(_BITS) - 1) // keep)
     hashes: list[Hashes] = []
     sizes: list[Integers] = []
     for first, last in joined.chunks():
@@ -162,15 +164,12 @@ def sketch_of(joined: Joined, k: int, keep: int, in_place: bool = False) -> Sket
             chosen = chosen + (at + begin - joined.starts[first + rows]).astype(np.uint64) * np.uint64(
                 0xD1342543DE82EF95
             )
-        chosen = mixed(chosen)
+        chosen = mixed(chosen) >> (np.uint64(64) - _BITS)
         kept = chosen <= limit
-        chosen, rows = chosen[kept], rows[kept]
-        order = np.lexsort((chosen, rows))
-        chosen, rows = chosen[order], rows[order]
-        new = np.ones(len(chosen), dtype=bool)
-        new[1:] = (chosen[1:] != chosen[:-1]) | (rows[1:] != rows[:-1])
-        hashes.append(chosen[new])
-        sizes.append(np.bincount(rows[new], minlength=last - first))
+        both = np.sort(rows[kept].astype(np.uint64) << _BITS | chosen[kept])
+        both = both[np.append(True, both[1:] != both[:-1])] if len(both) else both
+        hashes.append(both & ((np.uint64(1) << _BITS) - np.uint64(1)))
+        sizes.append(np.bincount((both >> _BITS).astype(np.int64), minlength=last - first))
     starts = np.zeros(len(joined) + 1, dtype=np.int64)
     np.cumsum(np.concatenate(sizes) if sizes else np.zeros(0, np.int64), out=starts[1:])
     return Sketch(np.concatenate(hashes) if hashes else np.zeros(0, np.uint64), starts)
@@ -188,8 +187,8 @@ class Index:
         """The rows of a list that is cut are drawn, the same for every hash, so that those that stay share all they have."""
         n = len(sketch.starts) - 1
         rows = np.repeat(np.arange(n), sketch.sizes)
-        drawn = mixed(np.arange(n, dtype=np.uint64))
-        order = np.lexsort((drawn[rows], sketch.hashes))
+        drawn = np.argsort(np.argsort(mixed(np.arange(n, dtype=np.uint64)))).astype(np.uint64)
+        order = np.argsort(sketch.hashes << (np.uint64(64) - _BITS) | drawn[rows])
         self.sketch, self._rows = sketch, rows[order]
         sorted_ = sketch.hashes[order]
         first = np.flatnonzero(np.concatenate(([True], sorted_[1:] != sorted_[:-1]))) if n and len(order) else order

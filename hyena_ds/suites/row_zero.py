@@ -106,8 +106,7 @@ def _made_rule(train: LabelledSet, truth: NDArray[np.generic], made: Made, rows:
 def true_targets(test: LabelledSet) -> NDArray[np.generic]:
     """Targets as predictions have their rows: of all labelled bases for the kind per_base."""
     if isinstance(test.targets, tuple):
-        flat = values.flat_targets(test)
-        return flat
+        return values.flat_targets(test)
     return test.targets
 
 
@@ -123,8 +122,8 @@ def skill_on(kind: str, rule: Rule, truth: NDArray[np.generic], rows: NDArray[np
     return values.skill_of(kind, truth[rows], rule.predictions[rows])
 
 
-def wrong(kind: str, rule: Rule, truth: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """(m) whether the rule errs about a test sequence; of kinds without classes everything is wrong."""
-    if kind != "classification":
-        return np.ones(len(truth), dtype=bool)
-    return rule.predictions.argmax(1) != truth
+def wrong(test: LabelledSet, rule: Rule) -> NDArray[np.bool_]:
+    """(m) whether the rule errs about a test sequence; where a sequence has no class, it does."""
+    if test.kind != "classification":
+        return np.ones(len(test), dtype=bool)
+    return rule.predictions.argmax(1) != test.targets

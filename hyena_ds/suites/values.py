@@ -81,15 +81,15 @@ def base_rules(train: LabelledSet, test: LabelledSet) -> list[tuple[str, str, Sc
     """(name, what was chosen, (bases of all test sequences, C) shares) of the majority and of the letters round a base."""
     learner = Learner(train)
     classes = len(train.classes)
-    targets = _flat(learner.data)
+    targets = flat_targets(learner.data)
     split = learner.split
     chosen = 5
     if split is not None:
         parts = [learner.data.take(rows) for rows in split]
         tried = {}
         for letters in _AROUND:
-            table = _table(Joined.of(parts[0].sequences), _flat(parts[0]), letters, classes)
-            truth = _flat(parts[1])
+            table = _table(Joined.of(parts[0].sequences), flat_targets(parts[0]), letters, classes)
+            truth = flat_targets(parts[1])
             known = truth != UNLABELLED
             guess = table[_around(Joined.of(parts[1].sequences), letters)].argmax(1)
             tried[letters] = mcc(truth[known], guess[known])
@@ -101,15 +101,10 @@ def base_rules(train: LabelledSet, test: LabelledSet) -> list[tuple[str, str, Sc
     return [("majority", "", np.tile(prior, (len(at), 1))), ("letters round the base", f"k {chosen}", table[at])]
 
 
-def _flat(data: LabelledSet) -> NDArray[np.int8]:
-    """Targets of all bases, with one that is UNLABELLED behind each sequence."""
+def flat_targets(data: LabelledSet) -> NDArray[np.int8]:
+    """Targets of all bases, as `base_rules` numbers them: with one that is UNLABELLED behind each sequence."""
     gap = np.array([UNLABELLED], dtype=np.int8)
     return np.concatenate([piece for target in data.targets for piece in (target, gap)])
-
-
-def flat_targets(data: LabelledSet) -> NDArray[np.int8]:
-    """Targets of all bases, as `base_rules` numbers them."""
-    return _flat(data)
 
 
 def _around(joined: Joined, letters: int) -> Integers:

@@ -105,7 +105,7 @@ def test_metrics_of_values_are_those_of_scipy() -> None:
 def test_what_cannot_be_said_is_nan() -> None:
     ones = np.ones(5, dtype=np.int64)
     assert math.isnan(auroc(ones, np.arange(5.0)))
-    assert mcc(ones, ones) == 0.0 == judged.matthews_corrcoef(ones, ones)
+    assert mcc(ones, ones) == 0.0
     assert f1(ones, np.zeros(5, np.int64), 2, "binary") == 0.0
     flat = measured("regression", np.ones(4), np.arange(4.0))
     assert math.isnan(flat["r2"]) and math.isnan(flat["pearson"]) and flat["mse"] == pytest.approx(1.5)

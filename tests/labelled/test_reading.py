@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import random
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,7 @@ def test_classes_are_those_of_the_train_set_whatever_occurs(tmp_path: Path) -> N
     assert read_labelled(words, "classification").classes == ("10", "9", "b")
 
 
+DAMAGED = ("plain.csv", "gzip.csv.gz", "xz.csv.xz", "zstd.csv.zst", "tabs.tsv.gz", "headers.fa.gz", "whole.parquet")
 HEAD = "sequence,label\n"
 BAD: dict[str, tuple[str, str | bytes, str, str]] = {
     "no label column": ("t.csv", "sequence,y\nA,1\n", "classification", "t.csv: found no column 'label' among sequence, y; name the column that holds the labels"),
@@ -289,3 +291,39 @@ def test_lines_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_set_has_a_length(tmp_path: Path) -> None:
     found = read_labelled(written(tmp_path / "t.csv", TABLE), "classification")
     assert isinstance(found, LabelledSet) and len(found) == 3
+
+
+def test_a_parquet_whose_text_is_no_text_is_refused(tmp_path: Path) -> None:
+    buffers = [None, pa.py_buffer(np.array([0, 2, 4], dtype=np.int32)), pa.py_buffer(b"AC\xd7A")]
+    broken = pa.StringArray.from_buffers(2, *buffers[1:], *buffers[:1])
+    pq.write_table(pa.table({"sequence": broken, "label": ["1", "0"]}), tmp_path / "t.parquet")
+    assert "t.parquet: cannot be read as a table in Parquet ('utf-8' codec can't decode" in refused(
+        tmp_path / "t.parquet"
+    )
+
+
+def test_files_with_random_damage_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    genome = written(tmp_path / "genome.fa", GENOME)
+    sources = [path for name, path in forms(tmp_path).items() if name in DAMAGED]
+    sources.append(written(tmp_path / "r.bed", "c1\t0\t4\ton\t0\t+\nc2\t2\t6\toff\t0\t-\n"))
+    head = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    sources.append(
+        written(tmp_path / "v.vcf", head + "c1\t9\t.\tT\tG\t.\t.\tLABEL=1\nc1\t11\t.\tGG\tG\t.\t.\tLABEL=2\n")
+    )
+    read = 0
+    for _ in range(400):
+        source = draw.choice(sources)
+        damaged = bytearray(source.read_bytes())
+        for _ in range(draw.randint(0, 2)):
+            at = draw.randrange(len(damaged) + 1)
+            damaged[at : at + draw.randint(0, 9)] = draw.choice(
+                [b"", b"\0", b",", b'"', b"\n", b"\xff", b"9" * 30, b">|"]
+            )
+        try:
+            found = read_labelled(written(tmp_path / "damaged" / source.name, damaged), "classification", genome=genome)
+        except UserError:
+            continue
+        read += 1
+        assert len(found) == len(found.targets) == len(found.names) == len(found.places)
+    assert 20 < read < 380  # both happen

@@ -56,7 +56,7 @@ def test_duplicates_across_and_within_sets_and_their_labels() -> None:
 def test_sequences_that_a_set_holds_many_times_or_with_two_labels_are_warned_of() -> None:
     train, test = clean()
     found = audit(replaced(train, {2 * n: train.sequences[300 + 2 * n] for n in range(6)}, "train"), test)
-    assert said(found) == ["WARN: 6 (1.5%) of the train sequences stand in train before"]
+    assert said(found) == ["WARN: 6 (1.5%) of the train sequences stand in train before, on either strand"]
     found = audit(replaced(train, {2 * n: train.sequences[301 + 2 * n] for n in range(6)}, "train"), test)
     assert said(found)[1:] == ["WARN: 12 (2.0%) of all sequences have another label elsewhere"]
 

@@ -114,3 +114,12 @@ def test_the_help_says_the_exit_codes(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["audit", "--help"])
     assert "code 0 for OK and WARN, 1 for FAIL, 2 for input" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_of_classes_move_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, seed in (("train", 1), ("test", 2)):
+        rows = [f"{text},{'no' if row % 2 else chr(27) + '[2J'}\n" for row, text in enumerate(sequences(40, seed))]
+        (tmp_path / f"{name}.csv").write_text("sequence,label\n" + "".join(rows))
+    assert main(["audit", str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]) == 0
+    out = capsys.readouterr().out
+    assert chr(27) not in out and "\\x1b[2J 20, no 20" in out
