@@ -45,6 +45,16 @@ if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" generate "* ]]; then
     hyena-ds bench generate --json bench/results/generate.json
 fi
 
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" predict "* ]]; then
+    echo "== predict"
+    hyena-ds bench predict --reference "$reference" --rounds 9 --json bench/results/predict.json
+fi
+
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" variants "* ]]; then
+    echo "== variants"
+    hyena-ds bench variants --json bench/results/variants.json
+fi
+
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then
     echo "== plan"
     rm -f bench/results/calibration.json bench/results/plan.json

@@ -197,12 +197,12 @@ class RunConfig(Bounded):
     """The run lives in `output`/`name`."""
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
-    task: TaskConfig | None = None
-    """Labelled sequences to fine-tune on, in the place of `data.sources`."""
     stages: tuple[StageConfig, ...] = ()
     """Rows of the context schedule. May be left out with a `warmup`."""
     warmup: WarmupConfig | None = None
     """A ladder of doubling context lengths before the rows of `stages`."""
+    task: TaskConfig | None = None
+    """Labelled sequences to fine-tune on, in the place of `data.sources`."""
     output: str = "runs"
     """Directory of runs."""
     seed: int = 2222

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyena_ds.config.arithmetic import plan_stages
-from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.shape import checkpoint_bytes
 from hyena_ds.doctor import judge
@@ -30,6 +29,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.runtime.hostfile import Host, forwarded, launch_command, launch_environment, rank_program, read_hostfile
 from hyena_ds.runtime.local_ranks import devices_here, local_launch, local_ranks
 from hyena_ds.runtime.ssh import LAUNCH, end_launch, missing_programs
+from hyena_ds.tasks.deriving import load_run
 from hyena_ds.text import counted
 
 _HOST_SECONDS, _TORCH_SECONDS, _DISK_SECONDS = 30.0, 120.0, 60.0
@@ -75,7 +75,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise UserError(
             f"doctor: found '{' '.join(parsed.overrides)}', wanted at most one hostfile, and key.path=value beside --config"
         )
-    config = None if parsed.config is None else load_yaml(parsed.config, RunConfig, overrides)
+    config = None if parsed.config is None else load_run(parsed.config, overrides)
     if hostfiles:
         hosts = read_hostfile(Path(hostfiles[0]))
     else:

@@ -103,11 +103,11 @@ def _devices() -> dict[str, Any]:
 
 def _config(config: str, overrides: list[str]) -> dict[str, Any]:
     """What the host makes of the config."""
-    from hyena_ds.config.loading import dump_yaml, load_yaml, to_plain
-    from hyena_ds.config.schema import RunConfig
+    from hyena_ds.config.loading import dump_yaml, to_plain
     from hyena_ds.redaction import kept
+    from hyena_ds.tasks.deriving import load_run
 
-    text = dump_yaml(kept(to_plain(load_yaml(config, RunConfig, overrides))))
+    text = dump_yaml(kept(to_plain(load_run(config, overrides))))
     return {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
@@ -149,12 +149,11 @@ def _file(directory: str, name: str) -> Path:
 
 def _shards(config: str, overrides: list[str], seconds: float) -> list[dict[str, Any]]:
     """Every source's index, and which of its shards are not as the index says, as far as the time allows."""
-    from hyena_ds.config.loading import load_yaml
     from hyena_ds.config.remote import is_afar
-    from hyena_ds.config.schema import RunConfig
     from hyena_ds.redaction import shown
+    from hyena_ds.tasks.deriving import load_run
 
-    loaded = load_yaml(config, RunConfig, overrides)
+    loaded = load_run(config, overrides)
     ends = time.monotonic() + seconds
     look = {True: _look_afar, False: _look_here}
     found: list[dict[str, Any]] = []

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.doctor.parity import parity
 from hyena_ds.doctor.probe import say
@@ -33,6 +32,7 @@ from hyena_ds.parallel.collectives import start_all_to_all
 from hyena_ds.parallel.devices import Compute, largest_of_ranks, start_compute
 from hyena_ds.runtime.heartbeat import FAULT_CODE, this_place
 from hyena_ds.runtime.local_ranks import end_rank
+from hyena_ds.tasks.deriving import load_run
 from hyena_ds.training.engine import quiet
 
 MEETING_SECONDS = 60
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     step = _Step(float(arguments[0]))
     step.tell("started")
     try:
-        config = load_yaml(arguments[1], RunConfig, arguments[2:]) if len(arguments) > 1 else None
+        config = load_run(arguments[1], arguments[2:]) if len(arguments) > 1 else None
         _look(config, step)
     except UserError as error:
         step.problem(str(error))

@@ -50,12 +50,11 @@ def add_plan_measurement(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """The exit code: 0 when every stage fits, else 1."""
-    from hyena_ds.config.loading import load_yaml
-    from hyena_ds.config.schema import RunConfig
+    from hyena_ds.tasks.deriving import load_run
 
     if parsed.plot is not None and not parsed.scaling:
         raise UserError("--plot: wanted --scaling with it, whose image it writes")
-    config = load_yaml(parsed.config, RunConfig, parsed.overrides)
+    config = load_run(parsed.config, parsed.overrides)
     return _scaling(parsed, config) if parsed.scaling else _plan(parsed, config)
 
 

@@ -69,10 +69,12 @@ class Labelled:
     positive_n: NDArray[np.bool_]
     group_n: NDArray[np.int64]
     """Which group each belongs to, from 0."""
+    near_exon_n: NDArray[np.bool_] | None
+    """Which lie within NEAR_EXON bases of an exon; None where nobody said where these are."""
 
 
-def labelled(source: VariantFile, planner: Planner, question: Question) -> Labelled:
-    """The variants that a question is about. Raises UserError where one of its classes has none."""
+def labelled(source: VariantFile, planner: Planner, question: Question, exons: Path | None) -> Labelled:
+    """The variants that a question is about. Raises UserError where one of its classes has none, or a BED cannot be read."""
     alleles, positive, names = [], [], []
     number = 0
     for record, columns in source.records():
@@ -94,11 +96,12 @@ def labelled(source: VariantFile, planner: Planner, question: Question) -> Label
                 f"say which values it has with --evaluate {question.key}=POSITIVE:NEGATIVE"
             )
     _, group_n = np.unique(names, return_inverse=True)
-    return Labelled(alleles, np.array(positive), group_n)
+    near_n = None if exons is None else _near_exons(alleles, planner, exons)
+    return Labelled(alleles, np.array(positive), group_n, near_n)
 
 
 def evaluate(
-    values: dict[str, NDArray[np.float64]], about: Labelled, planner: Planner, rule: WindowRule, exons: Path | None
+    values: dict[str, NDArray[np.float64]], about: Labelled, planner: Planner, rule: WindowRule
 ) -> list[dict[str, Any]]:
     """A row for each score; `values` are those of all ALTs of the file by name, NaN where there are none."""
     chosen = [allele.number for allele in about.alleles]
@@ -106,8 +109,8 @@ def evaluate(
     there = np.isfinite(np.stack(list(scores.values()))).all(0)  # REFs that were passed over have none
     for order, llr_n in _markov(about.alleles, planner, rule).items():
         scores[f"Markov order {order}"] = -llr_n
-    if exons is not None:
-        scores[f"inside an exon ± {NEAR_EXON}"] = _near_exons(about.alleles, planner, exons).astype(np.float64)
+    if about.near_exon_n is not None:
+        scores[f"inside an exon ± {NEAR_EXON}"] = about.near_exon_n.astype(np.float64)
     return [_row(name, score[there], about.positive_n[there], about.group_n[there]) for name, score in scores.items()]
 
 

@@ -93,23 +93,20 @@ def model_card(
     training: Training | None,
     head: TaskHead | None = None,
 ) -> str:
-    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training.
-
-    With a `head`, that of a fine-tuned model.
-    """
+    """The text of README.md; a shorter one, which says so, without an origin and what is known of the training; with a `head`,
+    that of a fine-tuned model."""
     title = in_one_line(title, MOST_QUOTED)
     front = _FRONT if head is None else _FRONT.replace("text-generation", _PIPELINES[head.kind == "per_base"])
-    sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", _use(origin)]
-    if head is not None:
-        sections[1:] = [_use_of_head(head)]
-    if training is not None:
+    use = _use(origin) if head is None else _use_of_head(head)
+    sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", use]
+    if training is not None and head is None:
         sections.append(_trained_on(training))
-    if origin is None:
-        sections += [_NOTHING_KNOWN] if training is None else []
-    elif head is None:
-        sections += [_data(origin), _metrics(origin), _training(origin)]
-    else:
+    if origin is not None and head is not None:
         sections += [_task(origin), _training(origin).replace("hyena-ds train", "hyena-ds finetune")]
+    elif origin is not None:
+        sections += [_data(origin), _metrics(origin), _training(origin)]
+    elif training is None:
+        sections.append(_NOTHING_KNOWN)
     return "\n".join(sections)
 
 

@@ -212,12 +212,12 @@ class _Annotation:
             return None
         from hyena_ds.predict.evaluation import labelled
 
-        return labelled(self._source, planner, self._question)
+        return labelled(self._source, planner, self._question, self._exons)
 
     def _evaluated(self, values_A6: NDArray[np.float64], planner: Planner, about: Labelled) -> list[dict[str, Any]]:
         from hyena_ds.predict.evaluation import evaluate, shown
 
-        rows = evaluate(dict(zip(VALUES, values_A6.T, strict=True)), about, planner, self._rule, self._exons)
+        rows = evaluate(dict(zip(VALUES, values_A6.T, strict=True)), about, planner, self._rule)
         print("\n".join(shown(rows)))
         return rows
 

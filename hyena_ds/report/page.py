@@ -23,10 +23,11 @@ _STYLE = Path(__file__).with_name("page.css")
 
 def page(records: Records) -> str:
     """The whole page. Everything that comes from the run is escaped."""
-    name = escape(records.config.name)
+    name, config = escape(records.config.name), records.config
     sections = [
         section("Loss", pictures.loss(records)),
         section("Validation by context", pictures.validation(records) + tables.validation(records)),
+        *([section("Test set", tables.test(records))] if config.task is not None else []),
         section("Speed and memory", pictures.steps(records, pictures.SPEED)),
         section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
         section("Faults and restarts", tables.events(records)),
@@ -72,7 +73,8 @@ def _badge(records: Records) -> str:
 def _subtitle(records: Records) -> str:
     config = records.config
     model = f"HyenaDNA, width {config.model.width}, {config.model.layers} layers, context to {config.model.maximum_context:,}"
-    shards = ", ".join(shown(source.shards) for source in config.data.sources)
+    places = [config.task.train] if config.task is not None else [source.shards for source in config.data.sources]
+    shards = ", ".join(map(shown, places))
     parts = [model, f"data {shards}", f"ZeRO stage {config.zero_stage}", config.precision, f"seed {config.seed}"]
     if records.written is not None:
         parts.append(f"last recorded {records.written.strftime('%Y-%m-%d %H:%M:%S UTC')}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hyena_ds.files.rows import is_number
+from hyena_ds.files.rows import is_count, is_number
 from hyena_ds.runs.records import VALIDATION, Records, Row
 from hyena_ds.text import in_tokens
 
@@ -39,6 +39,27 @@ def validation(records: Records) -> str:
     if not cells:
         return _none("no validation yet")
     return table(("", "step", records.unit, *(name.replace("_", " ") for name in records.qualities)), cells)
+
+
+def test(records: Records) -> str:
+    """What the selected weights are worth on the test set; empty where there is none, or none yet."""
+    found = (records.summary or {}).get("test")
+    measured = found.get("metrics") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(measured, dict):
+        return _none("not opened yet" if records.summary is None else "this run has none")
+    names = [str(name) for name in measured]
+    cells = [*(shown(value) for value in measured.values())]
+    facts = (
+        f"{found.get('file')}, SHA-256 {found.get('sha256')}; opened once, by the weights of step {found.get('step')}"
+    )
+    count = found.get("n")
+    return (
+        table(
+            ("sequences", *(name.replace("_", " ") for name in names)),
+            [(f"{count:,}" if is_count(count) else "", *cells)],
+        )
+        + f"<p>{escape(facts)}.</p>"
+    )
 
 
 def events(records: Records) -> str:

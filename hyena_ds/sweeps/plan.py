@@ -16,13 +16,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyena_ds.config.loading import as_yaml, load_node, load_yaml, require
+from hyena_ds.config.loading import as_yaml, load_yaml, require
 from hyena_ds.config.names import check_new_name
 from hyena_ds.config.nodes import compose, read_text_file
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.redaction import redacted
 from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.tasks.deriving import complete_run
 
 _OURS = ("name", "output", "resume")
 """Settings that the sweep makes itself."""
@@ -155,7 +156,7 @@ def load_sweep(file: str, overrides: list[str]) -> Sweep:
         arguments = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
         arguments += [f"{key}={as_yaml(value)}" for key, value in ours.items()]
         try:
-            run = load_node(deepcopy(root), base, RunConfig, arguments)
+            run = complete_run(deepcopy(root), base, arguments)
             check_new_name(name, RunDirectory(run).config_file, "name")
         except UserError as error:
             raise UserError(f"{file}: run {in_one_line(name, MOST_QUOTED)}: {error}") from None

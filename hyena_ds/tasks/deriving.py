@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hyena_ds.config.loading import load_node, to_plain
-from hyena_ds.config.nodes import compose, override_all, read_text_file
+from hyena_ds.config.nodes import compose, override_all, read_text_file, where
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.config.task import TaskConfig
 from hyena_ds.errors import UserError
@@ -30,8 +30,12 @@ _NULL = "tag:yaml.org,2002:null"
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """The config of a run, whole. Raises UserError, for a `task` also about its data and the weights that it begins from."""
-    name, given = str(path), overrides or []
-    root = compose(read_text_file(path, "the config", "a YAML file"), name)
+    return complete_run(compose(read_text_file(path, "the config", "a YAML file"), str(path)), str(path), overrides)
+
+
+def complete_run(root: yaml.Node | None, name: str, overrides: list[str] | None = None) -> RunConfig:
+    """Like `load_run`, from what `compose` gives of the file `name`; what follows is written into it."""
+    given = overrides or []
     if root is None or not isinstance(root, yaml.MappingNode):
         return load_node(root, name, RunConfig, given)
     late = [override for override in given if override.startswith("stages.")]  # of stages that may follow first
@@ -133,8 +137,9 @@ def _mapping(root: yaml.MappingNode, key: str, name: str) -> yaml.MappingNode:
         _set(root, key, {}, name)
         found = _child(root, key)
     if not isinstance(found, yaml.MappingNode):
-        load_node(root, name, RunConfig)  # says so
-        raise UserError(f"{name}: {key}: wanted keys")
+        raise UserError(
+            f"{where(found) if found is not None else name}: {key}: found a single value or a list, wanted keys"
+        )
     return found
 
 

@@ -72,11 +72,6 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     assert task is not None
     chosen_by(task)
     train = _read(task, task.train)
-    if task.kind in ("classification", "per_base") and len(train.classes) < 2:
-        only = in_one_line(train.classes[0], MOST_QUOTED) if train.classes else "none"
-        raise UserError(
-            f"{task.train}: found one class ({only}), wanted two or more to tell apart; look at the column of the labels"
-        )
     fraction = task.valid_fraction
     if fraction is None:
         valid = _read(task, task.valid, train.classes)

@@ -174,6 +174,11 @@ def test_classes_that_values_tell_apart_are_told_apart(tmp_path: Path, capfd: py
         line[7] = f"LABEL={'pathogenic' if llr[number] < middle else 'benign'};GENE=g{number}"
     vcf.write_text(HEADER + "".join("\t".join(line) + "\n" for line in lines))
     exons, summary = tmp_path / "exons.bed", tmp_path / "out.json"
+    exons.write_text("chrC\t1\t2\n")
+    capfd.readouterr()
+    assert run(*words, "--evaluate", "LABEL", "--exons", exons, "--output", tmp_path / "out.vcf") == 2
+    said = capfd.readouterr().err  # before any pass
+    assert "exons.bed:1: found the chromosome 'chrC', which the FASTA does not have" in said and "pass:" not in said
     near = [line for line in single.values() if "pathogenic" in line[7]]
     exons.write_text("".join(f"{line[0]}\t{int(line[1]) + 1}\t{int(line[1]) + 2}\n" for line in near))
     more = ("--evaluate", "LABEL", "--group", "GENE", "--exons", exons, "--json", summary)

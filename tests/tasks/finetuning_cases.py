@@ -60,3 +60,22 @@ def train(
         trained.parameters = _parameters(engine)
         trained.norms.append(validated.loss)
     return trained, validated.predictions, lengths
+
+
+def padded(compute: Compute, config: RunConfig, lengths: list[int]) -> list[NDArray[np.float32]]:
+    """Outputs of the validation set on both strands, padded to each of `lengths` in turn; per_base: of its first five bases.
+
+    The backbone has the weights of the seed: lively filters do not fade, and would add their own rounding over 1,024 tokens.
+    """
+    task, plan = LabelledTask(config), plan_stages(config, compute.ranks)[0]
+    call, part = pass_of_stage(plan, config, compute, _groups(compute))
+    samples, found = task.held_out(plan.config.context_length), []
+    objective = lively_objective(task, config)
+    objective.backbone.load_state_dict(task.objective().backbone.state_dict())
+    with _engine(compute, config, objective, None) as engine:
+        for length in lengths:
+            task.length = lambda samples, plan, length=length: length  # type: ignore[method-assign, misc]
+            validated = validate(engine, task, samples, plan, call, compute, part)
+            assert validated is not None
+            found.append(np.stack([each[:5] if each.ndim > 1 else each for each in validated.predictions]))
+    return found

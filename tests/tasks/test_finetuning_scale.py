@@ -17,10 +17,15 @@ from torch import Tensor
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import DataConfig, RunConfig
 from hyena_ds.config.task import HeadConfig, TaskConfig
+from hyena_ds.data.loader import Slice
 from hyena_ds.genome.tokenizer import encode
 from hyena_ds.labelled import read_labelled
 from hyena_ds.labelled.sets import KINDS
+from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.pooling import POOLS
+from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.labelled import LabelledTask
+from hyena_ds.tasks.outcomes import outputs_of
 from tests.distributed.pool import Pool
 from tests.distributed.work import TOLERANCE, Grid, Trained, relative_error, run_config, series_error, worst_error
 from tests.model.plain import plain_hidden
@@ -162,3 +167,37 @@ def test_a_labelled_step_and_its_predictions_are_those_of_every_sequence_alone_i
         here = [got[: len(want)] if kind == "per_base" else got for got, want in zip(predictions, outputs, strict=True)]
         everything = torch.from_numpy(np.concatenate(here))
         assert relative_error(everything, torch.cat(outputs)) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pool"), [*product(["classification"], POOLS), ("per_base", "mean")])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_no_padding_leaks_into_an_output(ranks: Ranks, tmp_path: Path, grid: Grid, kind: str, pool: str) -> None:
+    config = make_config(tmp_path, kind, grid, 1, HeadConfig(pool))  # type: ignore[arg-type]
+    config = replace(config, model=replace(config.model, maximum_context=1024))
+    lengths = [32, 64, 200, 1024]
+    for short, *longer in ranks(grid.ranks).run(finetuning_cases.padded, config=config, lengths=lengths):
+        for length, found in zip(lengths[1:], longer, strict=True):
+            assert np.abs(found - short).max() <= 1e-6 * np.abs(short).max(), length
+
+
+def test_the_mean_of_both_strands_is_the_same_for_a_sequence_and_its_reverse_complement(tmp_path: Path) -> None:
+    for kind in ("classification", "per_base"):
+        config = make_config(tmp_path, kind, Grid(1, 1), 0, HeadConfig())
+        rows = made(kind, 5, seed=4)
+        reverse = [(other_strand(text), label[::-1] if kind == "per_base" else label) for text, label in rows]
+        found = []
+        for part in (rows, reverse):
+            write_rows(tmp_path / "valid.csv", part)
+            task = LabelledTask(config)
+            objective = finetuning_cases.lively_objective(task, config)
+            samples = task.held_out(32)
+            assert len(samples) == 10
+            batch = task.read(samples, [*range(10)], 32, Slice(0, 0, 32))
+            with torch.no_grad():
+                outputs = objective(batch, ForwardPass(Layout.whole(32)))[2].numpy()
+            one_strand = [out for each, out in zip(samples, outputs, strict=True) if not each.reverse]
+            found.append((outputs_of(task.sets.valid, samples, [*outputs]), np.stack(one_strand)))
+        for one, other in zip(found[0][0], found[1][0], strict=True):
+            assert np.abs(one - (other[::-1] if kind == "per_base" else other)).max() <= 1e-6 * np.abs(one).max()
+        assert np.abs(found[0][1] - found[1][1]).max() > 1e-2, "the strands do not differ"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -12,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from hyena_ds.model.pooling import POOLINGS, Pooling
@@ -32,7 +28,6 @@ from tests.distributed.work import (
 from tests.model.plain import plain_hidden
 from tests.tasks import cases
 from tests.tasks.labelled import NOTHING, PROMPT, Labelled
-from tests.training.runs import ends_of_ranks, rows, write_config
 
 Ranks = Callable[[int], Pool]
 pytestmark = pytest.mark.slow
@@ -123,53 +118,6 @@ def test_a_pooled_state_and_its_gradient_are_those_of_the_whole_sequence(
         first = grid.topology.index(rank) * CONTEXT // grid.sp
         wanted = whole.grad[:, first : first + CONTEXT // grid.sp]
         assert torch.allclose(gradient.double(), wanted, rtol=1e-6, atol=1e-6)
-
-
-def _weights(run: Path, step: int) -> dict[str, Tensor]:
-    with safe_open(run / "checkpoints" / f"step-{step:08d}" / "weights.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def test_a_labelled_run_learns_is_killed_and_resumes_on_another_grid_with_its_head(tmp_path: Path) -> None:
-    stage = {"context_length": 32, "steps": 30, "global_batch": 8, "micro_batch_size": 2}
-    changes: dict[str, Any] = {
-        "model": {"width": 16, "layers": 1, "maximum_context": 64, "residual_dropout": 0.1},
-        "optimizer": {"learning_rate": 1e-2},
-        "validation": {"every_steps": 10, "windows": 31},
-        "checkpoint": {"every_steps": 6, "keep_last": 9},
-        "local_ranks": None,
-    }
-    config = write_config(tmp_path / "config.yaml", tmp_path, stages=[stage], **changes)
-    cut = "stages.0.sequence_parallel=2"
-
-    def train(ranks: int, *overrides: str, **environment: str) -> list[tuple[int, str]]:
-        command = ["train", str(config), *overrides]
-        return ends_of_ranks("tests.tasks.labelled_rank", command, ranks, **environment)
-
-    whole, name = train(2, "name=whole"), tmp_path / "runs" / "whole"
-    assert [code for code, _ in whole] == [0, 0], whole[0][1]
-    assert "validation loss" in whole[0][1] and "nats a sequence, accuracy" in whole[0][1]
-    summary = json.loads((name / "summary.json").read_text())
-    assert summary["chance"] == pytest.approx(1 / 3) and summary["validation_accuracy"] > 0.7, summary
-    curves = EventAccumulator(str(name / "tensorboard")).Reload().Tags()["scalars"]
-    assert {"train/accuracy", "by_stage/0_context_32/accuracy", "validation/accuracy"} <= set(curves)
-    trained = [row for row in rows(name) if "validation_loss" not in row]
-    assert all(0 <= row["accuracy"] <= 1 and row["gradient_norm"] > 0 for row in trained)
-
-    dead = train(2, "name=killed", KILL_STEP="14", KILL_RANK="1")
-    assert -signal.SIGKILL in [code for code, _ in dead]
-    resumed = train(2, "name=killed", cut)
-    assert [code for code, _ in resumed] == [0, 0], resumed[0][1]
-    assert "resuming after step 12" in resumed[0][1]
-    for found, wanted in zip(rows(tmp_path / "runs" / "killed"), rows(name), strict=True):
-        assert found["step"] == wanted["step"]
-        for column in {"loss", "validation_loss", "accuracy"} & wanted.keys():
-            assert found[column] == pytest.approx(wanted[column], rel=2e-4), found
-    ends = [_weights(tmp_path / "runs" / run, 30) for run in ("whole", "killed")]
-    assert ends[0]["head.weight"].shape == (3, 16)
-    assert max(float((ends[0][key] - ends[1][key]).abs().max()) for key in ends[0]) < 1e-3
-    frozen = {key for key in ends[0] if ".fc1." in key}
-    assert frozen and all(torch.equal(ends[0][key], _weights(name, 6)[key]) for key in frozen), "what is frozen moved"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -37,7 +37,7 @@ def huggingface_files(
     tensors, header = published_tensors(config, parameters)
     each_once = {f"{PREFIX}{name}": tensors[name] for name in published_names(config.layers).values()}
     if head is not None:
-        each_once |= {name: tensor.contiguous() for name, tensor in head.in_label_units().items()}
+        each_once |= head.in_label_units()
     return {
         "config.json": _json(_config(config) | (_of_head(head) if head is not None else {})),
         "generation_config.json": _json(_generation()),
