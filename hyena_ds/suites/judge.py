@@ -40,7 +40,9 @@ def of_duplicates(found: Duplicates, train: int, test: int) -> Iterator[Reason]:
         yield Reason("FAIL" if count > at.DUPLICATES * test else "WARN", text)
     for name, inside, rows in (("train", found.within_train, train), ("test", found.within_test, test)):
         if inside > at.WITHIN * rows:
-            yield Reason("WARN", f"{share(inside, rows)} of the {name} sequences stand in {name} before, on either strand")
+            yield Reason(
+                "WARN", f"{share(inside, rows)} of the {name} sequences stand in {name} before, on either strand"
+            )
     if found.conflicting > at.CONFLICTS * (train + test):
         text = f"{share(found.conflicting, train + test)} of all sequences have another label elsewhere"
         yield Reason("WARN", text)

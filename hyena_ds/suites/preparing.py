@@ -73,12 +73,14 @@ def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
 def prepare(plan: Plan, task: SuiteTask) -> Prepared:
     """Make a task's files and audit them, unless both were done before; what stands against it is kept too."""
     file = _file(plan.suite, task)
+    kept = _kept(file)
     try:
-        found = _prepared(plan, task, _kept(file))
+        found = _prepared(plan, task, kept)
     except UserError as error:
         found = {"error": str(error)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(found, indent=1) + "\n")
+    if found != kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(found, indent=1) + "\n")
     read = read_prepared(plan.suite, task)
     assert read is not None
     return read
@@ -101,7 +103,7 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
     if all(kept.get(name) == value for name, value in about.items()) and "audit" in kept:
         return kept
-    train, test = _read(plan, task, files["train"]), None
+    train = _read(plan, task, files["train"])
     test = _read(plan, task, files["test"], train.classes)
     whole = zero = audit(train, test)
     drawn = len(train)
