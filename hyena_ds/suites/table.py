@@ -241,8 +241,8 @@ def write_csv(file: Path, plan: Plan, scores: list[TaskScores]) -> None:
 def _csv_rows(plan: Plan, found: TaskScores) -> Iterator[dict[str, object]]:
     prepared, zero = found.prepared, found.row_zero
     train, test = prepared.rows if prepared is not None and prepared.rows else (None, None)
-    about = {"task": found.task.name, "metric": found.task.metric, "train": train, "test": test}
-    about |= {"audit": prepared and prepared.verdict, "row_zero_wins": found.zero_wins}
+    about: dict[str, object] = {"task": found.task.name, "metric": found.task.metric, "train": train, "test": test}
+    about |= {"audit": prepared.verdict if prepared is not None else None, "row_zero_wins": found.zero_wins}
     if zero is not None:
         yield {**about, "what": ZERO, "row": zero[0], "mean": zero[1]}
     for row in found.rows:
