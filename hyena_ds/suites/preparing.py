@@ -39,6 +39,8 @@ class Prepared:
     reasons: tuple[str, ...] = ()
     rows: tuple[int, int] | None = None
     """Sequences that the models see (train, or what is drawn of it) and of the test set."""
+    whole: int = 0
+    """Sequences of the whole train set."""
     test: str | None = None
     """SHA-256 of the test set."""
     rules: tuple[tuple[str, dict[str, float]], ...] = ()
@@ -65,7 +67,8 @@ def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
         rows = int(zero["train"]), int(audit["test"]["sequences"])
         if audit["verdict"] not in LEVELS or not all(is_number(value) for _, one in rules for value in one.values()):
             return None
-        return Prepared(None, audit["verdict"], reasons, rows, str(found["digests"]["test"]), tuple(rules))
+        whole, digest = int(audit["train"]["sequences"]), str(found["digests"]["test"])
+        return Prepared(None, audit["verdict"], reasons, rows, whole, digest, tuple(rules))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

@@ -72,7 +72,12 @@ def audited(plan: Plan, name: str, rules: dict[str, float], verdict: str = "WARN
         "digests": {"train": "0" * 64, "test": sha256},
         "rows": None,
         "seed": None,
-        "audit": {"verdict": verdict, "reasons": [{"level": verdict, "text": "planted"}], "test": {"sequences": 48}},
+        "audit": {
+            "verdict": verdict,
+            "reasons": [{"level": verdict, "text": "planted"}],
+            "test": {"sequences": 48},
+            "train": {"sequences": 50},
+        },
         "row_zero": {
             "train": 48,
             "rules": [{"rule": rule, "chosen": "k 3", "mcc": score} for rule, score in rules.items()],

@@ -166,7 +166,7 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
             "not run",
             "pretrained",
         ),
-        "Ours | theirs 0.700, Again 0.600 ± 0.010 (not comparable)",
+        "0.700, re-run 0.600 ± 0.010 (not comparable)",
     ]
     assert scores.rows[1][4:10] == [
         *(
@@ -178,7 +178,7 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
         ),
         "row zero wins",
     ]
-    assert audits.rows[1] == ["of/b", "FAIL", "FAIL: planted; known: it leaks"]
+    assert audits.rows[1] == ["of/b", "FAIL", "50 / 48", "FAIL: planted; known: it leaks"]
     # Differences 0.1, 0.1, 0.4: mean 0.2, standard deviation 0.1732, t = 0.2 / (0.1732 / sqrt 3) = 2
     assert pairs.rows == [["of/a", "pretrained - scratch", "+0.200", "3", "2.00", "0.184"]]
     assert published.rows[0] == ["of/a", "Ours | theirs", "0.700", "mcc", "yes", "a table (authors)"]
@@ -191,7 +191,7 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
     assert ["of/b", "scratch", "0, 1, 2", "not started", ""] in missing.rows
     assert missing.rows[0][:4] == ["of/a", "trees", "-", "left out"] and "hyena-ds embed" in missing.rows[0][4]
     text = markdown_of(plan, [a, b])
-    assert "7 of 12 runs complete" in text and "Ours \\| theirs 0.700" in text
+    assert "7 of 12 runs complete" in text and "| Ours \\| theirs | 0.700 |" in text
     assert all(line.startswith("|") for line in text.splitlines() if " | " in line)
 
 
