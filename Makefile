@@ -11,12 +11,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
 
-.PHONY: help train sweep test test-fast test-packages test-full fuzz soak soak-full lint docs bench clean
+.PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-packages test-full fuzz soak soak-full lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
 	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (minutes on two idle cores)"
+	@echo "make evaluate-quick HYENA_DATA=DIR   three tasks, three models, three seeds: a table that shows what scores are worth (10 minutes)"
+	@echo "make evaluate-here HYENA_DATA=DIR    all that configs/suites/here.yaml has (at most 6 hours of two cores; stop it, and it goes on)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-fast   the tests of one process that take no more than seconds each: what to run while working (3 minutes)"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
@@ -55,6 +57,10 @@ train: $(VENV)/trainer
 sweep: $(VENV)/installed
 	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
 	@$(BIN)/hyena-ds sweep configs/sweeps/contexts.yaml
+
+evaluate-quick evaluate-here: evaluate-%: $(VENV)/installed
+	@[ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; say where: make $@ HYENA_DATA=DIR" >&2; exit 2; }
+	@HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$*.yaml --at-once 2
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: {said}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed", "perplexity")
+        resumes = arguments[:1] and arguments[0] in ("prep", "score", "variants", "embed", "perplexity", "evaluate")
         say("interrupted; run the same command again to resume" if resumes else "interrupted")
         return 130
 

@@ -54,7 +54,7 @@ def test(records: Records) -> str:
     )
     count = found.get("n")
     return (
-        _table(
+        table(
             ("sequences", *(name.replace("_", " ") for name in names)),
             [(f"{count:,}" if is_count(count) else "", *cells)],
         )

@@ -39,8 +39,8 @@ def _draw(axes: Any, plan: Plan, drawn: list[TaskScores]) -> None:
     for place, found in enumerate(drawn):
         if found.row_zero is not None:
             label = f"{ZERO}, the best rule without a model" if place == 0 else None
-            score = found.row_zero[1]
-            axes.plot([score, score], [place - 0.38, place + 0.38], color=INK, linewidth=2.5, label=label)
+            zero = found.row_zero[1]
+            axes.plot([zero, zero], [place - 0.38, place + 0.38], color=INK, linewidth=2.5, label=label)
         for score in plan.suite.published_of(found.task):
             if score.metric == found.task.metric:
                 compares = score.why_not_comparable is None

@@ -39,6 +39,8 @@ class Prepared:
     reasons: tuple[str, ...] = ()
     rows: tuple[int, int] | None = None
     """Sequences that the models see (train, or what is drawn of it) and of the test set."""
+    whole: int = 0
+    """Sequences of the whole train set."""
     test: str | None = None
     """SHA-256 of the test set."""
     rules: tuple[tuple[str, dict[str, float]], ...] = ()
@@ -65,7 +67,8 @@ def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
         rows = int(zero["train"]), int(audit["test"]["sequences"])
         if audit["verdict"] not in LEVELS or not all(is_number(value) for _, one in rules for value in one.values()):
             return None
-        return Prepared(None, audit["verdict"], reasons, rows, str(found["digests"]["test"]), tuple(rules))
+        whole, digest = int(audit["train"]["sequences"]), str(found["digests"]["test"])
+        return Prepared(None, audit["verdict"], reasons, rows, whole, digest, tuple(rules))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -73,12 +76,14 @@ def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
 def prepare(plan: Plan, task: SuiteTask) -> Prepared:
     """Make a task's files and audit them, unless both were done before; what stands against it is kept too."""
     file = _file(plan.suite, task)
+    kept = _kept(file)
     try:
-        found = _prepared(plan, task, _kept(file))
+        found = _prepared(plan, task, kept)
     except UserError as error:
         found = {"error": str(error)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(found, indent=1) + "\n")
+    if found != kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(found, indent=1) + "\n")
     read = read_prepared(plan.suite, task)
     assert read is not None
     return read
@@ -101,7 +106,7 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
     if all(kept.get(name) == value for name, value in about.items()) and "audit" in kept:
         return kept
-    train, test = _read(plan, task, files["train"]), None
+    train = _read(plan, task, files["train"])
     test = _read(plan, task, files["test"], train.classes)
     whole = zero = audit(train, test)
     drawn = len(train)

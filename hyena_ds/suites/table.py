@@ -98,7 +98,8 @@ def _scored(plan: Plan, scores: list[TaskScores]) -> Table:
         "Train and test are numbers of sequences; «drawn» is a part of the train set, chosen by the seed. Row zero is the best "
         "rule without a model by the task's metric on the test set itself, so an upper bound for rules. Scores are of the test "
         "set, opened once a run by the weights that were best on the validation split: mean ± standard deviation over seeds. A "
-        "score on a task whose audit says FAIL says little about biology."
+        "score on a task whose audit says FAIL says little about biology. Published is the first score of the suite's file, and the first "
+        "re-run by others; the table Published has all of them, and why they do not compare."
     )
     return Table("Scores", titles, rows, note)
 
@@ -123,8 +124,10 @@ def _beside(plan: Plan, found: TaskScores) -> Iterator[str]:
     published = plan.suite.published_of(found.task)
     again = next((score for score in published if score.table.independent), None)
     for score in [*published[:1], *([again] if again and again is not published[0] else [])]:
+        what = ["re-run"] if score.table.independent else []
+        what += [score.metric] if score.metric != found.task.metric else []
         mark = f" ({NOT_COMPARABLE})" if score.why_not_comparable else ""
-        yield f"{score.table.model} {shown(score.score, score.spread)}{mark}"
+        yield " ".join([*what, shown(score.score, score.spread)]) + mark
 
 
 def _audits(scores: list[TaskScores]) -> Table:
@@ -134,9 +137,10 @@ def _audits(scores: list[TaskScores]) -> Table:
         verdict = "not done" if prepared is None or prepared.verdict is None else prepared.verdict
         reasons = [] if prepared is None else [*prepared.reasons, *([prepared.error] if prepared.error else [])]
         known = [f"known: {found.task.leaks}"] if found.task.leaks else []
-        rows.append([found.task.name, verdict, "; ".join([*reasons, *known]) or "-"])
+        sequences = f"{prepared.whole:,} / {prepared.rows[1]:,}" if prepared is not None and prepared.rows else "-"
+        rows.append([found.task.name, verdict, sequences, "; ".join([*reasons, *known]) or "-"])
     note = "Of the whole train set against the test set, by `hyena-ds audit`; tasks/TASK.json beside this file has all of it."
-    return Table("Audits", ("task", "verdict", "why"), rows, note)
+    return Table("Audits", ("task", "verdict", "train / test", "why"), rows, note)
 
 
 def _pairs(scores: list[TaskScores]) -> Table:
@@ -241,8 +245,8 @@ def write_csv(file: Path, plan: Plan, scores: list[TaskScores]) -> None:
 def _csv_rows(plan: Plan, found: TaskScores) -> Iterator[dict[str, object]]:
     prepared, zero = found.prepared, found.row_zero
     train, test = prepared.rows if prepared is not None and prepared.rows else (None, None)
-    about = {"task": found.task.name, "metric": found.task.metric, "train": train, "test": test}
-    about |= {"audit": prepared and prepared.verdict, "row_zero_wins": found.zero_wins}
+    about: dict[str, object] = {"task": found.task.name, "metric": found.task.metric, "train": train, "test": test}
+    about |= {"audit": prepared.verdict if prepared is not None else None, "row_zero_wins": found.zero_wins}
     if zero is not None:
         yield {**about, "what": ZERO, "row": zero[0], "mean": zero[1]}
     for row in found.rows:
