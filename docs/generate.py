@@ -44,7 +44,7 @@ INCLUDED = {
     "CHANGELOG.md": "project/changelog.md",
 }
 """Files of the repository that are pages or pictures of the site too."""
-_RUN = """The file that `hyena-ds train`, `check`, `plan` and `supervise` take. Every key may be changed on the command line, as
+_RUN = """The file that `hyena-ds train`, `finetune`, `check`, `plan` and `supervise` take. Every key may be changed on the command line, as
 `optimizer.learning_rate=1e-3`; in a list, `stages.0.steps=100` changes the first element."""
 _PREP = """The file that `hyena-ds prep` takes. Every key may be changed on the command line, as `output=data/mine`."""
 _SWEEP = """The file that `hyena-ds sweep` takes. What is changed on the command line, as `seed=3`, is a setting of all its runs, not

@@ -1,4 +1,4 @@
-"""The shape of a HyenaDNA for the transformers library; the model is in modeling_hyenadna.py."""
+"""The shape of a HyenaDNA for the transformers library; the model is in modeling_hyenadna.py, its heads in heads_hyenadna.py."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class HyenaDNAConfig(PretrainedConfig):
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     pooling: str = "mean"
-    """mean, maximum or last: how a classifier makes one state of a sequence."""
+    """mean, maximum, last or first: how a classifier makes one state of a sequence."""
+    head_hidden: int | None = None
+    """Width of a hidden layer of a classifier's head; None: there is none."""
+    head_bias: bool = False
+    """Whether a classifier's last layer has a bias."""
     pad_token_id: int | None = 4
     use_cache: bool = False

@@ -1,4 +1,5 @@
-"""HyenaDNA for the transformers library: all of the model in this file, in plain PyTorch; its shape is in configuration_hyenadna.py.
+"""HyenaDNA for the transformers library: the model, in plain PyTorch; its shape is in configuration_hyenadna.py, and heads for
+labels are in heads_hyenadna.py.
 
     input_ids_BL --embedding--> r_BLD --block, n_layer times--> --layer norm--> hidden_BLD --embedding transposed--> logits_BLV
 
@@ -26,12 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_hyenadna import HyenaDNAConfig
 
-POOLINGS = ("mean", "maximum", "last")
 _CHANNELS = 64
 """Channels of one FFT call: what the transforms need stays small beside the model's activations."""
 
@@ -287,42 +287,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         return {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
 
 
-class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """One vector of `num_labels` for a sequence: a linear layer over the pooled states."""
-
-    def __init__(self, config: HyenaDNAConfig):
-        super().__init__(config)
-        if config.pooling not in POOLINGS:
-            raise ValueError(f"pooling: found '{config.pooling}', wanted one of {', '.join(POOLINGS)}")
-        self.num_labels = config.num_labels
-        self.hyena = HyenaDNAModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-    ) -> SequenceClassifierOutput:
-        """`logits` (B, num_labels). Without an attention mask, [PAD] among the ids is padding.
-
-        The loss is cross-entropy for labels (B,) of integers, squared error where `num_labels` is 1, and binary
-        cross-entropy for (B, num_labels) of floats, unless `config.problem_type` says otherwise.
-        """
-        if attention_mask is None and input_ids is not None:
-            attention_mask = input_ids != self.config.pad_token_id
-        outputs = self.hyena(input_ids, attention_mask, inputs_embeds, output_hidden_states)
-        logits = self.score(_pooled(outputs.last_hidden_state, attention_mask, self.config.pooling))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
 def _padding_last(attention_mask_BL: Tensor) -> Tensor | None:
     """(B, L): where to take each token from, so that padding comes last. None where it does already."""
     there_BL = attention_mask_BL != 0
@@ -333,16 +297,3 @@ def _padding_last(attention_mask_BL: Tensor) -> Tensor | None:
 
 def _reordered(x_BLD: Tensor, order_BL: Tensor) -> Tensor:
     return x_BLD.gather(1, order_BL.unsqueeze(2).expand_as(x_BLD))
-
-
-def _pooled(hidden_BLD: Tensor, attention_mask_BL: Tensor | None, pooling: str) -> Tensor:
-    """(B, D), of the tokens that are there."""
-    B, L, _ = hidden_BLD.shape
-    there_BL1 = hidden_BLD.new_ones((B, L, 1)) if attention_mask_BL is None else attention_mask_BL.unsqueeze(2)
-    if pooling == "mean":
-        return (hidden_BLD * (there_BL1 != 0)).sum(1) / (there_BL1 != 0).sum(1).clamp(min=1)
-    if pooling == "maximum":
-        return hidden_BLD.masked_fill(there_BL1 == 0, float("-inf")).amax(1)
-    place_L1 = torch.arange(L, device=hidden_BLD.device).unsqueeze(1)
-    last_B11 = (place_L1 * (there_BL1 != 0)).amax(1, keepdim=True)
-    return hidden_BLD.gather(1, last_B11.expand(B, 1, hidden_BLD.shape[2])).squeeze(1)

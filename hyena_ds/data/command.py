@@ -44,7 +44,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(parsed: argparse.Namespace) -> int:
-    config = _placed(parsed.directory, run_config(parsed.directory), parsed.shards)
+    config = run_config(parsed.directory)
+    if config.task is not None:
+        raise UserError(
+            f"{parsed.directory}: was trained on labelled sequences ({shown(config.task.train)}), wanted a run on shards; its "
+            "stream.jsonl has the order of the sequences"
+        )
+    config = _placed(parsed.directory, config, parsed.shards)
     known = read_shard_list(Path(parsed.directory) / SHARDS)
     indices = _checked(parsed.directory, known, config.data)
     samples = consumed(config, parsed.step - 1, indices)

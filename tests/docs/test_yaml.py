@@ -46,9 +46,8 @@ def check(text: str, directory: Path) -> str:
     if given.keys() & {field.name for field in dataclasses.fields(PrepConfig)} - {"output"}:
         parse_yaml(text, "block", PrepConfig)
         return "prep"
-    whole = {**REST, **{key: _joined(REST.get(key), value) for key, value in given.items()}}
-    if "task" in given:  # labelled sequences in the place of shards
-        del whole["data"]
+    rest = {key: value for key, value in REST.items() if key != "data" or "task" not in given}
+    whole = {**rest, **{key: _joined(rest.get(key), value) for key, value in given.items()}}
     file = directory / "run.yaml"
     file.write_text(yaml.safe_dump(whole), encoding="utf-8")
     load_yaml(file, RunConfig)

@@ -258,7 +258,7 @@ def test_the_command_needs_no_transformers(tmp_path: Path, monkeypatch: pytest.M
     export(weights_of(CONFIG, tmp_path / "w.safetensors"), tmp_path / "out", "huggingface")
     assert (tmp_path / "out" / "modeling_hyenadna.py").read_text().startswith('"""HyenaDNA for the transformers')
     for auto, name in json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"].items():
-        kind = "configuration" if auto == "AutoConfig" else "modeling"
+        kind = "configuration" if auto == "AutoConfig" else "heads" if auto.endswith("Classification") else "modeling"
         module, _, named = name.partition(".")
         assert module == f"{kind}_hyenadna"
         assert f"class {named}(" in (tmp_path / "out" / f"{module}.py").read_text()

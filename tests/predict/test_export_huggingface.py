@@ -153,7 +153,7 @@ def test_pooling_sees_no_padding(pooling: str, stranger: Stranger) -> None:
 
 
 def test_an_unknown_pooling_is_refused(stranger: Stranger) -> None:
-    assert stranger.said["unknown pooling"] == "pooling: found 'median', wanted one of mean, maximum, last"
+    assert stranger.said["unknown pooling"] == "pooling: found 'median', wanted one of mean, maximum, last, first"
 
 
 def test_every_gradient_of_the_language_model_is_ours_recomputed_or_not(stranger: Stranger) -> None:

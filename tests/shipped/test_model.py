@@ -45,7 +45,7 @@ def test_it_says_what_it_was_trained_on() -> None:
         assert verdict_of(MODEL, {contig: [(start, start + 1000)]}, assembly).verdict == verdict
 
 
-@pytest.mark.parametrize("name", ["configuration_hyenadna.py", "modeling_hyenadna.py"])
+@pytest.mark.parametrize("name", ["configuration_hyenadna.py", "modeling_hyenadna.py", "heads_hyenadna.py"])
 def test_its_code_is_the_one_that_is_exported(name: str) -> None:
     source = Path(str(huggingface.__file__)).parent / name
     assert (MODEL / name).read_bytes() == source.read_bytes(), f"copy {name} to {MODEL} again"

@@ -77,7 +77,9 @@ def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"step-{step:08d}" / "weights.safetensors")
 
 
-def test_a_run_selects_tests_is_killed_and_resumes_on_another_grid_with_its_head(tmp_path: Path) -> None:
+def test_a_run_selects_tests_is_killed_and_resumes_on_another_grid_with_its_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = str(config_of(tmp_path, reverse_complement=True, class_weights="balanced", buckets=[16, 24]))
     changes = ["stages.0.micro_batch_size=4", "model.residual_dropout=0.1", "checkpoint.background=false"]
     ((code, said), (other, _)) = finetune(file, *changes, ranks=2)
@@ -116,6 +118,11 @@ def test_a_run_selects_tests_is_killed_and_resumes_on_another_grid_with_its_head
     ends = [weights_of(each, best["step"]) for each in (run, again)]
     assert ends[0]["head.output.weight"].shape == (3, 16)
     assert max(float((ends[0][key] - ends[1][key]).abs().max()) for key in ends[0]) < 2e-3
+    assert main(["data", "show", str(run), "--step", "1"]) == 2
+    assert "was trained on labelled sequences" in capsys.readouterr().err
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert f"<td>{summary['test']['metrics']['mcc']:.4f}</td>" in page and summary["test"]["sha256"] in page
     assert main(["export", str(run), str(tmp_path / "exported")]) == 0
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "hyena-ds finetune config.yaml" in card and f"| mcc | {best['validation_mcc']:.4f} |" in card
