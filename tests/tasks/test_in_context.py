@@ -37,7 +37,7 @@ from tests.training.runs import ends_of_ranks, rows
 
 Ranks = Callable[[int], Pool]
 SHOWN = {**{token: letter for letter, token in LETTERS.items()}, SEP: "|", PAD: "."}
-STEPS, RATE = 2, 5e-4
+STEPS, RATE, CONTEXT = 2, 5e-4, 128
 
 
 def written(reading: Shown) -> str:
@@ -93,7 +93,7 @@ def test_no_demonstrations_leave_the_sequence_and_its_end_and_a_head_leaves_the_
 CASES: dict[str, dict[str, Any]] = {
     "prompt, tokens": {"prompt": PromptConfig(5), "label_tokens": ("A", "C", "N"), "frozen": "backbone"},
     "prompt over both ranks, demonstrations": {
-        "prompt": PromptConfig(36),
+        "prompt": PromptConfig(70),
         "demonstrations": DemonstrationsConfig(1),
         "frozen": "backbone",
         "reverse_complement": True,
@@ -118,8 +118,8 @@ def make_config(folder: Path, grid: Grid, zero_stage: int, **changes: Any) -> Ru
     train = write_rows(folder / "train.csv", made("classification", 21, longest=9))
     valid = write_rows(folder / "valid.csv", made("classification", 7, seed=2, longest=9))
     task = TaskConfig(kind="classification", train=str(train), valid=str(valid), **changes)
-    stage = StageConfig(96, STEPS, 2, global_batch=8, sequence_parallel=grid.sp)
-    config = run_config(grid, zero_stage=zero_stage, maximum_context=96)
+    stage = StageConfig(CONTEXT, STEPS, 2, global_batch=8, sequence_parallel=grid.sp)
+    config = run_config(grid, zero_stage=zero_stage, maximum_context=CONTEXT)
     return replace(config, data=DataConfig(), task=replace(task, buckets=(24, 48, 64)), stages=(stage,))
 
 
@@ -175,7 +175,7 @@ def reference(config: RunConfig) -> tuple[Trained, list[Tensor]]:
                     parameter -= RATE * parameter.grad
     trained.parameters = {name: p.detach().clone() for name, p in parameters.items()}
     with torch.no_grad():
-        held_out = [each for each in task.held_out(96) if isinstance(each, Shown)]
+        held_out = [each for each in task.held_out(CONTEXT) if isinstance(each, Shown)]
         outputs = [plain_outputs(config, parameters, each)[-1] for each in held_out]
     losses = [-o.log_softmax(0)[each.labels[-1][1]] for o, each in zip(outputs, held_out, strict=True)]
     trained.norms.append(float(sum(losses) / len(losses)))
@@ -211,16 +211,16 @@ def test_demonstrations_are_of_the_train_set_as_many_of_each_class_and_held_out_
     trained = [task.samples(step) for step in range(2)]
     assert len({each.data.sequences[each.number] for each in itertools.chain(*trained)}) == 5, "rows"
     shown: set[str] = set()
-    for sample in itertools.chain(*trained, task.held_out(96), task.test()):
+    for sample in itertools.chain(*trained, task.held_out(CONTEXT), task.test()):
         assert isinstance(sample, Shown)
         texts = [each.data.sequences[each.number] for each in sample.demonstrations]
         assert sorted(int(each.target) for each in sample.demonstrations) == [0, 0, 1, 1, 2, 2]
         assert len({*texts}) == 6 and sample.data.sequences[sample.number] not in texts
         shown |= {*texts}
     assert shown <= train and len(shown) > 15, "all of the train set, not its `rows` alone"
-    part = task.read([trained[0][0], None], [0, 1], 96, _whole(96))
+    part = task.read([trained[0][0], None], [0, 1], CONTEXT, _whole(CONTEXT))
     assert int((part.targets != UNLABELLED).sum()) == 7, "six demonstrations' labels and its own"
-    held = task.read([task.held_out(96)[0], None], [0, 1], 96, _whole(96))
+    held = task.read([task.held_out(CONTEXT)[0], None], [0, 1], CONTEXT, _whole(CONTEXT))
     assert int((held.targets != UNLABELLED).sum()) == 1
 
 
