@@ -8,6 +8,8 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; say where: make $@ HYENA_DATA=DIR" >&2; exit 2; }; \
+	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
 
@@ -58,9 +60,11 @@ sweep: $(VENV)/installed
 	@$(BIN)/hyena-ds prep build configs/prep/quickstart.yaml
 	@$(BIN)/hyena-ds sweep configs/sweeps/contexts.yaml
 
-evaluate-quick evaluate-here: evaluate-%: $(VENV)/installed
-	@[ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; say where: make $@ HYENA_DATA=DIR" >&2; exit 2; }
-	@HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$*.yaml --at-once 2
+evaluate-quick: $(VENV)/installed
+	@$(EVALUATE)
+
+evaluate-here: $(VENV)/installed
+	@$(EVALUATE)
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -39,6 +39,7 @@ INCLUDED = {
     "assets/report.png": "assets/report.png",
     "assets/contexts.png": "assets/contexts.png",
     "assets/perplexity.png": "assets/perplexity.png",
+    "assets/evaluate-quick.png": "assets/evaluate-quick.png",
     "SECURITY.md": "understand/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",

@@ -92,8 +92,8 @@ class SuiteTask(Bounded):
     rows: Annotated[int | None, Bound(1, MOST)] = None
     """Rows of the train set that are drawn with the run's seed; by default all. The table says so."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Sets of outputs of a multilabel task that are scored apart too, by what their names begin with; published scores name them
-    TASK/GROUP."""
+    """Sets of outputs of a multilabel task that others score apart, by what their names begin with; published scores name them
+    TASK/GROUP, and stand beside ours, which is of all outputs, as not comparable."""
     leaks: str | None = None
     """What is known to be wrong with the split; the table marks the task. The audit is run all the same."""
     differs: str | None = None
@@ -287,7 +287,8 @@ class PublishedScore:
         """What differs from our runs of the task; None where nothing is known to."""
         drawn = None if self.task.rows is None else f"we train on {self.task.rows:,} rows"
         metric = None if self.metric == self.task.metric else f"it is {self.metric}"
-        said = [text for text in (metric, drawn, self.task.differs, self.table.differs) if text]
+        part = None if self.name == self.task.name else "it is of a part of the outputs, ours is of all"
+        said = [text for text in (metric, part, drawn, self.task.differs, self.table.differs) if text]
         return "; ".join(said) or None
 
 

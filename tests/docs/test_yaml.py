@@ -13,6 +13,7 @@ from data_prep.config import PrepConfig
 from hyena_ds.config.loading import load_yaml, parse_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
+from hyena_ds.suites.schema import SuiteConfig
 from hyena_ds.sweeps.plan import load_sweep
 from tests.docs.documents import Block, all_blocks
 from tests.paths import ROOT
@@ -43,6 +44,9 @@ def check(text: str, directory: Path) -> str:
         file.write_text(text, encoding="utf-8")
         load_sweep(str(file), [])
         return "sweep"
+    if "models" in given:
+        parse_yaml(text, "block", SuiteConfig)
+        return "suite"
     if given.keys() & {field.name for field in dataclasses.fields(PrepConfig)} - {"output"}:
         parse_yaml(text, "block", PrepConfig)
         return "prep"
@@ -68,7 +72,7 @@ def test_there_are_blocks_of_every_kind(tmp_path: Path) -> None:
     for number, block in enumerate(BLOCKS):
         (tmp_path / str(number)).mkdir()
         kinds.add(check(block.text, tmp_path / str(number)))
-    assert kinds == {"Kubernetes", "sweep", "prep", "run"}
+    assert kinds == {"Kubernetes", "sweep", "suite", "prep", "run"}
 
 
 @pytest.mark.parametrize(
