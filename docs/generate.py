@@ -39,6 +39,8 @@ INCLUDED = {
     "assets/report.png": "assets/report.png",
     "assets/contexts.png": "assets/contexts.png",
     "assets/perplexity.png": "assets/perplexity.png",
+    "assets/demonstrations.png": "assets/demonstrations.png",
+    "assets/soft-prompts.png": "assets/soft-prompts.png",
     "SECURITY.md": "understand/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
