@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         named_or_full = error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not named_or_full or (parsed.run is _train and "RANK" in os.environ):
+        if not named_or_full or (parsed.run in (_train, _finetune) and "RANK" in os.environ):
             raise  # of a rank: the watchdog has written it down, and the supervisor judges it
         what = "disk" if error.filename is None else error.filename
         said = UserError(f"{what}: {error.strerror}; look at the path, its permissions, and the room on its disk")
