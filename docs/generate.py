@@ -40,6 +40,8 @@ INCLUDED = {
     "assets/contexts.png": "assets/contexts.png",
     "assets/perplexity.png": "assets/perplexity.png",
     "assets/evaluate-quick.png": "assets/evaluate-quick.png",
+    "assets/demonstrations.png": "assets/demonstrations.png",
+    "assets/soft-prompts.png": "assets/soft-prompts.png",
     "SECURITY.md": "understand/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
