@@ -84,7 +84,7 @@ def _scored(plan: Plan, scores: list[TaskScores]) -> Table:
             [
                 found.task.name,
                 found.task.metric,
-                f"{train}, drawn" if found.task.rows else train,
+                f"{train}, drawn" if found.task.rows and train != "-" else train,
                 test,
                 f"{verdict}, known to leak" if found.task.leaks else verdict,
                 f"{shown(zero[1])} ({zero[0]})" if zero else "-",
@@ -108,7 +108,9 @@ def _cell(row: RowScores) -> str:
     if not row.runs:
         return "not run"
     done = len(row.by_seed)
-    part = f" ({done} of {len(row.runs)} seeds)" if done < len(row.runs) else " (1 seed)" if done == 1 else ""
+    part = (
+        f" ({done} of {counted(len(row.runs), 'seed')})" if done < len(row.runs) else " (1 seed)" if done == 1 else ""
+    )
     return f"{shown(row.mean, row.deviation)}{part}"
 
 

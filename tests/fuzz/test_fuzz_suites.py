@@ -19,7 +19,9 @@ SUITE: dict[str, Any] = {
         "pretrained": {"initialize_from": "weights"},
         "scratch": {"initialize_from": "random", "like": "pretrained", "training": "probe"},
     },
-    "tasks": [{"name": "tf/0", "kind": "classification", "metric": "mcc", "train": "a/train.csv", "test": "a/test.csv"}],
+    "tasks": [
+        {"name": "tf/0", "kind": "classification", "metric": "mcc", "train": "a/train.csv", "test": "a/test.csv"}
+    ],
     "seeds": ["1", "2"],
     "settings": {"task.epochs": "2"},
     "output": "runs",
