@@ -50,7 +50,7 @@ class SuiteRun:
     row: str
     seed: int
     directory: Path
-    """Of the run; its config stands beside it."""
+    """What the run leaves; its config stands beside it."""
     text: str
     """The config."""
     config: TaskConfig
