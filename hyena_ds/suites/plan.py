@@ -50,7 +50,7 @@ class SuiteRun:
     row: str
     seed: int
     directory: Path
-    """Where the run lives; its config stands beside it."""
+    """What the run leaves; its config stands beside it."""
     text: str
     """The config."""
     config: TaskConfig

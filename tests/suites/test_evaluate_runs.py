@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 40
 STEPS = EPOCHS * 36 // 8
-"""A quarter of 48 sequences is validated on."""
+"""A quarter of the 48 sequences is validated on, and a step has 8."""
 
 
 def _evaluate(file: Path, output: Path, *more: str) -> subprocess.Popen[str]:
