@@ -13,7 +13,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.sweeps import curves
 from hyena_ds.sweeps.plan import Sweep, load_sweep
 from hyena_ds.sweeps.results import rows_of
-from tests.tasks.test_in_context import write_run
+from tests.tasks.test_in_context_runs import write_run
 
 AXES = "axes: {task.demonstrations.per_class: [0, 5], task.epochs: [1, 2], seed: [1, 2]}\nrun: k{task.demonstrations.per_class}"
 
