@@ -13,7 +13,7 @@ from hyena_ds.errors import UserError, in_one_line
 from hyena_ds.files.whole import aside, to_disk
 from hyena_ds.shipped import launch_script, shipped
 
-CONTENT = {"configs": ("*.yaml", "*/*.yaml", "*/*.bed"), "assets": ("*.fa.gz", "README.md", "hyenadna-chrx/*")}
+CONTENT = {"configs": ("*.yaml", "*/*.yaml", "*/*.bed"), "assets": ("*.fa.gz", "README.md", "hyenadna-chrx/*.*")}
 """What `init` copies: patterns of files, by their directory."""
 _FIRST_RUN = (
     "hyena-ds check configs/quickstart.yaml",

@@ -55,7 +55,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_what_is_shipped(installe
         *(ROOT / "launch").iterdir(),
         GENOME,
         GENOME.parent / "README.md",
-        *(GENOME.parent / "hyenadna-chrx").iterdir(),
+        *(GENOME.parent / "hyenadna-chrx").glob("*.*"),
     ]
     shipped += (ROOT / "configs").rglob("*.*")
     for path in shipped:

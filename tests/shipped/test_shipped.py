@@ -26,7 +26,7 @@ def test_init_writes_configs_and_genome_and_prints_how_to_go_there(
     assert main(["init", name]) == 0
     written = tree(tmp_path / name)
     configs = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "configs").rglob("*.*")}
-    shipped = (GENOME, GENOME.parent / "README.md", *(GENOME.parent / "hyenadna-chrx").iterdir())
+    shipped = (GENOME, GENOME.parent / "README.md", *(GENOME.parent / "hyenadna-chrx").glob("*.*"))
     assets = {str(path.relative_to(ROOT)): path.read_bytes() for path in shipped}
     assert written == {**configs, **assets}
     first, *others = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
