@@ -204,7 +204,7 @@ def test_a_sweep_of_damaged_runs_has_a_table(original: Path, tmp_path: Path) -> 
         which = []
         for run in sweep.runs:
             shutil.copytree(original, run.directory)
-            Outcome(70, "rank 1 died", 12.5).write(run)
+            Outcome(70, "rank 1 died", 12.5).write(run.directory)
             outcome = run.directory.with_name(f"{run.name}.outcome.json")
             if draw.random() < 0.5:
                 outcome.write_bytes(damaged(outcome.read_bytes(), draw))
