@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -131,6 +132,28 @@ def test_it_imports_without_torch(module: str) -> None:
     if module not in MODULES:
         pytest.skip(f"{module} is not written yet")
     code = f"import sys, {module}; assert not {{'torch', 'deepspeed'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["hyena_ds.cli", "hyena_ds.training.run", "hyena_ds.tasks.labelled"])
+def test_it_imports_without_what_extras_bring(module: str) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = {
+        re.split(r"[\s\[<>=~]", line, maxsplit=1)[0]
+        for text in setup["options.extras_require"].values()
+        for line in text.split("\n")
+    }
+    blocked = {"sklearn" if name == "scikit-learn" else name for name in extras} - {
+        "",
+        "hyena-ds",
+        "setuptools",
+        "mypy",
+        "pytest",
+    }
+    assert {"scipy", "sklearn", "pyarrow", "pysam", "transformers", "matplotlib"} <= blocked
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)})); import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

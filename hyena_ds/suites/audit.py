@@ -19,11 +19,12 @@ from hyena_ds.labelled.metrics import HIGHER_IS_BETTER, OF_KIND
 from hyena_ds.labelled.sets import LabelledSet
 from hyena_ds.suites import judge
 from hyena_ds.suites import thresholds as at
-from hyena_ds.suites.judge import LEVELS, Reason, Verdict
+from hyena_ds.suites.judge import Reason
 from hyena_ds.suites.kmers import Joined
 from hyena_ds.suites.made import Made, find_made
 from hyena_ds.suites.row_zero import Rule, row_zero, skill_on, true_targets, wrong
 from hyena_ds.suites.shared import Duplicates, Flags, Nearest, Sketches, Twins, find_duplicates, find_twins
+from hyena_ds.suites.thresholds import LEVELS, Verdict
 
 
 @dataclass(frozen=True)

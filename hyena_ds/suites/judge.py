@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -15,10 +14,8 @@ from hyena_ds.suites import thresholds as at
 from hyena_ds.suites.made import Made
 from hyena_ds.suites.row_zero import LENGTH, Rule
 from hyena_ds.suites.shared import Duplicates, Flags, Nearest, Twins
+from hyena_ds.suites.thresholds import Verdict
 
-Verdict = Literal["OK", "WARN", "FAIL"]
-LEVELS: tuple[Verdict, ...] = ("OK", "WARN", "FAIL")
-"""The worst last."""
 _METRICS = {"mcc": "MCC", "pearson": "Pearson", "median_auroc": "median AUROC"}
 """What is said of a rule: the metric that its skill comes from."""
 

@@ -20,9 +20,9 @@ from hyena_ds.errors import UserError, need
 from hyena_ds.files.rows import is_number
 from hyena_ds.files.whole import write_whole
 from hyena_ds.labelled import LabelledSet, read_labelled
-from hyena_ds.suites.judge import LEVELS
 from hyena_ds.suites.plan import Plan
 from hyena_ds.suites.schema import SuiteConfig, SuiteTask
+from hyena_ds.suites.thresholds import LEVELS
 from hyena_ds.sweeps.runner import last_error
 
 _MOST = 1 << 22

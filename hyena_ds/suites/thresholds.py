@@ -6,6 +6,12 @@ outputs: 0 for chance, 1 for all right.
 
 from __future__ import annotations
 
+from typing import Literal
+
+Verdict = Literal["OK", "WARN", "FAIL"]
+LEVELS: tuple[Verdict, ...] = ("OK", "WARN", "FAIL")
+"""The worst last."""
+
 DUPLICATES = 0.01
 """FAIL above this share of test sequences that are in train too, on either strand."""
 TWINS = 0.01
