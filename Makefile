@@ -17,7 +17,7 @@ SEVERAL := cluster distributed faults fuzz launch
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (about 4 minutes on two cores)"
+	@echo "make train   prepare the shipped genome and train a small HyenaDNA on it (2 minutes on two cores)"
 	@echo "make sweep   train on contexts from 1k to 64k, one run after another: a table and a plot (minutes on two idle cores)"
 	@echo "make evaluate-quick HYENA_DATA=DIR   three tasks, three models, three seeds: a table that shows what scores are worth (10 minutes)"
 	@echo "make evaluate-here HYENA_DATA=DIR    all that configs/suites/here.yaml has (at most 6 hours of two cores; stop it, and it goes on)"
