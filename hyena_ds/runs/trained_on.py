@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,16 @@ def _index(place: str, run: Path, listed: ShardList, number: int) -> ShardIndex:
 
 
 def trained_context(model: str | Path) -> int | None:
-    """Tokens of the longest sequences that a model was trained on; None where nothing says so.
+    """Tokens of the longest sequences that a model was trained on; None where nothing says so that can be believed.
 
-    Raises UserError where its checkpoint, or what is said of it, is damaged.
+    Raises UserError where its checkpoint is damaged.
     """
     checkpoint = find_checkpoint(model)
     if checkpoint is not None:
         return _longest(checkpoint)
-    return _read(Path(model)).longest_context if _file(Path(model)).is_file() else None
+    with suppress(UserError):
+        return _read(Path(model)).longest_context
+    return None
 
 
 def _longest(checkpoint: Checkpoint) -> int:

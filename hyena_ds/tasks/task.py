@@ -138,7 +138,8 @@ class Task(ABC):
     def tested(self, step: int, predictions: Sequence[Any], directory: Path) -> tuple[dict[str, Any], list[str]]:
         """(`test` of summary.json, lines for the log) of what the weights of `step` predict for the samples of `test`.
 
-        Writes the predictions into `directory`. On rank 0 alone.
+        Writes the predictions into `directory`. On rank 0 alone, and only where `test` found samples: a Task that has some
+        says here what becomes of them.
         """
         raise NotImplementedError
 
