@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.recipes.examples import Example, Made, part
 from data_prep.recipes.genes import Gene, genes_of
-from data_prep.recipes.options import add_coordinates, add_split, drawn, rule_from
+from data_prep.recipes.options import add_coordinates, add_exons, add_split, drawn, rule_from
 from data_prep.recipes.reading import Feature, read_exons
 from data_prep.recipes.sequences import Reference, most_contig, opened
 from data_prep.recipes.splitting import Homes, Span
@@ -27,13 +27,7 @@ OUTSIDE, INTRON, EXON, UNLABELLED = b"012."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `hyena-ds prep task exons` takes."""
-    parser.add_argument(
-        "--exons",
-        required=True,
-        metavar="FILE",
-        help="GTF, or a table with the columns chrom, start, end, strand, gene_id, transcript_id",
-    )
-    parser.add_argument("--genome", required=True, metavar="FASTA", help="the assembly of the annotation")
+    add_exons(parser)
     parser.add_argument(
         "--window", type=int, default=4096, metavar="BASES", help="length of a sequence (default: 4096)"
     )

@@ -27,6 +27,17 @@ def add_coordinates(parser: argparse.ArgumentParser, default: Coordinates) -> No
     )
 
 
+def add_exons(parser: argparse.ArgumentParser) -> None:
+    """Add `--exons` and the `--genome` that they are of."""
+    parser.add_argument(
+        "--exons",
+        required=True,
+        metavar="FILE",
+        help="GTF, or a table with the columns chrom, start, end, strand, gene_id, transcript_id",
+    )
+    parser.add_argument("--genome", required=True, metavar="FASTA", help="the assembly of the annotation")
+
+
 def add_split(parser: argparse.ArgumentParser, gap: str) -> None:
     """The options that say what is held out; `gap` is what lies between splits by default."""
     regions = "CONTIG, CONTIG:START-END or CONTIG:START- (0-based), with commas between"

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep.recipes.examples import Example, Made, part, without_repeats
 from data_prep.recipes.genes import Gene, Site, SpliceSite, genes_of, splice_sites
-from data_prep.recipes.options import Places, add_coordinates, add_split, drawn, rule_from
+from data_prep.recipes.options import Places, add_coordinates, add_exons, add_split, drawn, rule_from
 from data_prep.recipes.reading import read_exons
 from data_prep.recipes.sequences import Reference, most_contig, opened
 from data_prep.recipes.splitting import Homes, Span
@@ -31,13 +31,7 @@ _AT_EDGE = "the window reaches past the end of its contig, or holds an N"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `hyena-ds prep task splice` takes."""
-    parser.add_argument(
-        "--exons",
-        required=True,
-        metavar="FILE",
-        help="GTF, or a table with the columns chrom, start, end, strand, gene_id, transcript_id",
-    )
-    parser.add_argument("--genome", required=True, metavar="FASTA", help="the assembly of the annotation")
+    add_exons(parser)
     parser.add_argument("--window", type=int, default=600, metavar="BASES", help="length of a sequence (default: 600)")
     add_coordinates(parser, "bed")
     add_split(parser, "the window")

@@ -19,7 +19,6 @@ from typing import Any
 from hyena_ds.errors import UserError, need
 from hyena_ds.files.rows import is_number
 from hyena_ds.files.whole import write_whole
-from hyena_ds.labelled import LabelledSet, read_labelled
 from hyena_ds.suites.plan import Plan
 from hyena_ds.suites.schema import SuiteConfig, SuiteTask
 from hyena_ds.suites.thresholds import LEVELS
@@ -93,7 +92,7 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     for package in ("scipy", "sklearn"):
         need(package, "predict")
     from hyena_ds.suites.audit import audit
-    from hyena_ds.tasks.labelled_sets import digest, read_sets
+    from hyena_ds.tasks.labelled_sets import digest, read_labels, read_sets
 
     _make(plan.suite, task)
     files = plan.suite.files_of(task)
@@ -106,8 +105,8 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
     if all(kept.get(name) == value for name, value in about.items()) and "audit" in kept:
         return kept
-    train = _read(plan, task, files["train"])
-    test = _read(plan, task, files["test"], train.classes)
+    train = read_labels(first.config, files["train"])
+    test = read_labels(first.config, files["test"], train.classes)
     whole = zero = audit(train, test)
     drawn = len(train)
     if task.rows is not None and task.rows < len(train):
@@ -128,19 +127,6 @@ def _make(suite: SuiteConfig, task: SuiteTask) -> None:
     if done.returncode:
         said = last_error([*done.stdout.splitlines(), *done.stderr.splitlines()])
         raise UserError(f"hyena-ds prep task {words[0]}: {said or f'ended with exit code {done.returncode}'}")
-
-
-def _read(plan: Plan, task: SuiteTask, path: Path, classes: tuple[str, ...] | None = None) -> LabelledSet:
-    config = plan.runs_of(task)[0].config
-    return read_labelled(
-        path,
-        config.kind,
-        genome=config.genome,
-        sequence=config.sequence,
-        label=config.label,
-        classes=classes,
-        window=config.window,
-    )
 
 
 def _file(suite: SuiteConfig, task: SuiteTask) -> Path:

@@ -76,10 +76,10 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     task = config if isinstance(config, TaskConfig) else config.task
     assert task is not None
     chosen_by(task)
-    train = _read(task, task.train)
+    train = read_labels(task, task.train)
     fraction = task.valid_fraction
     if fraction is None:
-        valid = _read(task, task.valid, train.classes)
+        valid = read_labels(task, task.valid, train.classes)
     else:
         of_train, of_valid = validation_split(train, fraction, seed)
         valid, train = train.take(of_valid), train.take(of_train)
@@ -95,7 +95,7 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
 def read_test(task: TaskConfig, classes: tuple[str, ...]) -> LabelledSet:
     """The test set, whose classes are those of the train set. Raises UserError."""
     assert task.test is not None
-    return _read(task, task.test, classes)
+    return read_labels(task, task.test, classes)
 
 
 def check_lengths(data: LabelledSet, most: int, key: str, around: int = 0) -> None:
@@ -154,7 +154,8 @@ def rounded_up(length: int, multiple: int) -> int:
     return math.ceil(length / multiple) * multiple
 
 
-def _read(task: TaskConfig, path: str, classes: tuple[str, ...] | None = None) -> LabelledSet:
+def read_labels(task: TaskConfig, path: str | Path, classes: tuple[str, ...] | None = None) -> LabelledSet:
+    """A file of the task; of the `classes` that are known, where they are. Raises UserError."""
     return read_labelled(
         path,
         task.kind,
