@@ -22,7 +22,7 @@ help:
 	@echo "make evaluate-quick HYENA_DATA=DIR   three tasks, three models, three seeds: a table that shows what scores are worth (10 minutes)"
 	@echo "make evaluate-here HYENA_DATA=DIR    all that configs/suites/here.yaml has (at most 6 hours of two cores; stop it, and it goes on)"
 	@echo "make test    run every test, distributed ones included"
-	@echo "make test-fast   the tests of one process that take no more than seconds each: what to run while working (3 minutes)"
+	@echo "make test-fast   the tests of one process that take no more than seconds each: what to run while working (5 minutes)"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
