@@ -7,8 +7,16 @@ B batch, n tokens of the tile, C and D channels.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Code of ours chooses its own types: autograd runs backward without autocast, so recomputing would not repeat forward."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def to_channels(weight_CD: Tensor, x_BnD: Tensor, out_BCn: Tensor | None = None) -> Tensor:
