@@ -23,12 +23,14 @@ from bench.card.ranks import beside_one_rank
 from bench.card.rows import CARD, DEVICE, Rows, relative_norm
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES
+from hyena_ds.data.loader import MicroBatch
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.next_token import NextToken
+from hyena_ds.training.graphs import GraphedForward
 from tests.model.golden import CASES, SHIFTS, TOLERANCE, expected, gradient_name, relative_error, weights_path
 
 _OVERRIDE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
@@ -106,6 +108,31 @@ def policies(precision: torch.dtype) -> str:
     return "; ".join(found)
 
 
+def cuda_graph() -> str:
+    """Relative errors of a replayed micro step beside one that is not, over steps with other batches, parameters and dropout."""
+    L, worst = 1024, (0.0, 0.0)
+    objective = NextToken(build_model(ModelConfig(width=128, layers=2, maximum_context=L), 3).to(DEVICE))
+    graphed = GraphedForward(objective)
+    for step in range(4):
+        ids_BL = torch.randint(7, 11, (2, L + 1), device=DEVICE)
+        samples_B = torch.arange(step, step + 2, device=DEVICE)
+        batch = MicroBatch(ids_BL[:, :-1].contiguous(), ids_BL[:, 1:].contiguous(), samples_B)
+        found = []
+        for forward in (objective.forward, graphed):
+            objective.zero_grad()
+            loss, _ = forward(batch, ForwardPass(Layout.whole(L), dropout=DropoutKey(5, step, samples_B)))
+            loss.backward()
+            gradients = [parameter.grad for parameter in objective.parameters()]
+            found.append((float(loss.detach()), torch.cat([g.flatten() for g in gradients if g is not None])))
+        (wanted_loss, wanted), (loss_found, gradients_found) = found
+        errors = abs(loss_found - wanted_loss) / wanted_loss, relative_norm(gradients_found, wanted)
+        worst = max(worst[0], errors[0]), max(worst[1], errors[1])
+        with torch.no_grad():
+            for parameter in objective.parameters():
+                parameter.mul_(0.9)
+    return "loss {:.0e}, gradients {:.0e}".format(*worst)
+
+
 def convolution(length: int) -> str:
     """Largest errors of output and gradients beside float64, relative to the largest value of each."""
     u_BgL, dy_BgL = (torch.randn(1, 4, length, device=DEVICE) for _ in range(2))
@@ -157,6 +184,7 @@ def main() -> int:
     for size in (2, 4):
         rows.add(f"{size} sequence ranks as threads beside one", lambda size=size: beside_one_rank(size))
     if CARD:
+        rows.add("a micro step as a CUDA graph beside one that is not", cuda_graph)
         rows.add("host synchronisations at 131,072", lambda: synchronisations(1 << 17))
     return rows.exit_code()
 

@@ -52,6 +52,11 @@ def main() -> int:
                 f"step of {batch} x {length:,}, {policy}, bfloat16",
                 lambda L=length, B=batch, p=policy: timed_step(L, B, p, torch.bfloat16),
             )
+    for length, batch in ((1024, 16), (16_384, 8)) if CARD else ():
+        rows.add(
+            f"step of {batch} x {length:,}, fastest, bfloat16, as a CUDA graph",
+            lambda L=length, B=batch: timed_step(L, B, "fastest", torch.bfloat16, graph=True),
+        )
     if CARD:
         rows.add(f"step of 1 x {1 << 20:,}, lean, float32", lambda: timed_step(1 << 20, 1, "lean", torch.float32))
     for length, policy in _PROFILED:

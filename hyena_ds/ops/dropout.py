@@ -23,7 +23,8 @@ class DropoutKey:
     """What, with position and layer, a mask depends on. `None` in its place means no dropout."""
 
     seed: int
-    step: int
+    step: int | Tensor
+    """A scalar int64 tensor where a recorded pass reads it (training/graphs.py)."""
     samples_B: Tensor
     """Number of each sequence within the step's global batch (int64, on the activations' device)."""
 
