@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,10 +32,8 @@ _WARM_UP = 3
 """Passes before the recording: libraries make plans and workspaces in the first ones."""
 
 
-class Recorder(Protocol):
-    """Records `work`, and returns a function that does it again on the same tensors, without returning anything."""
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]: ...
+Recorder: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+"""record(work) -> a function that does `work` again on the same tensors."""
 
 
 def record_on_device(work: Callable[[], None]) -> Callable[[], None]:
