@@ -38,7 +38,7 @@ _DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
 
 
 def under_launcher() -> bool:
-    """Whether this process is already a rank of the deepspeed launcher or torchrun."""
+    """Whether this process is already a rank, whoever started it."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

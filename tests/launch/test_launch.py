@@ -43,9 +43,7 @@ def test_launched_ranks_have_the_settings(tmp_path: Path, monkeypatch: pytest.Mo
         assert not set(ranks[0]["cores"]) & set(ranks[1]["cores"])
 
 
-@pytest.mark.parametrize(
-    ("visible", "wanted"), [(None, "0,1"), ("", "0,1"), ("5,GPU-8932f937,6", "5,GPU-8932f937")]
-)
+@pytest.mark.parametrize(("visible", "wanted"), [(None, "0,1"), ("", "0,1"), ("5,GPU-8932f937,6", "5,GPU-8932f937")])
 def test_ranks_get_the_gpus_that_the_user_left_visible(
     visible: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
