@@ -67,8 +67,6 @@ class _Step:
 
 def main(arguments: list[str]) -> int:
     """One rank; its exit code."""
-    # DeepSpeed's launcher puts its own first; the rank is read from the environment.
-    arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
     step = _Step(float(arguments[0]))
     step.tell("started")
     try:
