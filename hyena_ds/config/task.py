@@ -51,6 +51,20 @@ class DemonstrationsConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class TreesConfig(Bounded):
+    """Boosted trees on a frozen model's pooled states; by default as many as HyenaDNA's evaluation of biotypes has."""
+
+    rounds: Annotated[int, Bound(1, MOST_STEPS)] = 1000
+    """Trees at most, one a round for each class or number (of two classes one); those up to the best round are kept."""
+    depth: Annotated[int, Bound(1, 32)] = 3
+    """Splits between a tree's root and its leaves."""
+    rate: Annotated[float, Bound(ABOVE_0, 1)] = 0.1
+    """What a tree's answer is multiplied by."""
+    patience: Annotated[int, Bound(1, MOST_STEPS)] = 50
+    """No more trees are added after so many rounds in a row that are no better on the validation split."""
+
+
+@dataclass(frozen=True)
 class TaskConfig(Bounded):
     """Labelled sequences, and what is learnt of them."""
 
@@ -80,10 +94,12 @@ class TaskConfig(Bounded):
     """Letters that stand for the classes, in their order: a [SEP] ends a sequence, and the outputs are the model's own logits of
     these letters there, in the place of a head's. With demonstrations, if they are left out: A and N of two classes; A, G and N of
     three."""
-    frozen: Literal["false", "backbone", "probe"] = "false"
+    frozen: Literal["false", "backbone", "probe", "trees"] = "false"
     """What stays as it is: nothing; the backbone, so that the head alone is trained; or, with probe, the backbone under a
     logistic or ridge regression (scikit-learn) of its pooled states, whose strength of regularisation is chosen on the
-    validation split."""
+    validation split; or, with trees, the backbone under boosted trees (XGBoost) on them, as many as the validation split wants."""
+    trees: TreesConfig = field(default_factory=TreesConfig)
+    """For `frozen: trees` alone."""
     reverse_complement: bool = False
     """Train on half of the sequences from the other strand, and predict by the mean of both strands' outputs."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -113,15 +129,26 @@ class TaskConfig(Bounded):
             f"found balanced with the kind {self.kind}, wanted none: only {' and '.join(_WEIGHED)} have classes to balance",
         )
         require(
-            self.kind != "per_base" or self.frozen != "probe",
+            self.kind != "per_base" or not self.on_embeddings,
             "frozen",
-            "found probe with the kind per_base, wanted false or backbone: a probe is of one state a sequence",
+            f"found {self.frozen} with the kind per_base, wanted false or backbone: a {self.frozen.removesuffix('s')} is of one state a "
+            "sequence",
+        )
+        require(
+            self.kind != "multilabel" or self.frozen != "trees",
+            "frozen",
+            "found trees with the kind multilabel, wanted false, backbone or probe: trees are of classes or numbers",
+        )
+        require(
+            self.trees == TreesConfig() or self.frozen == "trees",
+            "trees",
+            f"found settings of trees with frozen {self.frozen}, wanted frozen: trees; leave them out",
         )
         self._check_in_context()
         require(
-            self.head.hidden is None or self.frozen != "probe",
+            self.head.hidden is None or not self.on_embeddings,
             "head",
-            f"hidden: found {self.head.hidden} with frozen probe, wanted null: a probe is linear; or freeze the backbone alone",
+            f"hidden: found {self.head.hidden} with frozen {self.frozen}, wanted null: it has no layers; or freeze the backbone alone",
         )
         ascending = all(
             here < after for here, after in zip((0, *self.buckets), (*self.buckets, MOST_CONTEXT), strict=True)
@@ -169,6 +196,11 @@ class TaskConfig(Bounded):
                 "frozen",
                 f"found {self.frozen} with label tokens and no prompt, wanted false, or a prompt: there is nothing to train",
             )
+
+    @property
+    def on_embeddings(self) -> bool:
+        """Whether nothing is trained here, but something else is fitted on one pass of embeddings."""
+        return self.frozen in ("probe", "trees")
 
     @property
     def in_context(self) -> bool:

@@ -26,11 +26,7 @@ from hyena_ds.redaction import redacted
 from hyena_ds.runs.directory import SUMMARY
 from hyena_ds.suites.schema import RANDOM, SuiteConfig, SuiteModel, SuiteTask, load_suite
 
-_FROZEN = {"full": "false", "head": "backbone", "probe": "probe"}
-TREES = (
-    "boosted trees are not trained here; `hyena-ds embed` gives their features, and XGBoost or scikit-learn trains them"
-)
-"""Why a row of trees has no runs."""
+_FROZEN = {"full": "false", "head": "backbone", "probe": "probe", "trees": "trees"}
 _OURS = ("name", "output", "resume", "seed", "initialize_from")
 _OF_TASK = ("kind", "train", "valid", "test", "genome", "sequence", "label", "metric", "rows", "frozen", "like")
 _ODD = re.compile(r"[^\w.+-]")
@@ -102,7 +98,7 @@ class Plan:
         model = self.suite.models[row]
         if model.tasks and task.name not in model.tasks:
             return "this row is of other tasks"
-        return TREES if model.training == "trees" else None
+        return None
 
     def chosen(self, tasks: Sequence[str], rows: Sequence[str]) -> list[SuiteRun]:
         """The runs of tasks whose names match one of the patterns, and of these rows; all where none are named.
@@ -131,7 +127,7 @@ def load_plan(file: str, overrides: list[str]) -> Plan:
     places: dict[Path, str] = {}
     for task in suite.tasks:
         for row, model in suite.rows_of(task):
-            for seed in suite.seeds if model.training != "trees" else ():
+            for seed in suite.seeds:
                 directory = suite.directory / "runs" / task.name / f"{_ODD.sub('_', row)}-{seed}"
                 run = _run(file, suite, task, row, model, seed, directory, len(runs))
                 if directory in places:

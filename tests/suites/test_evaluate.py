@@ -60,6 +60,9 @@ def test_a_run_s_config_has_the_task_and_the_settings_of_its_row(tmp_path: Path)
         "model": {"width": 8, "layers": 1, "maximum_context": 64},
     }
     assert probe[0].config.frozen == "probe" and probe[0].config.rows == 12
+    trees = {"t": {"initialize_from": "w", "training": "trees", "settings": {"task.trees.depth": "4"}}}
+    grown = load(write_suite(tmp_path, name="grown", models=trees, tasks=[task("of/a")])).runs[0].config
+    assert grown.frozen == "trees" and grown.trees.depth == 4
     assert compose(scratch[0].text, "again") is not None
     pretrained = load(write_suite(tmp_path)).runs[-4]
     assert (pretrained.row, pretrained.task.name) == ("pretrained", "of/b")
@@ -128,14 +131,14 @@ def suite_with_scores(tmp_path: Path) -> Any:
     models = {
         "pretrained": {"initialize_from": "w"},
         "scratch": {"initialize_from": "random", "like": "pretrained"},
-        "trees": {"initialize_from": "w", "training": "trees"},
+        "trees": {"initialize_from": "w", "training": "trees", "tasks": ["of/a"]},
     }
     file = write_suite(
         tmp_path,
         seeds=[0, 1, 2],
         models=models,
         published=published,
-        tasks=[task("of/a"), task("of/b", leaks="it leaks")],
+        tasks=[task("of/a", without={"trees": "no memory"}), task("of/b", leaks="it leaks")],
     )
     plan = load(file)
     finish(plan, "pretrained", "of/a", {0: 0.5, 1: 0.6, 2: 0.7})
@@ -189,7 +192,8 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
         "not comparable: <b>its own split</b>",
     ]
     assert ["of/b", "scratch", "0, 1, 2", "not started", ""] in missing.rows
-    assert missing.rows[0][:4] == ["of/a", "trees", "-", "left out"] and "hyena-ds embed" in missing.rows[0][4]
+    assert missing.rows[0] == ["of/a", "trees", "-", "left out", "no memory"]
+    assert missing.rows[-1] == ["of/b", "trees", "-", "left out", "this row is of other tasks"]
     text = markdown_of(plan, [a, b])
     assert "7 of 12 runs complete" in text and "| Ours \\| theirs | 0.700 |" in text
     assert all(line.startswith("|") for line in text.splitlines() if " | " in line)
@@ -289,7 +293,7 @@ def test_a_task_of_the_array_is_given_its_own_config(tmp_path: Path, monkeypatch
         ({"models": {"a b": PRETRAINED, "a_b": PRETRAINED}, "tasks": [task("of/a")]}, [], "would both be"),
         ({"tasks": [task("of/b", train="none.csv")]}, ["--slurm"], "found tasks that cannot be run, named above"),
         (
-            {"models": {"t": {"initialize_from": "w", "training": "trees"}}, "tasks": [task("of/a")]},
+            {"models": {"t": {"initialize_from": "w"}}, "tasks": [task("of/a", without={"t": "no"})]},
             ["--slurm"],
             "found 0 runs, wanted 1 to 1,000",
         ),
