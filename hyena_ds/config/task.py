@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from hyena_ds.config.limits import ABOVE_0, MOST, MOST_CONTEXT, MOST_SEQUENCES, MOST_STEPS, MOST_WIDTH, Bound, Bounded
 from hyena_ds.config.loading import require
 
-_WEIGHED = ("classification", "per_base")
 _LETTERS = "ACGTN"
 """Tokens that may stand for a class."""
 
@@ -103,8 +102,11 @@ class TaskConfig(Bounded):
     reverse_complement: bool = False
     """Train on half of the sequences from the other strand, and predict by the mean of both strands' outputs."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: in training the loss of a class counts the more, the rarer it is, as a weighted mean. Validation does not
-    weigh."""
+    """balanced: in training the loss of a class counts the more, the rarer it is, as a weighted mean; of several outputs the loss
+    of each one's positives, so that they weigh as much as its negatives. Validation does not weigh."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Sets of outputs of the kind multilabel that are also scored apart on the test set: name, and what the names of its outputs
+    begin with, as in {TF: TF_, DHS: DHS_}."""
     metric: str | None = None
     """By which the weights are chosen on the validation split; by default mcc, median_auroc, pearson or mcc, by kind."""
     patience: Annotated[int | None, Bound(1, MOST_STEPS)] = None
@@ -124,9 +126,14 @@ class TaskConfig(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.class_weights == "none" or self.kind in _WEIGHED,
+            self.class_weights == "none" or self.kind != "regression",
             "class_weights",
-            f"found balanced with the kind {self.kind}, wanted none: only {' and '.join(_WEIGHED)} have classes to balance",
+            "found balanced with the kind regression, wanted none: numbers have no classes to balance",
+        )
+        require(
+            not self.groups or self.kind == "multilabel",
+            "groups",
+            f"found them with the kind {self.kind}, wanted multilabel, whose outputs they are of; leave them out",
         )
         require(
             self.kind != "per_base" or not self.on_embeddings,

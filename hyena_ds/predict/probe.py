@@ -165,7 +165,7 @@ def _fitted(task: TaskConfig, sets: Sets, states_nD: Array, strength: float) -> 
         logistic = LogisticRegression(C=strength, max_iter=_ITERATIONS, class_weight=balance).fit(x_nD, targets)
         weight_KD, bias_K = _all_classes(logistic.coef_, logistic.intercept_, logistic.classes_, sets.outputs)
     else:
-        rows = [_one_output(x_nD, targets[:, output], strength) for output in range(sets.outputs)]
+        rows = [_one_output(x_nD, targets[:, output], strength, balance) for output in range(sets.outputs)]
         weight_KD, bias_K = np.stack([weight for weight, _ in rows]), np.array([bias for _, bias in rows])
     return _Fitted({"strength": strength}, weight_KD / spread_D, bias_K - weight_KD @ (middle_D / spread_D))
 
@@ -179,7 +179,7 @@ def _all_classes(weight: Array, bias: Array, classes: Array, outputs: int) -> tu
     return weight_KD, bias_K
 
 
-def _one_output(x_nD: Array, target_n: Array, strength: float) -> tuple[Array, float]:
+def _one_output(x_nD: Array, target_n: Array, strength: float, balance: str | None) -> tuple[Array, float]:
     """The regression of one output of several; of one that never varies, its share as it is."""
     from sklearn.linear_model import LogisticRegression
 
@@ -188,7 +188,7 @@ def _one_output(x_nD: Array, target_n: Array, strength: float) -> tuple[Array, f
     if len(set(there.tolist())) < 2:
         share = (there.sum() + 0.5) / (len(there) + 1)
         return np.zeros(x_nD.shape[1]), float(np.log(share / (1 - share)))
-    found = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x_nD[known], there)
+    found = LogisticRegression(C=strength, max_iter=_ITERATIONS, class_weight=balance).fit(x_nD[known], there)
     return found.coef_[0], float(found.intercept_[0])
 
 

@@ -28,7 +28,20 @@ from hyena_ds.suites.schema import RANDOM, SuiteConfig, SuiteModel, SuiteTask, l
 
 _FROZEN = {"full": "false", "head": "backbone", "probe": "probe", "trees": "trees"}
 _OURS = ("name", "output", "resume", "seed", "initialize_from")
-_OF_TASK = ("kind", "train", "valid", "test", "genome", "sequence", "label", "metric", "rows", "frozen", "like")
+_OF_TASK = (
+    "kind",
+    "train",
+    "valid",
+    "test",
+    "genome",
+    "sequence",
+    "label",
+    "metric",
+    "rows",
+    "groups",
+    "frozen",
+    "like",
+)
 _ODD = re.compile(r"[^\w.+-]")
 """Characters of a row's name that its directories do not have."""
 _SHAPE = {"width": 8, "layers": 1, "maximum_context": 64}
@@ -183,7 +196,7 @@ def _task(suite: SuiteConfig, task: SuiteTask) -> dict[str, Any]:
     if task.valid_fraction is not None:
         files["valid"] = str(task.valid_fraction)
     said = {"genome": task.genome and str(suite.path(task.genome))}
-    said |= {name: getattr(task, name) for name in ("sequence", "label", "rows")}
+    said |= {name: getattr(task, name) for name in ("sequence", "label", "rows")} | {"groups": task.groups or None}
     return {
         "kind": task.kind,
         **files,

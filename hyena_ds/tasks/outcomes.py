@@ -20,10 +20,10 @@ from hyena_ds.config.task import TaskConfig
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import encode, reverse_complement
 from hyena_ds.labelled import LabelledSet
-from hyena_ds.labelled.metrics import measured
+from hyena_ds.labelled.metrics import measured, of_outputs
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.monitoring.metrics import finite
-from hyena_ds.tasks.labelled_sets import digest
+from hyena_ds.tasks.labelled_sets import digest, groups_of
 
 PREDICTIONS = "test_predictions.tsv"
 Floats = NDArray[np.float64]
@@ -132,7 +132,7 @@ def record_test(
     predictions = [predictions_of(task.kind, each, scale) for each in outputs]
     write_predictions(directory / PREDICTIONS, task.kind, data, predictions)
     measured = {"loss": mean_loss(task.kind, data, outputs, scale), **measures(task.kind, data, predictions)}
-    summary = {
+    summary: dict[str, Any] = {
         "file": task.test,
         "sha256": digest(task.test),
         "n": len(data),
@@ -141,7 +141,13 @@ def record_test(
         "predictions": PREDICTIONS,
     }
     shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-    return summary, [f"test set, {len(data):,} sequences, opened once, by the chosen weights: {shown}"]
+    lines = [f"test set, {len(data):,} sequences, opened once, by the chosen weights: {shown}"]
+    for name, columns in groups_of(task, data.classes).items():
+        found = of_outputs(np.asarray(data.targets)[:, columns], np.stack(predictions)[:, columns])
+        summary.setdefault("groups", {})[name] = {"outputs": len(columns), "metrics": finite(found)}
+        shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
+        lines.append(f"{name}, {len(columns):,} of its {len(data.classes):,} outputs: {shown}")
+    return summary, lines
 
 
 def write_predictions(file: Path, kind: str, data: LabelledSet, predictions: Sequence[Floats]) -> None:

@@ -128,7 +128,9 @@ ROWS = made("classification", 40)
         (ROWS, "sequence,label", {"kind": "regression"}, "found 'x' as a label, wanted a finite number"),
         ([(bases, "0" * len(bases)) for bases, _ in ROWS], "sequence,label", {"kind": "per_base"}, "wanted two or more"),
         ([(bases, "1.5") for bases, _ in ROWS], "sequence,label", {"kind": "regression"}, "found one and the same number for every sequence"),
-        (ROWS, "sequence,label", {"kind": "multilabel", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind multilabel"),
+        (ROWS, "sequence,label", {"kind": "regression", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind regression"),
+        (ROWS, "sequence,label", {"groups": {"a": "b"}}, "task.groups: found them with the kind classification, wanted multilabel"),
+        (made("multilabel", 40), "sequence,label", {"kind": "multilabel", "groups": {"a": "0", "TF": "TF_"}}, "task.groups.TF: found no output of"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fine_tuned_on_is_said_in_a_sentence(
