@@ -91,6 +91,21 @@ def test_a_task_is_audited_once_as_long_as_its_files_are_the_same(
     assert prepare(plan, first).verdict == "FAIL"
 
 
+def test_a_validation_set_that_is_a_file_is_audited_too(tmp_path: Path) -> None:
+    plan = load(write_suite(tmp_path, tasks=[task("of/a", valid="a/test.csv"), task("of/b")]))
+    first, second = plan.suite.tasks
+    found = prepare(plan, first)
+    assert found.verdict == "FAIL"
+    assert "FAIL: 48 (100.0%) of the test sequences are in dev, on which a model is chosen" in found.reasons
+    assert not any("dev" in reason for reason in prepare(plan, second).reasons)
+    file = plan.suite.directory / "tasks" / "of" / "a.json"
+    kept = json.loads(file.read_text())
+    del kept["audit"]["dev"]
+    kept["audit"]["reasons"] = []
+    file.write_text(json.dumps(kept))  # as before validation sets were looked at
+    assert prepare(plan, first) == found
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
