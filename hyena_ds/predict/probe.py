@@ -36,6 +36,7 @@ from hyena_ds.parallel.devices import compute_alone
 from hyena_ds.predict.predictor import Predictor
 from hyena_ds.predict.trees import Trees, grow
 from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runs.trained_on import TRAINING, fine_tuned
 from hyena_ds.tasks.labelled_sets import Sets, check_lengths, chosen_by, listed, read_sets, read_test
 from hyena_ds.tasks.outcomes import mean_loss, measures, outputs_of, predictions_of, readings, record_test
 from hyena_ds.weights.heads import HEAD, TREES, head_header
@@ -100,8 +101,11 @@ def probe(config: RunConfig) -> int:
             outputs = [*best.outputs(_states(predictor, data, task))]
             summary["test"], lines = record_test(task, data, outputs, _unit(sets), 0, directory.path)
             print("\n".join(lines))
+        training = fine_tuned(config.initialize_from, files, sets.longest, directory.path.absolute())
+        weights = directory.path / WEIGHTS
+        write_whole(directory.path / TRAINING, training.text(WEIGHTS, weights.read_bytes()))
         directory.write_summary(summary)
-    print(f"run: {directory.path}   weights: {directory.path / WEIGHTS}")
+    print(f"run: {directory.path}   weights: {weights}")
     return 0
 
 
