@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(parsed: argparse.Namespace) -> int:
     config = load_run(parsed.config, parsed.overrides)
-    if config.task is not None and config.task.frozen == "probe":
+    if config.task is not None and config.task.on_embeddings:
         from hyena_ds.predict.probe import probe
 
         return probe(config)

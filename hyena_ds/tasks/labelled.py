@@ -174,7 +174,11 @@ class LabelledTask(Task):
         """The sum of the weights of a step's losses."""
         weights, targets = self.sets.class_weights, np.concatenate([np.atleast_1d(each.target) for each in chosen])
         if self._task.kind in ("multilabel", "regression"):
-            return float((~np.isnan(targets)).sum()) or 1.0
+            known = ~np.isnan(targets)
+            if weights is None:
+                return float(known.sum()) or 1.0
+            each = np.where(targets == 1, np.tile(weights, len(chosen)), 1.0)
+            return float(each[known].sum(dtype=np.float64)) or 1.0
         labels = targets[targets != UNLABELLED].astype(np.int64)
         return float(len(labels) if weights is None else weights[labels].sum(dtype=np.float64)) or 1.0
 

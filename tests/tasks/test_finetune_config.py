@@ -121,10 +121,16 @@ ROWS = made("classification", 40)
         (ROWS, "sequence,label", {"buckets": [64, 32]}, "task.buckets: found [64, 32], wanted ascending positive lengths"),
         (ROWS, "sequence,label", {"frozen": "probe", "head": {"hidden": 3}}, "task.head: hidden: found 3 with frozen probe"),
         (ROWS, "sequence,label", {"kind": "per_base", "frozen": "probe"}, "task.frozen: found probe with the kind per_base"),
+        (ROWS, "sequence,label", {"frozen": "trees", "head": {"hidden": 3}}, "task.head: hidden: found 3 with frozen trees"),
+        (ROWS, "sequence,label", {"kind": "per_base", "frozen": "trees"}, "task.frozen: found trees with the kind per_base"),
+        (ROWS, "sequence,label", {"kind": "multilabel", "frozen": "trees"}, "task.frozen: found trees with the kind multilabel"),
+        (ROWS, "sequence,label", {"trees": {"depth": 4}}, "task.trees: found settings of trees with frozen false"),
         (ROWS, "sequence,label", {"kind": "regression"}, "found 'x' as a label, wanted a finite number"),
         ([(bases, "0" * len(bases)) for bases, _ in ROWS], "sequence,label", {"kind": "per_base"}, "wanted two or more"),
         ([(bases, "1.5") for bases, _ in ROWS], "sequence,label", {"kind": "regression"}, "found one and the same number for every sequence"),
-        (ROWS, "sequence,label", {"kind": "multilabel", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind multilabel"),
+        (ROWS, "sequence,label", {"kind": "regression", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind regression"),
+        (ROWS, "sequence,label", {"groups": {"a": "b"}}, "task.groups: found them with the kind classification, wanted multilabel"),
+        (made("multilabel", 40), "sequence,label", {"kind": "multilabel", "groups": {"a": "0", "TF": "TF_"}}, "task.groups.TF: found no output of"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fine_tuned_on_is_said_in_a_sentence(
@@ -185,6 +191,12 @@ def test_a_resumed_run_may_not_change_its_task_but_for_what_is_done_with_it(tmp_
     assert refused("task.head.pool=max") == ["task.head.pool"]
     assert refused("task.reverse_complement=true") == ["task.reverse_complement"]
     assert refused("task.valid=0.3")[0] == "task.valid"
+    older = to_plain(load_run(short(tmp_path)))
+    for name in ("trees", "rows"):
+        del older["task"][name]
+    assert not changes(older, to_plain(load_run(short(tmp_path))))
+    again = changes(older, to_plain(load_run(short(tmp_path), ["task.rows=9"])))
+    assert "task.rows" in [each.key for each in again] and not any("trees" in each.key for each in again)
     assert refused("task.patience=3") == refused("task.test=t.csv") == refused("task.epochs=5") == []
 
 
