@@ -1,0 +1,213 @@
+"""Every kernel beside the portable code that it replaces, on the same random tensors: what start-up checks, tests and times.
+
+    sizes --make--> tensors --kernel--> results          --portable--> the same;  of tensors in float64, the exact ones
+
+B batch, D width, I inner width, n tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hyena_ds.ops.gelu import gelu as portable_gelu
+from hyena_ds.ops.gelu import gelu_with_slope
+from hyena_ds.ops.short_convolution import (
+    HALO,
+    short_convolution,
+    short_convolution_to_input,
+    short_convolution_to_weight,
+)
+from hyena_ds.ops.triton import gates, gelu
+from hyena_ds.ops.triton.traffic import Traffic
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a case is made for."""
+
+    batch: int
+    tokens: int
+    width: int
+    inner: int
+    compute_dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel, its portable twin, and what it declares to move."""
+
+    name: str
+    results: tuple[str, ...]
+    make: Callable[[Sizes, Callable[..., Tensor]], Tensors]
+    """(sizes, random(*shape, dtype=torch.float32)) -> the tensors that both take."""
+    kernel: Callable[..., Tensors]
+    portable: Callable[..., Tensors]
+    """Computes in the widest type of what it is given: float32, or float64."""
+    traffic: Callable[..., Traffic]
+    """Of the same tensors."""
+
+
+def exact(case: Case, tensors: Tensors) -> Tensors:
+    """What the results should be, from the same values in float64."""
+    return case.portable(*(x.double() if x.is_floating_point() else x for x in tensors))
+
+
+def random_tensors(case: Case, sizes: Sizes, seed: int) -> Tensors:
+    """Tensors for a case: a function of case, sizes and seed, made on the device."""
+    generator = torch.Generator(sizes.device).manual_seed(seed)
+
+    def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=generator, device=sizes.device, dtype=torch.float32).to(dtype)
+
+    return case.make(sizes, random)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _make_gates(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    B, n, D, dtype = sizes.batch, sizes.tokens, sizes.width, sizes.compute_dtype
+    p = random(B, 3 * D, n + HALO, dtype=dtype)
+    return p, random(3 * D), random(3 * D, 1, 3), random(3 * D), random(B, D, n), random(B, D, n, dtype=dtype)
+
+
+def _make_gates_backward(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    B, n, D = sizes.batch, sizes.tokens, sizes.width
+    return *_make_gates(sizes, random), random(B, D, n), random(B, 3 * D, HALO)
+
+
+def _projected(p: Tensor, in_bias: Tensor) -> Tensor:
+    """As at the beginning of a sequence: the short filter sees zeros before it."""
+    p = _wide(p).add(in_bias.unsqueeze(1))
+    p[..., :HALO] = 0.0
+    return p
+
+
+def _parts(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensors:
+    return short_convolution(_projected(p, in_bias), weight, bias).chunk(3, dim=1)
+
+
+def _u(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    _, x1, v = _parts(p, in_bias, weight, bias)
+    return (x1 * v,)
+
+
+def _kernel_u(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    u = torch.empty_like(y)
+    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, u_BDn=u)
+    return (u,)
+
+
+def _z(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    D = y.shape[1]
+    x0 = short_convolution(_projected(p[:, :D], in_bias[:D]), weight[:D], bias[:D])
+    return ((x0 * y).to(p.dtype),)
+
+
+def _kernel_z(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    z = torch.empty_like(dz)
+    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, z_BDn=z, y_BDn=y)
+    return (z,)
+
+
+def _u_dy(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    x0, x1, v = _parts(p, in_bias, weight, bias)
+    return x1 * v, _wide(dz) * x0
+
+
+def _kernel_u_dy(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    u, dy = torch.empty_like(y), torch.empty_like(y)
+    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, u_BDn=u, dy_BDn=dy, dz_BDn=dz)
+    return u, dy
+
+
+def _gates_backward(
+    p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor, du: Tensor, right: Tensor
+) -> Tensors:
+    projected = _projected(p, in_bias)
+    x0, x1, v = short_convolution(projected, weight, bias).chunk(3, dim=1)
+    z = torch.mul(y, x0).to(p.dtype)
+    dq = torch.cat((_wide(dz) * y, torch.mul(du, v), torch.mul(du, x1)), dim=1)
+    dweight, dbias = short_convolution_to_weight(dq, projected)
+    dp = short_convolution_to_input(torch.cat((dq, right), dim=-1), weight)
+    return dp.to(p.dtype), z, dp.sum((0, 2)), dweight, dbias
+
+
+def _kernel_gates_backward(
+    p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor, du: Tensor, right: Tensor
+) -> Tensors:
+    found = gates.gates_backward(p, gates.ShortWeights(in_bias, weight, bias), True, dz, y, du, right, True)
+    assert found.z_BDn is not None
+    return found.dp_BCn, found.z_BDn, found.in_bias_C, found.weight_C13, found.bias_C
+
+
+def _make_gelu(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    shape = (sizes.batch * sizes.tokens, sizes.inner)
+    return random(*shape, dtype=sizes.compute_dtype), random(*shape, dtype=sizes.compute_dtype)
+
+
+def _gelu_backward(h: Tensor, da: Tensor) -> Tensors:
+    a, slope = gelu_with_slope(_wide(h))
+    dh = slope.mul_(da)
+    return a.to(h.dtype), dh.to(h.dtype), dh.sum(0)
+
+
+CASES = (
+    Case(
+        "gates: u",
+        ("u",),
+        _make_gates,
+        _kernel_u,
+        _u,
+        lambda p, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, None, None),
+    ),
+    Case(
+        "gates: z",
+        ("z",),
+        _make_gates,
+        _kernel_z,
+        _z,
+        lambda p, a, w, b, y, dz: gates.gates_traffic(p, None, dz, y, None, None),
+    ),
+    Case(
+        "gates: u, dy",
+        ("u", "dy"),
+        _make_gates,
+        _kernel_u_dy,
+        _u_dy,
+        lambda p, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, y, dz),
+    ),
+    Case(
+        "gates backward",
+        ("dp", "z", "in_bias", "weight", "bias"),
+        _make_gates_backward,
+        _kernel_gates_backward,
+        _gates_backward,
+        lambda p, a, w, b, y, dz, du, right: gates.gates_backward_traffic(p, dz, y, du, p[..., HALO:], dz),
+    ),
+    Case(
+        "gelu",
+        ("a",),
+        _make_gelu,
+        lambda h, da: (gelu.gelu(h),),
+        lambda h, da: (portable_gelu(_wide(h)).to(h.dtype),),
+        lambda h, da: gelu.gelu_traffic(h),
+    ),
+    Case(
+        "gelu backward",
+        ("a", "dh", "sum"),
+        _make_gelu,
+        lambda h, da: gelu.gelu_backward(h, da),
+        _gelu_backward,
+        lambda h, da: gelu.gelu_backward_traffic(h),
+    ),
+)
+"""All kernels."""
