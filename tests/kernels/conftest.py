@@ -22,6 +22,7 @@ def _import_interpreted() -> None:
     try:
         import hyena_ds.ops.triton as kernels
 
+        import_module("triton.experimental.gluon")  # the interpreter does, later, and it asks again
         for module in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."):
             import_module(module.name)
     finally:

@@ -75,8 +75,8 @@ def _wide(x: Tensor) -> Tensor:
 
 def _make_gates(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
     B, n, D, dtype = sizes.batch, sizes.tokens, sizes.width, sizes.compute_dtype
-    p = random(B, 3 * D, n + HALO, dtype=dtype)
-    return p, random(3 * D), random(3 * D, 1, 3), random(3 * D), random(B, D, n), random(B, D, n, dtype=dtype)
+    p, left = random(B, 3 * D, n, dtype=dtype), random(B, 3 * D, HALO, dtype=dtype)
+    return p, left, random(3 * D), random(3 * D, 1, 3), random(3 * D), random(B, D, n), random(B, D, n, dtype=dtype)
 
 
 def _make_gates_backward(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
@@ -84,55 +84,62 @@ def _make_gates_backward(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors
     return *_make_gates(sizes, random), random(B, D, n), random(B, 3 * D, HALO)
 
 
-def _projected(p: Tensor, in_bias: Tensor) -> Tensor:
-    """As at the beginning of a sequence: the short filter sees zeros before it."""
-    p = _wide(p).add(in_bias.unsqueeze(1))
-    p[..., :HALO] = 0.0
-    return p
+def _projected(p: Tensor, left: Tensor, in_bias: Tensor) -> Tensor:
+    return torch.cat((_wide(left), _wide(p)), dim=-1).add_(in_bias.unsqueeze(1))
 
 
-def _parts(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensors:
-    return short_convolution(_projected(p, in_bias), weight, bias).chunk(3, dim=1)
+def _parts(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensors:
+    return short_convolution(_projected(p, left, in_bias), weight, bias).chunk(3, dim=1)
 
 
-def _u(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
-    _, x1, v = _parts(p, in_bias, weight, bias)
+def _u(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    _, x1, v = _parts(p, left, in_bias, weight, bias)
     return (x1 * v,)
 
 
-def _kernel_u(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+def _kernel_u(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
     u = torch.empty_like(y)
-    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, u_BDn=u)
+    gates.gates(p, left, gates.ShortWeights(in_bias, weight, bias), u_BDn=u)
     return (u,)
 
 
-def _z(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+def _z(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
     D = y.shape[1]
-    x0 = short_convolution(_projected(p[:, :D], in_bias[:D]), weight[:D], bias[:D])
+    x0 = short_convolution(_projected(p[:, :D], left[:, :D], in_bias[:D]), weight[:D], bias[:D])
     return ((x0 * y).to(p.dtype),)
 
 
-def _kernel_z(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+def _kernel_z(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
     z = torch.empty_like(dz)
-    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, z_BDn=z, y_BDn=y)
+    gates.gates(p, left, gates.ShortWeights(in_bias, weight, bias), z_BDn=z, y_BDn=y)
     return (z,)
 
 
-def _u_dy(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
-    x0, x1, v = _parts(p, in_bias, weight, bias)
+def _u_dy(p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+    x0, x1, v = _parts(p, left, in_bias, weight, bias)
     return x1 * v, _wide(dz) * x0
 
 
-def _kernel_u_dy(p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor) -> Tensors:
+def _kernel_u_dy(
+    p: Tensor, left: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor
+) -> Tensors:
     u, dy = torch.empty_like(y), torch.empty_like(y)
-    gates.gates(p, gates.ShortWeights(in_bias, weight, bias), True, u_BDn=u, dy_BDn=dy, dz_BDn=dz)
+    gates.gates(p, left, gates.ShortWeights(in_bias, weight, bias), u_BDn=u, dy_BDn=dy, dz_BDn=dz)
     return u, dy
 
 
 def _gates_backward(
-    p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor, du: Tensor, right: Tensor
+    p: Tensor,
+    left: Tensor,
+    in_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    y: Tensor,
+    dz: Tensor,
+    du: Tensor,
+    right: Tensor,
 ) -> Tensors:
-    projected = _projected(p, in_bias)
+    projected = _projected(p, left, in_bias)
     x0, x1, v = short_convolution(projected, weight, bias).chunk(3, dim=1)
     z = torch.mul(y, x0).to(p.dtype)
     dq = torch.cat((_wide(dz) * y, torch.mul(du, v), torch.mul(du, x1)), dim=1)
@@ -142,9 +149,17 @@ def _gates_backward(
 
 
 def _kernel_gates_backward(
-    p: Tensor, in_bias: Tensor, weight: Tensor, bias: Tensor, y: Tensor, dz: Tensor, du: Tensor, right: Tensor
+    p: Tensor,
+    left: Tensor,
+    in_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    y: Tensor,
+    dz: Tensor,
+    du: Tensor,
+    right: Tensor,
 ) -> Tensors:
-    found = gates.gates_backward(p, gates.ShortWeights(in_bias, weight, bias), True, dz, y, du, right, True)
+    found = gates.gates_backward(p, left, gates.ShortWeights(in_bias, weight, bias), dz, y, du, right, True)
     assert found.z_BDn is not None
     return found.dp_BCn, found.z_BDn, found.in_bias_C, found.weight_C13, found.bias_C
 
@@ -167,7 +182,7 @@ CASES = (
         _make_gates,
         _kernel_u,
         _u,
-        lambda p, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, None, None),
+        lambda p, left, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, None, None),
     ),
     Case(
         "gates: z",
@@ -175,7 +190,7 @@ CASES = (
         _make_gates,
         _kernel_z,
         _z,
-        lambda p, a, w, b, y, dz: gates.gates_traffic(p, None, dz, y, None, None),
+        lambda p, left, a, w, b, y, dz: gates.gates_traffic(p, None, dz, y, None, None),
     ),
     Case(
         "gates: u, dy",
@@ -183,7 +198,7 @@ CASES = (
         _make_gates,
         _kernel_u_dy,
         _u_dy,
-        lambda p, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, y, dz),
+        lambda p, left, a, w, b, y, dz: gates.gates_traffic(p, y, None, None, y, dz),
     ),
     Case(
         "gates backward",
@@ -191,7 +206,7 @@ CASES = (
         _make_gates_backward,
         _kernel_gates_backward,
         _gates_backward,
-        lambda p, a, w, b, y, dz, du, right: gates.gates_backward_traffic(p, dz, y, du, p[..., HALO:], dz),
+        lambda p, left, a, w, b, y, dz, du, right: gates.gates_backward_traffic(p, dz, y, du, p, dz),
     ),
     Case(
         "gelu",

@@ -15,11 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyena_ds.ops.triton.programs import steps_of
 from hyena_ds.ops.triton.traffic import Traffic, traffic
 
 _COLUMNS = 128
-_ROWS = 32
-_STEPS = 8
+_ROWS = 16
+_STEPS = 16
 """Times that a program of the backward goes on to the next rows, before it writes its sums."""
 _LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi), as in ops/gelu.py
 _CUBIC = tl.constexpr(0.044715 * 1.5957691216057308)
@@ -38,10 +39,11 @@ def gelu_backward(h_nI: Tensor, da_nI: Tensor, bias_I: Tensor | None = None) -> 
     """(gelu(h + bias), gradient of h, its sum over the tokens in float32)."""
     n, inner = h_nI.shape
     a_nI, dh_nI = torch.empty_like(h_nI), torch.empty_like(h_nI)
-    grid = (triton.cdiv(n, _ROWS * _STEPS), triton.cdiv(inner, _COLUMNS))
+    steps = steps_of(n, _ROWS, _STEPS)
+    grid = (triton.cdiv(n, _ROWS * steps), triton.cdiv(inner, _COLUMNS))
     sums = torch.empty((grid[0], inner), device=h_nI.device, dtype=torch.float32)
     _gelu_backward_kernel[grid](
-        h_nI, bias_I, da_nI, a_nI, dh_nI, sums, n, inner, bias_I is not None, _ROWS, _COLUMNS, _STEPS
+        h_nI, bias_I, da_nI, a_nI, dh_nI, sums, n, inner, bias_I is not None, _ROWS, _COLUMNS, steps
     )
     return a_nI, dh_nI, sums.sum(0)
 
