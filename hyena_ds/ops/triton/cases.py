@@ -13,16 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.gelu import gelu as portable_gelu
 from hyena_ds.ops.gelu import gelu_with_slope
+from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.short_convolution import (
     HALO,
     short_convolution,
     short_convolution_to_input,
     short_convolution_to_weight,
 )
-from hyena_ds.ops.triton import gates, gelu
-from hyena_ds.ops.triton.traffic import Traffic
+from hyena_ds.ops.triton import gates, gelu, residual
+from hyena_ds.ops.triton.dropout import Dropped
+from hyena_ds.ops.triton.traffic import Traffic, traffic
 
 Tensors = tuple[Tensor, ...]
 
@@ -175,6 +178,85 @@ def _gelu_backward(h: Tensor, da: Tensor) -> Tensors:
     return a.to(h.dtype), dh.to(h.dtype), dh.sum(0)
 
 
+_PROBABILITY, _LAYER, _OFFSET = 0.1, 3, (1 << 32) - 7
+"""Of the cases' dropout; the positions go beyond 32 bits."""
+
+
+def _key(samples: Tensor) -> DropoutKey:
+    return DropoutKey(2222, 12, samples)
+
+
+def _dropped(samples: Tensor) -> Dropped:
+    return Dropped.of(_key(samples), _PROBABILITY, _LAYER, _OFFSET)
+
+
+def _drop(x: Tensor, samples: Tensor) -> Tensor:
+    return keyed_dropout(x, _PROBABILITY, _key(samples), _LAYER, _OFFSET)
+
+
+def _samples(like: Tensor) -> Tensor:
+    return torch.arange(5, 5 + like.shape[0], device=like.device)
+
+
+def _make_residual(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    """(r, y or dx in the compute dtype, two vectors and the norm's weight, samples)."""
+    shape, D = (sizes.batch, sizes.tokens, sizes.width), sizes.width
+    r = random(*shape)
+    return r, random(*shape, dtype=sizes.compute_dtype), random(D), random(D), random(D), _samples(r)
+
+
+def _make_norm_backward(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    return *_make_residual(sizes, random), random(sizes.batch, sizes.tokens, sizes.width)
+
+
+def _add_dropped_norm(r: Tensor, y: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, samples: Tensor) -> Tensors:
+    out = r + _drop(_wide(y) + bias, samples)
+    return out, layer_norm(out, scale, shift).x.to(y.dtype)
+
+
+def _kernel_add_dropped_norm(
+    r: Tensor, y: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, samples: Tensor
+) -> Tensors:
+    out = torch.empty_like(r)
+    x = residual.add_dropped_norm(r, y, bias, _dropped(samples), out, scale, shift, y.dtype)
+    return out, x
+
+
+def _norm_backward(
+    r: Tensor, dx: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, samples: Tensor, dout: Tensor
+) -> Tensors:
+    sums = torch.zeros_like(scale), torch.zeros_like(scale)
+    dr = layer_norm_backward(_wide(dx), r, layer_norm(r, scale, shift), scale, shift, *sums)
+    return dr.add_(dout), *sums
+
+
+def _kernel_norm_backward(
+    r: Tensor, dx: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, samples: Tensor, dout: Tensor
+) -> Tensors:
+    dr = torch.empty_like(r)
+    return dr, *residual.norm_backward(dx, r, scale, dout, dr)
+
+
+def _dropped_gradient(r: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor, samples: Tensor) -> Tensors:
+    dy = _drop(r, samples)
+    return dy.to(y.dtype), dy.sum((0, 1))
+
+
+def _make_embedding(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    """(ids, the embedding of 16 words, samples, dr)."""
+    ids = (random(sizes.batch, sizes.tokens) * 1000).to(torch.int64).remainder_(16).to(torch.uint8)
+    return ids, random(16, sizes.width), _samples(ids), random(sizes.batch, sizes.tokens, sizes.width)
+
+
+def _embedded(ids: Tensor, embedding: Tensor, samples: Tensor, dr: Tensor) -> Tensors:
+    return (_drop(torch.nn.functional.embedding(ids.int(), embedding), samples),)
+
+
+def _embedded_backward(ids: Tensor, embedding: Tensor, samples: Tensor, dr: Tensor) -> Tensors:
+    dropped = _drop(dr, samples)
+    return (torch.ops.aten.embedding_dense_backward(dropped, ids.long(), 16, -1, False),)
+
+
 CASES = (
     Case(
         "gates: u",
@@ -223,6 +305,54 @@ CASES = (
         lambda h, da: gelu.gelu_backward(h, da),
         _gelu_backward,
         lambda h, da: gelu.gelu_backward_traffic(h),
+    ),
+    Case(
+        "residual: norm",
+        ("x",),
+        _make_residual,
+        lambda r, y, a, shift, scale, samples: (residual.norm(r, scale, shift, y.dtype),),
+        lambda r, y, a, shift, scale, samples: (layer_norm(r, scale, shift).x.to(y.dtype),),
+        lambda r, y, *rest: traffic((r,), (y,)),
+    ),
+    Case(
+        "residual: add, drop, norm",
+        ("out", "x"),
+        _make_residual,
+        _kernel_add_dropped_norm,
+        _add_dropped_norm,
+        lambda r, y, *rest: residual.add_dropped_norm_traffic(r, y, r, y),
+    ),
+    Case(
+        "residual: norm backward",
+        ("dr", "weight", "bias"),
+        _make_norm_backward,
+        _kernel_norm_backward,
+        _norm_backward,
+        lambda r, dx, a, b, c, samples, dout: residual.norm_backward_traffic(dx, r, dout, r),
+    ),
+    Case(
+        "residual: drop backward",
+        ("dy", "sum"),
+        _make_residual,
+        lambda r, y, a, b, c, samples: residual.dropped_gradient(r, _dropped(samples), y.dtype),
+        _dropped_gradient,
+        lambda r, y, *rest: traffic((r,), (y,)),
+    ),
+    Case(
+        "embedding, drop",
+        ("r",),
+        _make_embedding,
+        lambda ids, embedding, samples, dr: (residual.embedded(ids, embedding, _dropped(samples)),),
+        _embedded,
+        lambda ids, embedding, samples, dr: traffic((ids,), (dr,)),
+    ),
+    Case(
+        "embedding backward",
+        ("embedding",),
+        _make_embedding,
+        lambda ids, embedding, samples, dr: (residual.embedded_backward(ids, dr, _dropped(samples), 16),),
+        _embedded_backward,
+        lambda ids, embedding, samples, dr: traffic((ids, dr), ()),
     ),
 )
 """All kernels."""
