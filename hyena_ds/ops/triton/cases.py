@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.gelu import gelu as portable_gelu
 from hyena_ds.ops.gelu import gelu_with_slope
@@ -23,7 +24,7 @@ from hyena_ds.ops.short_convolution import (
     short_convolution_to_input,
     short_convolution_to_weight,
 )
-from hyena_ds.ops.triton import gates, gelu, residual
+from hyena_ds.ops.triton import cross_entropy, gates, gelu, residual
 from hyena_ds.ops.triton.dropout import Dropped
 from hyena_ds.ops.triton.traffic import Traffic, traffic
 
@@ -257,6 +258,27 @@ def _embedded_backward(ids: Tensor, embedding: Tensor, samples: Tensor, dr: Tens
     return (torch.ops.aten.embedding_dense_backward(dropped, ids.long(), 16, -1, False),)
 
 
+def _make_loss(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    """(r, norm weight, norm bias, embedding of 16 words, targets, a tenth of them ignored)."""
+    D = sizes.width
+    targets = (random(sizes.batch, sizes.tokens) * 1000).long()
+    targets = torch.where(targets % 10 == 0, IGNORED, targets.remainder(16))
+    return random(sizes.batch, sizes.tokens, D), random(D), random(D), random(16, D), targets
+
+
+def _loss(r: Tensor, scale: Tensor, shift: Tensor, embedding: Tensor, targets: Tensor) -> Tensors:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (r, scale, shift, embedding)]
+        loss = summed_cross_entropy(*leaves, targets)
+        return loss.detach(), *torch.autograd.grad(loss, leaves)
+
+
+def _kernel_loss(r: Tensor, scale: Tensor, shift: Tensor, embedding: Tensor, targets: Tensor) -> Tensors:
+    loss, gradients = cross_entropy.cross_entropy(r, scale, shift, embedding, targets, True)
+    assert gradients is not None
+    return loss.float(), *gradients
+
+
 CASES = (
     Case(
         "gates: u",
@@ -353,6 +375,14 @@ CASES = (
         lambda ids, embedding, samples, dr: (residual.embedded_backward(ids, dr, _dropped(samples), 16),),
         _embedded_backward,
         lambda ids, embedding, samples, dr: traffic((ids, dr), ()),
+    ),
+    Case(
+        "norm, head, loss",
+        ("loss", "dr", "scale", "shift", "embedding"),
+        _make_loss,
+        _kernel_loss,
+        _loss,
+        lambda r, scale, shift, embedding, targets: cross_entropy.cross_entropy_traffic(r, targets, r),
     ),
 )
 """All kernels."""
