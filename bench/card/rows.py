@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import time
 import traceback
@@ -31,7 +32,9 @@ class Rows:
         self.add("machine", lambda: f"{described}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
 
     def add(self, name: str, work: Callable[[], Any]) -> None:
-        """Run `work` and keep what it returns, or its error."""
+        """Run `work` and keep what it returns, or its error. ONLY in the environment, a regular expression, chooses rows."""
+        if not re.search(os.environ.get("ONLY", ""), name):
+            return
         began = time.perf_counter()
         try:
             found = work()
