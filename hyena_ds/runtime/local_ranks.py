@@ -77,8 +77,10 @@ def local_ranks(config: RunConfig) -> int:
 
 
 def devices_here() -> int:
-    """Accelerators of this machine that torch can use. Without a driver the answer is 0, and takes no second of importing torch."""
-    if sys.platform == "linux" and not any(glob.glob(driver) for driver in _DRIVERS):
+    """Accelerators of this machine that torch can use. Without a driver, or with DS_ACCELERATOR=cpu, it is 0, and takes no
+    second of importing torch."""
+    driverless = sys.platform == "linux" and not any(glob.glob(driver) for driver in _DRIVERS)
+    if driverless or os.environ.get("DS_ACCELERATOR") == "cpu":
         return 0
     from hyena_ds.parallel.devices import device_count
 
@@ -138,7 +140,7 @@ def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[st
     environment = {**QUIET, **os.environ}
     settings = cpu_settings(ranks, environment)
     if devices_here() == 0:
-        environment.setdefault("DS_ACCELERATOR", "cpu")
+        environment["DS_ACCELERATOR"] = "cpu"
     else:
         settings.pop("GLIBC_TUNABLES", None)  # tensors are on the GPU; the tunables would only hold host memory
         places = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(ranks))
