@@ -60,12 +60,14 @@ def published_tensors() -> str:
 
 
 def tf32() -> str:
-    """The same in a process whose environment asks for TF32, as vendors' images do."""
-    code = "from bench.card.correct import published_tensors; print(published_tensors())"
-    found = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, _OVERRIDE: "1"}, capture_output=True, text=True, timeout=120
-    )
-    return (found.stdout.splitlines() or found.stderr.splitlines())[-1]
+    """The same in a process whose environment asks for TF32, as vendors' images do: as it comes, and pinned as every command does."""
+    found = []
+    for pin in ("", "pin_float32(); "):
+        code = "from hyena_ds.parallel.devices import pin_float32; from bench.card.correct import published_tensors; "
+        command = [sys.executable, "-c", f"{code}{pin}print(published_tensors())"]
+        done = subprocess.run(command, env={**os.environ, _OVERRIDE: "1"}, capture_output=True, text=True, timeout=120)
+        found.append((done.stdout.splitlines() or done.stderr.splitlines())[-1])
+    return "as it comes: {}; pinned: {}".format(*found)
 
 
 def same_dropout() -> str:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training through the engine on one card: ZeRO 0 to 3, an interruption and the way on, and a million tokens.
-#   bash bench/card/engine.sh zero|resume|million ...       (FASTA=FILE trains on another genome than the shipped piece of hg38)
+#   bash bench/card/engine.sh zero|graphs|resume|million ...       (FASTA=FILE trains on another genome than the shipped piece of hg38)
 # Without a card it is a dry run: the same commands on the CPU, small.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -40,6 +40,26 @@ far = max(abs(a - b) for other in losses[1:] for a, b in zip(losses[0], other, s
 print(f"ZeRO 0 to 3: {len(losses[0])} rows, last loss {losses[0][-1]:.6f}, largest difference between stages {far:.1e}")
 PYTHON
     [ $? = 0 ] || fails "ZeRO: no losses to compare"
+}
+
+graphs() { # the same steps with micro steps as CUDA graphs, and without: one loss, in less time
+    [ "$card" = 1 ] || { echo "CUDA graphs: no card"; return; }
+    local each
+    for each in false true; do
+        timeout 90 $python -m hyena_ds train "${tiny[@]}" "name=graphs-$each" cuda_graphs=$each stages.0.micro_batch_size=32 \
+            stages.0.steps=${STEPS:-30} validation.windows=8 >"$out/graphs-$each.log" 2>&1 ||
+            fails "cuda_graphs=$each: $(tail -n 1 "$out/graphs-$each.log")"
+    done
+    $python - "$runs" <<'PYTHON' || fails "CUDA graphs: no losses to compare"
+import json, sys
+rows = []
+for each in ("false", "true"):
+    found = map(json.loads, open(f"{sys.argv[1]}/graphs-{each}/metrics.jsonl"))
+    rows.append([row for row in found if row.get("loss") is not None])
+far = max(abs(a["loss"] - b["loss"]) for a, b in zip(*rows, strict=True))
+rates = [each[-1]["tokens_per_second"] for each in rows]
+print(f"CUDA graphs: {len(rows[0])} rows, largest difference of a loss {far:.1e}; tokens/s without and with {rates[0]:,.0f} {rates[1]:,.0f}")
+PYTHON
 }
 
 resume() { # interrupted by a signal, and on

@@ -17,6 +17,7 @@ for number in "${@:-1}"; do
     case $number in
     1)
         part correct 240 "$PYTHON" -m bench.card.correct
+        part kernels 120 "$PYTHON" bench/card/kernels.py --json "$OUT/kernels.json"
         part zero 150 bash bench/card/engine.sh zero
         ! command -v compute-sanitizer >/dev/null ||
             part memcheck 90 compute-sanitizer --tool memcheck "$PYTHON" -m bench.card.ranks
@@ -29,7 +30,7 @@ for number in "${@:-1}"; do
             --json "$OUT/transformer.json"
         ;;
     3)
-        part engine 500 bash bench/card/engine.sh resume million
+        part engine 500 bash bench/card/engine.sh graphs resume million
         ;;
     esac
 done

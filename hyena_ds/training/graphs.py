@@ -75,12 +75,13 @@ class GraphedForward:
     def __init__(self, objective: Objective, record: Recorder | None = None):
         self._objective, self._record = objective, record or record_on_device
         self._forward = objective.forward
+        self._recording = False
         self._recorded: dict[Hashable, _Recorded] = {}
         self._places: list[int] = []
 
     def __call__(self, batch: MicroBatch, call: ForwardPass) -> tuple[Tensor, ...]:
         """As `Objective.forward`."""
-        if not _can_be_recorded(call):
+        if self._recording or not _can_be_recorded(call):
             return self._forward(batch, call)
         parameters = [parameter for parameter in self._objective.parameters() if parameter.requires_grad]
         places = [parameter.data_ptr() for parameter in self._objective.parameters()]
@@ -91,9 +92,28 @@ class GraphedForward:
         if shape not in self._recorded:
             if len(self._recorded) == _MOST:
                 return self._forward(batch, call)
-            self._recorded[shape] = _Recorded(self._forward, batch, call, parameters, self._record)
+            self._recorded[shape] = _Recorded(self._differentiate, batch, call, self._record)
         outputs: tuple[Tensor, ...] = _Replay.apply(self._recorded[shape], batch, call, *parameters)
         return outputs
+
+    def _differentiate(
+        self, batch: MicroBatch, call: ForwardPass
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """What `forward` returns, and the gradient of its loss by every trained parameter.
+
+        It is taken by aliases of the parameters: autograd has tied these themselves to the stream of the first pass, and a
+        recording may not wait for that.
+        """
+        state = {**dict(self._objective.named_parameters()), **dict(self._objective.named_buffers())}
+        aliases = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in state.items()}
+        self._recording = True
+        try:
+            with torch.enable_grad():
+                outputs = torch.func.functional_call(self._objective, aliases, (batch, call))
+                trained = [alias for alias in aliases.values() if alias.requires_grad]
+                return outputs, torch.autograd.grad(outputs[0], trained, allow_unused=True)
+        finally:
+            self._recording = False
 
 
 def _can_be_recorded(call: ForwardPass) -> bool:
@@ -117,10 +137,9 @@ class _Recorded:
 
     def __init__(
         self,
-        forward: Callable[..., tuple[Tensor, ...]],
+        differentiate: Callable[[MicroBatch, ForwardPass], tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]],
         batch: MicroBatch,
         call: ForwardPass,
-        parameters: list[Tensor],
         record: Recorder,
     ):
         self._batch = MicroBatch(*(None if tensor is None else tensor.clone() for tensor in _tensors(batch)))
@@ -134,9 +153,7 @@ class _Recorded:
 
         def work() -> None:
             how = replace(call, dropout=key, filters=FilterCache())
-            with torch.enable_grad():
-                outputs = forward(self._batch, how)
-                gradients = torch.autograd.grad(outputs[0], parameters, allow_unused=True)
+            outputs, gradients = differentiate(self._batch, how)
             found = [*(output.detach() for output in outputs), *gradients]
             if not self.outputs:
                 self.outputs, self.gradients = [torch.empty_like(x) for x in found[: len(outputs)]], []
