@@ -24,6 +24,7 @@ if not ON_CARD:
     os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
 from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
@@ -47,9 +48,9 @@ def main() -> int:
     name = torch.cuda.get_device_name(DEVICE) if ON_CARD else "CPU, interpreter, small shapes: times mean nothing"
     print(f"{name}; torch {torch.__version__}, triton {triton.__version__}", flush=True)
     rows: list[dict[str, Any]] = []
-    for case in CASES:
+    for case in (*CASES, *FILTER_CASES):
         for dtype in (torch.bfloat16, torch.float32):
-            if arguments.only in case.name:
+            if arguments.only in case.name and not (case in FILTER_CASES and dtype == torch.bfloat16):
                 rows.append(row(case, dtype))
                 print(sentence(rows[-1]), flush=True)
     if arguments.json is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hyena_ds.model.filter_kernel import FILTER_CASES
 from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors
 from tests.kernels.counting import counted
 
+ALL = (*CASES, *FILTER_CASES)
 HERE = torch.device("cpu")
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 5e-6}
 """The interpreter cuts bf16 off where a card rounds."""
@@ -21,7 +23,7 @@ def sizes(shape: str, dtype: torch.dtype) -> Sizes:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_a_kernel_gives_what_float64_gives(case: Case, shape: str, dtype: torch.dtype) -> None:
     tensors = random_tensors(case, sizes(shape, dtype), seed=len(case.name))
     copies = [x.clone() for x in tensors]
@@ -33,7 +35,7 @@ def test_a_kernel_gives_what_float64_gives(case: Case, shape: str, dtype: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_a_kernel_moves_the_bytes_that_it_declares(
     case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
