@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hyena_ds.config.limits import MOST_LAYERS
 from hyena_ds.config.loading import Invalid
@@ -227,8 +228,20 @@ def _beside(layers: int) -> set[str]:
 
 
 def _skeleton(config: ModelConfig) -> HyenaDNA:
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return HyenaDNA(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """New parameters have no values: where there is no memory either, torch draws them through its compiler, whose import
+    takes more than a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        named = named or {}
+        draws = getattr(function, "__module__", "") == nn.init.__name__
+        return named["tensor"] if draws else function(*arguments, **named)
 
 
 def _check(found: Found, name: str, shape: tuple[int, ...]) -> None:
