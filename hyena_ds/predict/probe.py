@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from hyena_ds.checkpoints.manifest import WEIGHTS
-from hyena_ds.checkpoints.weights import check_same_shape, find_weights
+from hyena_ds.checkpoints.weights import check_same_shape, read_aloud
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.config.task import TaskConfig
 from hyena_ds.errors import need
@@ -41,7 +41,6 @@ from hyena_ds.tasks.labelled_sets import Sets, check_lengths, chosen_by, listed,
 from hyena_ds.tasks.outcomes import mean_loss, measures, outputs_of, predictions_of, readings, record_test
 from hyena_ds.weights.heads import HEAD, TREES, head_header
 from hyena_ds.weights.published import published_tensors
-from hyena_ds.weights.reading import read_weights
 from hyena_ds.weights.tensor_file import safetensors_chunks
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
@@ -112,9 +111,8 @@ def probe(config: RunConfig) -> int:
 def _model(config: RunConfig) -> HyenaDNA:
     if config.initialize_from is None:
         return build_model(config.model, config.seed)
-    path = find_weights(config.initialize_from)
-    weights = read_weights(path, config.model.filter_shift)
-    check_same_shape(path, weights.config, config.model)
+    weights = read_aloud(config.initialize_from, config.model.filter_shift)
+    check_same_shape(weights.path, weights.config, config.model)
     model = build_model(config.model, config.seed)
     model.load_state_dict(weights.parameters)
     return model

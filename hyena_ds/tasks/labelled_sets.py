@@ -22,6 +22,7 @@ from hyena_ds.data.order import permutation
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.labelled import LabelledSet, read_labelled
+from hyena_ds.labelled.cards import CARD, is_of_one_strand
 from hyena_ds.labelled.metrics import HIGHER_IS_BETTER, OF_KIND
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.labelled.splitting import validation_split
@@ -83,6 +84,11 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     task = config if isinstance(config, TaskConfig) else config.task
     assert task is not None
     chosen_by(task)
+    if task.reverse_complement and is_of_one_strand(task.train):
+        raise UserError(
+            f"task.reverse_complement: found true with {task.train}, wanted false: its {CARD} says that a label is of the strand "
+            "that its sequence is written on (strand: forward), so the other strand would be learnt with a wrong label; leave it out"
+        )
     train = read_labels(task, task.train)
     fraction = task.valid_fraction
     if fraction is None:

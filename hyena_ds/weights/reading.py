@@ -30,6 +30,7 @@ from hyena_ds.text import counted
 from hyena_ds.weights.archive import OLD, ZIP, open_archive
 from hyena_ds.weights.derived import check_derived
 from hyena_ds.weights.folder import Told, read_told
+from hyena_ds.weights.heads import PROMPT
 from hyena_ds.weights.layouts import EMBEDDING, HEAD, Found, Stored, find_layout
 from hyena_ds.weights.published import (
     DERIVED,
@@ -127,6 +128,11 @@ def read_weights(path: str | Path, shift: float | None = None) -> Weights:
         chosen = choose_shift(config, parameters)
         config, shift_from = replace(config, filter_shift=chosen.shift), str(chosen)
         notes.append(f"nothing says the filter's shift: took {chosen.shift:g}, {chosen}; `shift` overrides it")
+    if PROMPT in tensors:
+        notes.append(
+            "it was trained to read sequences behind a soft prompt, which is left out: it reads them alone, as it did before the "
+            "prompt was trained"
+        )
     return Weights(path, found.layout.name, config, parameters, shift_from, keys, found.left_out, tuple(notes))
 
 
