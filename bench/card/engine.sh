@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Training through the engine on one card: ZeRO 0 to 3, an interruption and the way on, and a million tokens.
-#   bash bench/card/engine.sh zero|graphs|resume|million ...       (FASTA=FILE trains on another genome than the shipped piece of hg38)
+#   bash bench/card/engine.sh zero|graphs|resume|million ...       (FASTA=FILE ASSEMBLY=NAME train on another
+#   genome than the shipped piece of hg38)
 # Without a card it is a dry run: the same commands on the CPU, small.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,7 +17,9 @@ fails() { echo "FAILED $*"; failed=1; }
 
 rm -rf "$shards" "$runs"
 prep=(fasta="${FASTA:-assets/hg38_chr2_0-2333275.fa.gz}" output="$shards")
-[ -z "${FASTA:-}" ] || prep+=(assembly=GRCh37 workers=8)
+if [ -n "${FASTA:-}" ]; then prep+=("assembly=${ASSEMBLY:-unknown}" workers=8); else
+    prep+=('splits={by_fraction: {train: 0.5, valid: 0.5}}') # a window of a million bases in each
+fi
 hyena prep build configs/prep/quickstart.yaml "${prep[@]}" | tail -n 1
 tiny=(configs/tiny-1k.yaml "data.sources.0.shards=$shards" "output=$runs")
 if [ "$card" = 1 ]; then micro=256 limit=90; else micro=4 limit=60; tiny+=(stages.0.global_batch=4); fi
