@@ -47,6 +47,9 @@ class DemonstrationsConfig(Bounded):
     per_class: Annotated[int, Bound(0, MOST_SEQUENCES)]
     """How many of every class, in random order, others for every sequence; the seed chooses them among all that may be trained on, also
     where `rows` takes some of these alone."""
+    labels: Literal["true", "shuffled"] = "true"
+    """shuffled is a control: the labels of a sequence's demonstrations are shown in random order, so that they say nothing; what is
+    to be predicted, of demonstrations too, stays true."""
 
 
 @dataclass(frozen=True)

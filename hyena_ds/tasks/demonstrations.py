@@ -5,7 +5,8 @@
     the label is the token that follows a [SEP] after bases: there its logits are read
 
 Demonstrations are sequences of the train set, as many of every class, drawn anew for every sequence: a function of the seed and of
-which sequence it is. None has the bases of the sequence that is asked for.
+which sequence it is. None has the bases of the sequence that is asked for. As a control their labels may be shown in random order: then Y
+says nothing of X, but what is to be predicted after X stays X's own label.
 
 Source of the layout and of the label tokens: HyenaDNA (arXiv 2306.15794), section 4.3 and its published evaluation.
 """
@@ -24,7 +25,7 @@ from hyena_ds.labelled import LabelledSet
 from hyena_ds.tasks.label_tokens import BESIDE, label_ids
 from hyena_ds.tasks.outcomes import Reading
 
-_CHOICE, _ORDER = 4, 5
+_CHOICE, _ORDER, _LABELS = 4, 5, 6
 """What a hash is for; see tasks/labelled.py and tasks/labelled_sets.py."""
 
 
@@ -37,6 +38,8 @@ class Shown(Reading):
     label_ids: tuple[int, ...]
     """Tokens of the classes; none where a head reads the sequence."""
     demonstrations: tuple[Reading, ...]
+    classes_shown: tuple[int, ...]
+    """The class whose label stands behind each demonstration."""
 
     @property
     def length(self) -> int:
@@ -48,8 +51,8 @@ class Shown(Reading):
     def tokens(self) -> NDArray[np.uint8]:
         """Ids of all; [PAD] where the prompt is."""
         parts = [np.full(self.prompt, PAD, dtype=np.uint8)]
-        for each in self.demonstrations:
-            parts += [each.tokens, np.array([SEP, self.label_ids[int(each.target)], SEP], dtype=np.uint8)]
+        for each, label in zip(self.demonstrations, self.classes_shown, strict=True):
+            parts += [each.tokens, np.array([SEP, self.label_ids[label], SEP], dtype=np.uint8)]
         parts += [super().tokens, np.full(int(bool(self.label_ids)), SEP, dtype=np.uint8)]
         return np.concatenate(parts)
 
@@ -69,6 +72,7 @@ class Surroundings:
     def __init__(self, task: TaskConfig, pool: LabelledSet, seed: int):
         """Demonstrations are taken from `pool`. Raises UserError where the label tokens do not fit its classes."""
         self._prompt, self._each, self._pool, self._seed = task.prompt_tokens, task.shots, pool, seed
+        self._shuffles = task.demonstrations is not None and task.demonstrations.labels == "shuffled"
         self.label_ids = label_ids(task, pool.classes)
         self._rows = [np.flatnonzero(np.asarray(pool.targets) == label) for label in range(len(pool.classes))]
 
@@ -80,7 +84,11 @@ class Surroundings:
             drawn = [row for label in range(len(self._rows)) for row in self._drawn(label, text, key)]
             order = permutation(len(drawn), self._seed, _ORDER, *key)
             shown = [Reading(self._pool, drawn[at], reading.reverse) for at in order.tolist()]
-        return Shown(reading.data, reading.number, reading.reverse, self._prompt, self.label_ids, tuple(shown))
+        labels = [int(each.target) for each in shown]
+        if self._shuffles:
+            labels = [labels[at] for at in permutation(len(labels), self._seed, _LABELS, *key).tolist()]
+        around = self._prompt, self.label_ids, tuple(shown), tuple(labels)
+        return Shown(reading.data, reading.number, reading.reverse, *around)
 
     def _drawn(self, label: int, text: str, key: tuple[int, ...]) -> list[int]:
         """Rows of the pool, each once, that are of a class and are not `text`."""

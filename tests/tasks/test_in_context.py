@@ -73,6 +73,22 @@ def test_a_sample_is_prompt_then_demonstrations_then_the_sequence_letter_by_lett
     assert written(both[1])[2:] == turned[0], "the other strand has the same demonstrations, each turned round"
 
 
+def test_shuffled_labels_are_the_same_labels_and_say_nothing_of_their_sequences(tmp_path: Path) -> None:
+    pool = read_labelled(str(two_classes(tmp_path)), "classification")
+    true = around(tmp_path, demonstrations=DemonstrationsConfig(1))
+    shuffled = around(tmp_path, demonstrations=DemonstrationsConfig(1, "shuffled"))
+    right, places = 0, {"C": 0, "G": 1, "T": 1}
+    for number in range(200):
+        reading = Reading(pool, 0, False)
+        found, wanted = shuffled.of(reading, 0, number), true.of(reading, 0, number)
+        assert found.labels == wanted.labels, "what is to be predicted is shuffled too"
+        parts, true_parts = written(found).split("|")[:-1], written(wanted).split("|")[:-1]
+        assert parts[::2] == true_parts[::2] and sorted(parts[1::2]) == sorted(true_parts[1::2]) == ["A", "N"]
+        right += parts[1] == "AN"[places[parts[0][0]]]
+    assert 70 < right < 130
+    assert written(shuffled.of(Reading(pool, 0, False), 0, 3)) == written(shuffled.of(Reading(pool, 0, False), 0, 3))
+
+
 def test_no_demonstrations_leave_the_sequence_and_its_end_and_a_head_leaves_the_sequence(tmp_path: Path) -> None:
     pool = read_labelled(str(two_classes(tmp_path)), "classification")
     reading = Reading(pool, 2, False)
