@@ -22,6 +22,7 @@ from hyena_ds.checkpoints.directory import begin, complete
 from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
 from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
+from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
@@ -121,7 +122,7 @@ class CheckpointWriter:
 
     def _record(self, engine: deepspeed.DeepSpeedEngine, state: RunState) -> Record:
         rows, ranks = self._config.schedule, self._compute.ranks
-        sequence_parallel = rows[state.stage].sequence_parallel
+        sequence_parallel = plan_stages(self._config, ranks)[state.stage].config.sequence_parallel
         return Record(
             run=self._run,
             state=state,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hyena_ds.config.policy import KEPT_UNITS, PolicyName
@@ -49,6 +49,7 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
     longest = max(config.schedule, key=lambda stage: (stage.context_length, stage.local_length))
     longest_kept = KEPT_UNITS[longest.activation_policy or config.activation_policy]
     for number, stage in enumerate(config.schedule):
+        stage = _cut(stage, ranks, config.model.width)
         key, within = config.place(number)
         place = f"stages.{within}." if key == "stages" else f"warmup: rung {within}: "
         sp = stage.sequence_parallel
@@ -59,11 +60,13 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
                 + ("lower sequence_parallel" if key == "stages" else "raise tokens_per_rank")
             )
         data_parallel = ranks // sp
-        per_micro_step = data_parallel * (stage.micro_batch_size or 1)
+        # A row with fewer sequences than a micro batch may have takes all it has at once.
+        most = None if stage.micro_batch_size is None else min(stage.micro_batch_size, max(1, stage.sequences // data_parallel))
+        per_micro_step = data_parallel * (most or 1)
         if stage.sequences % per_micro_step:
             size, cure = "", "the number of ranks"
-            if stage.micro_batch_size is not None:
-                size, cure = f" x micro_batch_size {stage.micro_batch_size}", "micro_batch_size"
+            if most is not None and most > 1:
+                size, cure = f" x micro_batch_size {most}", "micro_batch_size"
             raise UserError(
                 f"{place}global_batch: found {stage.sequences} sequences, wanted a multiple of {per_micro_step} "
                 f"(data parallel {data_parallel}{size} on {ranks} ranks); change global_batch or {cure}"
@@ -76,11 +79,24 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
         if config.task is not None:  # its sequences are short, and one of them does not fill a machine
             limit = max(limit, _TASK_TOKENS // stage.local_length)
         fitting = (divisor for divisor in divisors(per_row) if divisor <= max(1, limit))
-        micro_batch_size = stage.micro_batch_size or max(fitting)
+        micro_batch_size = most or max(fitting)
         accumulation = per_row // micro_batch_size
         plans.append(StagePlan(number, stage, data_parallel, accumulation, first_step, micro_batch_size, policy))
         first_step += stage.step_count
     return tuple(plans)
+
+
+def _cut(stage: StageConfig, ranks: int, width: int) -> StageConfig:
+    """The stage with sequences cut over as many ranks as it takes for each row of the grid to have one; as it is where that
+    does not work out."""
+    sp, length = stage.sequence_parallel, stage.context_length
+    if ranks % sp or ranks // sp <= stage.sequences:
+        return stage
+    for wider in divisors(ranks):
+        fits = wider % sp == length % wider == width % wider == 0 and length >= 2 * wider
+        if fits and stage.sequences % (ranks // wider) == 0:
+            return replace(stage, sequence_parallel=wider)
+    return stage
 
 
 @lru_cache

@@ -32,7 +32,7 @@ class StageConfig(Bounded):
     steps: _Steps = None
     """Optimizer steps in this stage. Give this or `tokens`."""
     micro_batch_size: _Sequences = None
-    """Sequences per forward pass on one data-parallel row. Left out, it is chosen: the largest that divides the row's
+    """Sequences per forward pass on one data-parallel row; all that a row has, where it has fewer. Left out, it is chosen: the largest that divides the row's
     sequences and holds no more tokens on a rank than one sequence of the run's longest stage does (fewer where the
     stage's activation policy keeps more of each), so that no stage needs more memory than that one."""
     global_batch: _Sequences = None
@@ -40,7 +40,8 @@ class StageConfig(Bounded):
     global_batch_tokens: Annotated[int | None, Bound(-MOST_TOKENS, MOST_TOKENS)] = None
     """Tokens per optimizer step over all ranks."""
     sequence_parallel: Annotated[int, Bound(1, MOST_RANKS)] = 1
-    """Ranks over which every sequence is cut."""
+    """Ranks over which every sequence is cut; on so many ranks that a step has fewer sequences than rows, as many more as give
+    each row one."""
     tokens: _Tokens = None
     """Tokens of this stage, over all ranks, rounded up to whole optimizer steps."""
     activation_policy: PolicyName | None = None

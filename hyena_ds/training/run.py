@@ -136,7 +136,7 @@ class _Run:
     ):
         self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
         self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
-        self.groups = create_groups((s.sequence_parallel for s in config.schedule), compute.rank, compute.ranks)
+        self.groups = create_groups((plan.config.sequence_parallel for plan in plans), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
         self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)

@@ -119,7 +119,7 @@ def test_ranks_that_the_sequence_parallel_size_does_not_divide_are_refused() -> 
 
 
 def test_a_batch_that_the_grid_does_not_divide_is_refused() -> None:
-    with pytest.raises(UserError, match=r"stages\.0\.global_batch: found 8 sequences, wanted a multiple of 12 "):
+    with pytest.raises(UserError, match=r"stages\.0\.global_batch: found 8 sequences, wanted a multiple of 6 "):
         plan_stages(parse(), 6)
 
 

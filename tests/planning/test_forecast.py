@@ -149,7 +149,7 @@ def test_the_command_takes_no_torch_and_tells_every_stage() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "6,550,528 weights, ZeRO stage 1, bfloat16, on 2 x 8 a100, 80 GiB each" in done.stdout
-    assert re.search(r"1,000,000 +dp 2 x sp 8 +128 = 2 x 1 x 64 +leanest", done.stdout)
+    assert re.search(r"1,000,000 +dp 2 x sp 8 +128 = 2 x 1 x 64 +fastest", done.stdout)
     assert "peak memory of a device by part" in done.stdout and "time of a step by part" in done.stdout
     assert "checkpoint: 100 MiB, 300 MiB for the newest 3" in done.stdout
 
