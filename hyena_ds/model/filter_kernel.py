@@ -96,7 +96,7 @@ FILTER_CASES = (
         _make,
         _kernel_values,
         _values,
-        lambda *tensors: kernels.filter_traffic(tensors[-1], False),
+        lambda *tensors: kernels.values_traffic(tensors[-1]),
         lambda *tensors: (_reference(*tensors),),
     ),
     Case(
@@ -105,7 +105,7 @@ FILTER_CASES = (
         _make,
         _kernel_gradients,
         _gradients,
-        lambda *tensors: kernels.filter_traffic(tensors[-1], True),
+        lambda *tensors: kernels.gradients_traffic(tensors[-1], tensors[1].numel()),
         _reference_gradients,
     ),
 )

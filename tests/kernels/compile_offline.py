@@ -45,8 +45,12 @@ def resources(cubin: bytes) -> dict[str, int]:
         file.write(cubin)
         file.flush()
         done = subprocess.run([TOOL, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", done.stdout))
-    return {"registers": int(found["REG"]), "stack": int(found["STACK"]) + int(found["LOCAL"])}
+    # A kernel and the functions of the mathematics library that are not part of it.
+    found = {
+        name: max(map(int, re.findall(rf"\b{name}:(\d+)", done.stdout)), default=0)
+        for name in ("REG", "STACK", "LOCAL")
+    }
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
 
 
 def compile_all(word: str = "") -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
     n --> z = [t, cos, -sin, 1] --W1--> a1 --sin(f a)--> h1 --W2, b2--> a2 --> h2 --W3, b3--> a3 --> h3 --W4--> x window = k
 
-Reads weights and writes k, 4 D bytes a token; backward reads dk, 4 D bytes, and computes the rest again. Everything is float32
+Writes k, 4 D bytes a token. Backward computes the rest again and reads dk twice: the output weight's gradient alone fills a
+program's registers, so a kernel of its own makes it, from h3, 4 F bytes a token that the other writes. Everything is float32
 and products are IEEE; angles are float64 until their cosine is rounded. Row 0 of the features is time, the others cosines of
 turns n + phase: -sin is a cosine a quarter turn on. The row after them is 1, so that the first bias is a column of the first
 weight. The window exp(-n decay) is two factors: of a program's first token, from float64, and of the tokens within.
@@ -80,20 +81,27 @@ def filter_gradients(tensors: FilterTensors, offset: int, dk_Dl: Tensor) -> Filt
     D, l = dk_Dl.shape
     assert dk_Dl.stride(1) == 1
     F, E = tensors.input_weight_FE.shape
+    F_padded, E_padded = _sizes(tensors)
+    D_padded, channels = _power(D, 16), min(_CHANNELS, _power(D, 16))
     steps = steps_of(l, _TOKENS, _STEPS_BACKWARD)
     programs = triton.cdiv(l, _TOKENS * steps)
-    F_padded, E_padded = _sizes(tensors)
+    prepared = _prepared(tensors)
 
-    def sums(*shape: int) -> Tensor:
-        return torch.empty((programs, *shape), device=dk_Dl.device, dtype=torch.float32)
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, device=dk_Dl.device, dtype=torch.float32)
 
     parts = (
-        sums(F_padded, E_padded), sums(F_padded, F_padded), sums(F_padded, F_padded), sums(3, F_padded),
-        sums(_power(D, 16), F_padded),
+        empty(programs, F_padded, E_padded), empty(programs, F_padded, F_padded), empty(programs, F_padded, F_padded),
+        empty(programs, 3, F_padded), empty(programs, D_padded, F_padded),
     )  # fmt: skip
+    h_Fl = empty(F_padded, l)
     _gradients_kernel[(programs,)](
-        dk_Dl, dk_Dl.stride(0), *_prepared(tensors), tensors.shift, *parts, offset, l, D, F_padded, E_padded,
-        tensors.shift != 0.0, _TOKENS, _power(D, 16), steps, num_warps=_WARPS,
+        dk_Dl, dk_Dl.stride(0), *prepared, tensors.shift, h_Fl, *parts[:-1], offset, l, D, F_padded, E_padded,
+        tensors.shift != 0.0, _TOKENS, D_padded, channels, steps, num_warps=_WARPS,
+    )  # fmt: skip
+    _output_kernel[(programs, D_padded // channels)](
+        dk_Dl, dk_Dl.stride(0), h_Fl, prepared[-1], tensors.shift, parts[-1], offset, l, D, F_padded,
+        tensors.shift != 0.0, _TOKENS, D_padded, channels, steps, num_warps=_WARPS,
     )  # fmt: skip
     input_FE, hidden1_FF, hidden2_FF, vectors_3F, output_DF = (part.sum(0) for part in parts)
     return FilterGradients(
@@ -102,9 +110,16 @@ def filter_gradients(tensors: FilterTensors, offset: int, dk_Dl: Tensor) -> Filt
     )  # fmt: skip
 
 
-def filter_traffic(k_Dl: Tensor, backward: bool) -> Traffic:
-    """Bytes of `filter_values`, or of `filter_gradients` but for its sums."""
-    return traffic((k_Dl,), ()) if backward else traffic((), (k_Dl,))
+def values_traffic(k_Dl: Tensor) -> Traffic:
+    """Bytes of `filter_values`."""
+    return traffic((), (k_Dl,))
+
+
+def gradients_traffic(dk_Dl: Tensor, filter_width: int) -> Traffic:
+    """Bytes of `filter_gradients` but for its sums; h3 is read once by every 64 channels."""
+    D, l = dk_Dl.shape
+    h = _power(filter_width, 16) * l * 4
+    return Traffic(2 * D * l * 4 + h * (_power(D, 16) // min(_CHANNELS, _power(D, 16))), h)
 
 
 def _power(size: int, least: int) -> int:
@@ -138,19 +153,41 @@ def _prepared(tensors: FilterTensors) -> tuple[Tensor, ...]:
         padded(tensors.output_weight_DF, D_padded, F_padded),
         padded(tensors.frequency_F, F_padded),
         # The row of the 1 and those after it are cosines of nothing.
-        padded(2.0 * math.pi * tensors.turns_E, E_padded),
-        padded(2.0 * math.pi * tensors.phase_E, E_padded),
+        padded(tensors.turns_E, E_padded),
+        padded(tensors.phase_E, E_padded),
         padded(math.log2(math.e) * tensors.decay_D, D_padded),
     )
 
 
 @triton.jit
+def _quarters(k, r):
+    """(sin, cos) of k quarter turns and r, |r| <= pi / 4: polynomials of Cephes' sinf and cosf, without its slow path."""
+    z = r * r
+    sine = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r
+    cosine = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0
+    k = k.to(tl.int32)
+    odd = (k & 1) == 1
+    first, second = tl.where(odd, cosine, sine), tl.where(odd, sine, cosine)
+    return tl.where((k & 2) == 2, -first, first), tl.where(((k + 1) & 2) == 2, -second, second)
+
+
+@triton.jit
+def _waves(x):
+    """(sin x, cos x) in float32 for |x| below some thousand: pi / 2 is taken off in three parts, whose products are exact."""
+    k = tl.floor(x * 0.6366197723675814 + 0.5)
+    r = ((x - k * 1.5703125) - k * 4.837512969970703125e-4) - k * 7.54978995489188216e-8
+    return _quarters(k, r)
+
+
+@triton.jit
 def _features(position_c, angle, phase, E: tl.constexpr):
-    """z (E, c). Time is what 2 pi is taken out of again."""
+    """z (E, c). Angles are turns in float64 until a quarter's rest is left of them."""
     e = tl.arange(0, E)
-    turned = tl.load(angle + e)[:, None] * position_c.to(tl.float64)[None, :]
-    wave = tl.cos(turned + tl.load(phase + e)[:, None]).to(tl.float32)
-    return tl.where(e[:, None] == 0, (turned * 0.15915494309189535).to(tl.float32), wave)
+    turned = tl.load(angle + e)[:, None] * position_c.to(tl.float64)[None, :] + tl.load(phase + e)[:, None]
+    k = tl.floor(4.0 * turned + 0.5)
+    rest = (turned - 0.25 * k) * 6.283185307179586
+    _, wave = _quarters(k, rest.to(tl.float32))
+    return tl.where(e[:, None] == 0, turned.to(tl.float32), wave)
 
 
 @triton.jit
@@ -181,11 +218,11 @@ def _values_kernel(
         h = tl.dot(
             tl.load(w1 + f[:, None] * E + e[None, :]), _features(first + c, angle, phase, E), input_precision="ieee"
         )
-        h = tl.sin(frequency_F1 * h)
+        h, _ = _waves(frequency_F1 * h)
         h = tl.dot(tl.load(w2 + f[:, None] * F + f[None, :]), h, input_precision="ieee") + tl.load(b2 + f)[:, None]
-        h = tl.sin(frequency_F1 * h)
+        h, _ = _waves(frequency_F1 * h)
         h = tl.dot(tl.load(w3 + f[:, None] * F + f[None, :]), h, input_precision="ieee") + tl.load(b3 + f)[:, None]
-        h = tl.sin(frequency_F1 * h)
+        h, _ = _waves(frequency_F1 * h)
         for channel in range(0, PADDED, CHANNELS):
             d = channel + tl.arange(0, CHANNELS)
             value = tl.dot(tl.load(w4 + d[:, None] * F + f[None, :]), h, input_precision="ieee")
@@ -194,24 +231,49 @@ def _values_kernel(
             tl.store(k + at, value, mask=(d[:, None] < channels) & (begin + c[None, :] < l))
 
 
+@triton.jit
+def _weighted(dk, dk_D, d, first, begin, decay, shift, l, channels, SHIFT: tl.constexpr, TOKENS: tl.constexpr):
+    """Gradient of the MLP's output (d, c): dk times the window."""
+    c = tl.arange(0, TOKENS)
+    at = d[:, None].to(tl.int64) * dk_D + begin + c[None, :]
+    dk_dc = tl.load(dk + at, mask=(d[:, None] < channels) & (begin + c[None, :] < l), other=0.0)
+    return dk_dc * _window(tl.load(decay + d), first, c, shift, SHIFT)
+
+
+@triton.jit(do_not_specialize=("offset", "shift"))
+def _output_kernel(
+    dk, dk_D, h, decay, shift, s4, offset, l, channels,
+    F: tl.constexpr, SHIFT: tl.constexpr, TOKENS: tl.constexpr, PADDED: tl.constexpr, CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
+    f = tl.arange(0, F)
+    c = tl.arange(0, TOKENS)
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    dw4 = tl.zeros((CHANNELS, F), tl.float32)
+    for step in range(STEPS):
+        begin = (tl.program_id(0) * STEPS + step) * TOKENS
+        first = tl.cast(offset, tl.int64) + begin
+        h_cF = tl.load(h + f[None, :].to(tl.int64) * l + begin + c[:, None], mask=begin + c[:, None] < l, other=0.0)
+        dk_dc = _weighted(dk, dk_D, d, first, begin, decay, shift, l, channels, SHIFT, TOKENS)
+        dw4 = tl.dot(dk_dc, h_cF, dw4, input_precision="ieee")
+    tl.store(s4 + (tl.program_id(0) * PADDED + d[:, None]) * F + f[None, :], dw4)
+
+
 @triton.jit(do_not_specialize=("offset", "shift"))
 def _gradients_kernel(
-    dk, dk_D, w1, w2, b2, w3, b3, w4, frequency, angle, phase, decay, shift, s1, s2, s3, vectors, s4, offset, l, channels,
-    F: tl.constexpr, E: tl.constexpr, SHIFT: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
-    STEPS: tl.constexpr,
+    dk, dk_D, w1, w2, b2, w3, b3, w4, frequency, angle, phase, decay, shift, h, s1, s2, s3, vectors, offset, l, channels,
+    F: tl.constexpr, E: tl.constexpr, SHIFT: tl.constexpr, TOKENS: tl.constexpr, PADDED: tl.constexpr,
+    CHANNELS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     f = tl.arange(0, F)
     e = tl.arange(0, E)
     c = tl.arange(0, TOKENS)
-    d = tl.arange(0, CHANNELS)
     frequency_F1 = tl.load(frequency + f)[:, None]
     at_FE = f[:, None] * E + e[None, :]
     at_FF = f[:, None] * F + f[None, :]
-    at_DF = d[:, None] * F + f[None, :]
     dw1 = tl.zeros((F, E), tl.float32)
     dw2 = tl.zeros((F, F), tl.float32)
     dw3 = tl.zeros((F, F), tl.float32)
-    dw4 = tl.zeros((CHANNELS, F), tl.float32)
     db2 = tl.zeros((F,), tl.float32)
     db3 = tl.zeros((F,), tl.float32)
     df = tl.zeros((F,), tl.float32)
@@ -220,30 +282,31 @@ def _gradients_kernel(
         first = tl.cast(offset, tl.int64) + begin
         z = _features(first + c, angle, phase, E)
         a1 = tl.dot(tl.load(w1 + at_FE), z, input_precision="ieee")
-        h1 = tl.sin(frequency_F1 * a1)
+        h1, slope1 = _waves(frequency_F1 * a1)
         a2 = tl.dot(tl.load(w2 + at_FF), h1, input_precision="ieee") + tl.load(b2 + f)[:, None]
-        h2 = tl.sin(frequency_F1 * a2)
+        h2, slope2 = _waves(frequency_F1 * a2)
         a3 = tl.dot(tl.load(w3 + at_FF), h2, input_precision="ieee") + tl.load(b3 + f)[:, None]
-        h3 = tl.sin(frequency_F1 * a3)
-        at = d[:, None].to(tl.int64) * dk_D + begin + c[None, :]
-        dk_dc = tl.load(dk + at, mask=(d[:, None] < channels) & (begin + c[None, :] < l), other=0.0)
-        dk_dc *= _window(tl.load(decay + d), first, c, shift, SHIFT)
-        dw4 = tl.dot(dk_dc, tl.trans(h3), dw4, input_precision="ieee")
-        dh = tl.dot(tl.trans(tl.load(w4 + at_DF)), dk_dc, input_precision="ieee")
+        h3, slope3 = _waves(frequency_F1 * a3)
+        tl.store(h + f[:, None].to(tl.int64) * l + begin + c[None, :], h3, mask=begin + c[None, :] < l)
+        dh = tl.zeros((F, TOKENS), tl.float32)
+        for channel in range(0, PADDED, CHANNELS):
+            d = channel + tl.arange(0, CHANNELS)
+            dk_dc = _weighted(dk, dk_D, d, first, begin, decay, shift, l, channels, SHIFT, TOKENS)
+            dh = tl.dot(tl.load(w4 + d[None, :] * F + f[:, None]), dk_dc, dh, input_precision="ieee")
         # sin(f a), a = W h + b: with s = dh cos(f a), df = sum of s a and da = f s
-        s = dh * tl.cos(frequency_F1 * a3)
+        s = dh * slope3
         df += tl.sum(s * a3, 1)
         s *= frequency_F1
         dw3 = tl.dot(s, tl.trans(h2), dw3, input_precision="ieee")
         db3 += tl.sum(s, 1)
         dh = tl.dot(tl.trans(tl.load(w3 + at_FF)), s, input_precision="ieee")
-        s = dh * tl.cos(frequency_F1 * a2)
+        s = dh * slope2
         df += tl.sum(s * a2, 1)
         s *= frequency_F1
         dw2 = tl.dot(s, tl.trans(h1), dw2, input_precision="ieee")
         db2 += tl.sum(s, 1)
         dh = tl.dot(tl.trans(tl.load(w2 + at_FF)), s, input_precision="ieee")
-        s = dh * tl.cos(frequency_F1 * a1)
+        s = dh * slope1
         df += tl.sum(s * a1, 1)
         s *= frequency_F1
         dw1 = tl.dot(s, tl.trans(z), dw1, input_precision="ieee")
@@ -251,7 +314,6 @@ def _gradients_kernel(
     tl.store(s1 + program * F * E + at_FE, dw1)
     tl.store(s2 + program * F * F + at_FF, dw2)
     tl.store(s3 + program * F * F + at_FF, dw3)
-    tl.store(s4 + program * CHANNELS * F + at_DF, dw4)
     tl.store(vectors + program * 3 * F + f, db2)
     tl.store(vectors + (program * 3 + 1) * F + f, db3)
     tl.store(vectors + (program * 3 + 2) * F + f, df)
