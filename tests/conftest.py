@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,9 @@ def pytest_configure() -> None:
     """What this process was told to ignore (`nohup make test &`), it still does; its children are told nothing of it.
 
     A signal that is ignored is so in every child, where many tests send it. One with a handler is as usual there.
+    The tests mean the CPU, also on a machine with a GPU, which `make gpu` looks at.
     """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
