@@ -36,9 +36,9 @@ def standard_error(
         rows = draw.integers(0, count, count)
         if kind == "per_base":
             chosen = rows.tolist()
-            parts = [np.concatenate([part[row] for row in chosen]) for part in (targets, predictions)]
+            truth, said = (np.concatenate([part[row] for row in chosen]) for part in (targets, predictions))
         else:
-            parts = [np.asarray(part)[rows] for part in (targets, predictions)]
-        found.append(measured(kind, *parts, only=metric)[metric])
+            truth, said = (np.asarray(part)[rows] for part in (targets, predictions))
+        found.append(measured(kind, truth, said, metric)[metric])
     known = [value for value in found if value == value]
     return float(np.std(known, ddof=1)) if len(known) > 1 and count > 1 else float("nan")

@@ -123,22 +123,18 @@ def _cell(row: RowScores) -> str:
 def _errors(scores: list[TaskScores]) -> Table:
     rows = []
     for found in scores:
-        zero, prepared = found.row_zero, found.prepared
-        train, test = (f"{count:,}" for count in prepared.rows) if prepared and prepared.rows else ("-", "-")
-        sizes = [f"{train}, drawn" if found.task.rows and train != "-" else train, test]
-        if zero is not None:
-            rows.append([found.name, f"{ZERO}: {zero[0]}", shown(zero[1]), "-", "-", "-", *sizes])
+        if (zero := found.row_zero) is not None:
+            rows.append([found.name, f"{ZERO}: {zero[0]}", shown(zero[1]), "-", "-", "-"])
         for row in found.rows:
             if row.mean is not None:
                 seeds = ONE if row.is_one else str(len(row.by_seed))
-                rows.append([found.name, row.row, *map(shown, (row.mean, row.deviation, row.sampling)), seeds, *sizes])
+                rows.append([found.name, row.row, *map(shown, (row.mean, row.deviation, row.sampling)), seeds])
     note = (
         "Over seeds: standard deviation of the runs, which differ in first weights, order, and, where they are drawn, in train "
         "sequences and validation split. Of the test set: standard error that its size brings, by drawing its sequences anew; "
-        "rows of a task share their test set, so their differences have less. Train and test are numbers of sequences; «drawn» is a part "
-        "of the train set, chosen by the seed."
+        "rows of a task share their test set, so their differences have less."
     )
-    titles = ("task", "row", "score", "over seeds", "of the test set", "seeds", "train", "test")
+    titles = ("task", "row", "score", "over seeds", "of the test set", "seeds")
     return Table("Scores and their errors", titles, rows, note)
 
 
@@ -149,9 +145,15 @@ def _audits(scores: list[TaskScores]) -> Table:
         verdict = "not done" if prepared is None or prepared.verdict is None else prepared.verdict
         reasons = [] if prepared is None else [*prepared.reasons, *([prepared.error] if prepared.error else [])]
         known = [f"known: {found.task.leaks}"] if found.task.leaks else []
-        sequences = f"{prepared.whole:,} / {prepared.rows[1]:,}" if prepared is not None and prepared.rows else "-"
+        sequences = "-"
+        if prepared is not None and prepared.rows:
+            drawn = f" ({prepared.rows[0]:,} drawn)" if found.task.rows else ""
+            sequences = f"{prepared.whole:,}{drawn} / {prepared.rows[1]:,}"
         rows.append([found.task.name, verdict, sequences, "; ".join([*reasons, *known]) or "-"])
-    note = "Of the whole train set against the test set, by `hyena-ds audit`; tasks/TASK.json beside this file has all of it."
+    note = (
+        "Of the whole train set against the test set, and the validation set where that is a file, by `hyena-ds audit`; «drawn» is what "
+        "models train on, chosen by the seed; tasks/TASK.json beside this file has all of it."
+    )
     return Table("Audits", ("task", "verdict", "train / test", "why"), rows, note)
 
 

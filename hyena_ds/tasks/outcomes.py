@@ -152,7 +152,7 @@ def record_test(
     for name, columns in groups_of(task, data.classes).items():
         parts = np.asarray(data.targets)[:, columns], np.stack(predictions)[:, columns]
         found = of_outputs(*parts)
-        error = _error(task.kind, metric, *parts)
+        error = _error(task.kind, metric, parts[0], parts[1])
         group = {"outputs": len(columns), "metrics": finite(found), "standard_error": error}
         summary.setdefault("groups", {})[name] = group
         of = f"{len(columns):,} of its {len(data.classes):,} outputs"
@@ -160,10 +160,10 @@ def record_test(
     return summary, lines
 
 
-def _error(kind: str, metric: str, targets: Any, predictions: Sequence[Floats]) -> dict[str, float | None]:
+def _error(kind: str, metric: str, targets: Any, predictions: Sequence[Floats] | Floats) -> dict[str, float | None]:
     """The standard error of the metric that weights are chosen by."""
-    parts = predictions if kind == "per_base" else np.stack([*predictions])
-    return finite({metric: standard_error(kind, metric, targets, parts)})
+    found = predictions if kind == "per_base" else np.stack([*predictions])
+    return finite({metric: standard_error(kind, metric, targets, found)})
 
 
 def _shown(measured: Mapping[str, float]) -> str:
