@@ -20,6 +20,7 @@ from tests.model.plain import plain_logits
 from tests.predict.verbs import (
     CONFIG,
     CONTIGS,
+    FULL,
     GRIDS,
     check_kill,
     check_refused,
@@ -154,7 +155,7 @@ def test_ranks_and_grids_change_nothing(tmp_path: Path, ranks: int, sequence_par
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 2] if FULL else [2])
 def test_what_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, ranks: int) -> None:
     weights, _ = save_model(tmp_path)
     genome = tmp_path / "long.fa"

@@ -24,8 +24,9 @@ from tests.paths import ROOT
 
 TIMEOUT = 240
 CONFIG = ModelConfig(width=16, layers=2, maximum_context=512, filter_features=5, filter_width=8)
-GRIDS = ((2, 2), (4, 2))
-"""(ranks, sequence parallel): one sequence group of two ranks, and two of them."""
+FULL = bool(os.environ.get("HYENA_FULL"))
+GRIDS = ((2, 2), (4, 2)) if FULL else ((4, 2),)
+"""(ranks, sequence parallel): two sequence groups of two ranks; in full, one of them too. Other grids: test_predictor.py."""
 CONTIGS = {"chrA": 1500, "chrB": 700, "tiny": 1}
 
 
