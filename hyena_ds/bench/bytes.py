@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def count_micro_step(shape: StepShape) -> Row:
     """What forward and backward of one sequence of `shape` do on one rank."""
     traffic = Traffic()
-    with _ranks(shape.sequence_parallel) as rank:
+    with fake_ranks(shape.sequence_parallel) as rank:
         groups = create_groups([shape.sequence_parallel], rank, shape.sequence_parallel)
         topology = Topology(1, shape.sequence_parallel)
         layout = Layout.slice_of(shape.context_length, topology, rank, groups, traffic)
@@ -112,6 +112,21 @@ def count_micro_step(shape: StepShape) -> Row:
     }
 
 
+@contextmanager
+def fake_ranks(ranks: int) -> Iterator[int]:
+    """A process group of so many ranks that exchange nothing; gives the number of this one."""
+    if ranks == 1:
+        yield 0
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=_RANK, world_size=ranks)
+    try:
+        yield _RANK
+    finally:
+        dist.destroy_process_group()
+
+
 def _counted(shape: StepShape, layout: Layout) -> Count:
     meta = torch.device("meta")
     with meta:
@@ -126,21 +141,6 @@ def _counted(shape: StepShape, layout: Layout) -> Count:
         loss, _ = objective(batch, replace(call, dropout=DropoutKey(1, 2, batch.samples_B), filters=FilterCache()))
         scaled_loss(loss, 1.0 / shape.tokens).backward()
     return count
-
-
-@contextmanager
-def _ranks(ranks: int) -> Iterator[int]:
-    """A process group of so many ranks that exchange nothing; gives the number of this one."""
-    if ranks == 1:
-        yield 0
-        return
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=_RANK, world_size=ranks)
-    try:
-        yield _RANK
-    finally:
-        dist.destroy_process_group()
 
 
 def _rows_by(by: str, rows: list[Row]) -> list[Row]:

@@ -55,7 +55,7 @@ class CeilingsRank:
         return {
             "gemm_float32": max(self._gemm(torch.float32, [shape]) for shape in shapes),
             "gemm_bfloat16": max(self._gemm(torch.bfloat16, [shape]) for shape in shapes),
-            "fft": self._fft(fft_length(context_length)),
+            "fft": self._fft(fft_length(context_length, self.on_cpu)),
             "copy": self._copy(),
             "exchange": self._exchange() if self.compute.ranks > 1 else None,
         }
@@ -72,7 +72,7 @@ class CeilingsRank:
             "filter": self._filter(width),
             "copy": self._copy(),
             "kernel": self._kernel(),
-            "transforms": [[fft_length(length), self._convolution(width, length)] for length in lengths],
+            "transforms": [[fft_length(length, self.on_cpu), self._convolution(width, length)] for length in lengths],
             "exchange": self._exchange() if several else None,
             "latency": self._latency() if several else None,
         }
@@ -113,7 +113,7 @@ class CeilingsRank:
         d = width // self.compute.ranks
         g = channels_at_once(1, d, length, self.compute.device)
         u_BgL, dy_BgL, k_gL = self._tensor(1, g, length), self._tensor(1, g, length), self._tensor(g, length)
-        points = fft_length(length)
+        points = fft_length(length, self.on_cpu)
 
         def work() -> None:
             causal_convolution(u_BgL, k_gL)

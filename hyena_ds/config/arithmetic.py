@@ -61,7 +61,11 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
             )
         data_parallel = ranks // sp
         # A row with fewer sequences than a micro batch may have takes all it has at once.
-        most = None if stage.micro_batch_size is None else min(stage.micro_batch_size, max(1, stage.sequences // data_parallel))
+        most = (
+            None
+            if stage.micro_batch_size is None
+            else min(stage.micro_batch_size, max(1, stage.sequences // data_parallel))
+        )
         per_micro_step = data_parallel * (most or 1)
         if stage.sequences % per_micro_step:
             size, cure = "", "the number of ranks"

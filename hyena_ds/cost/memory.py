@@ -149,7 +149,7 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     filters = float(held_filters(shape.config, shape.context_length, shape.sequence_parallel))
     if filters > MOST_HELD_BYTES:
         filters /= shape.layers
-    signal = float(_FLOAT32 * shape.batch * channels_at_once(shape, on_cpu) * fft_length(shape.context_length))
+    signal = float(_FLOAT32 * shape.batch * channels_at_once(shape, on_cpu) * fft_length(shape.context_length, on_cpu))
     parts = dict.fromkeys(PARTS, 0.0)
     parts["process"] = _PREDICTING if on_cpu else _PREDICTING_ON_DEVICE
     parts["weights and optimizer"] = float(_FLOAT32 * parameters(shape.config))
@@ -212,7 +212,7 @@ def _transforms(shape: StepShape, kind: str, on_cpu: bool) -> list[Held]:
     """
     B = shape.batch
     of_input, of_filter = {"forward": (2, 1), "backward": (2, 2), "again": (3, 2), "spectra": (2, 1)}[kind]
-    size = float(_FLOAT32 * channels_at_once(shape, on_cpu) * fft_length(shape.context_length))
+    size = float(_FLOAT32 * channels_at_once(shape, on_cpu) * fft_length(shape.context_length, on_cpu))
     held = [Held("transforms", B * size, of_input), Held("transforms", size, of_filter)]
     if not on_cpu:
         held.append(Held("transforms", B * size, 1))  # cuFFT's workspace

@@ -45,7 +45,7 @@ def step_time(shape: StepShape, cluster: Cluster) -> StepTime:
     """Seconds of every part. Parts follow each other, but for exchanges that run beside transforms."""
     device = cluster.device
     rates = device.rates
-    points = fft_length(shape.context_length)
+    points = fft_length(shape.context_length, cluster.device.on_cpu)
     moved = traffic(shape, device.on_cpu)
     gemm = rates.gemm_bfloat16 if shape.precision == "bfloat16" else rates.gemm_float32
     parts = dict.fromkeys(PARTS, 0.0)

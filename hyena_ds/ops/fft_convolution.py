@@ -62,7 +62,7 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
 
 
 def _spectrum(x_L: Tensor) -> Tensor:
-    L, n = x_L.shape[-1], fft_length(x_L.shape[-1])
+    L, n = x_L.shape[-1], fft_length(x_L.shape[-1], x_L.device.type == "cpu")
     padded_n = empty((*x_L.shape[:-1], n), x_L.device)
     padded_n[..., :L] = x_L
     padded_n[..., L:] = 0.0
@@ -71,5 +71,5 @@ def _spectrum(x_L: Tensor) -> Tensor:
 
 
 def _signal(spectrum: Tensor, L: int) -> Tensor:
-    signal: Tensor = torch.fft.irfft(spectrum, n=fft_length(L))
+    signal: Tensor = torch.fft.irfft(spectrum, n=fft_length(L, spectrum.device.type == "cpu"))
     return signal[..., :L]

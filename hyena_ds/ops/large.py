@@ -48,9 +48,11 @@ def empty_like(x: Tensor) -> Tensor:
 
 
 def give_back() -> None:
-    """Return free blocks to the system: when tensors of other sizes are about to come."""
+    """Return free blocks to the system, a device's too: when tensors of other sizes are about to come."""
     for blocks in _free.values():
         blocks.clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

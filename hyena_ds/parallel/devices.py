@@ -19,6 +19,8 @@ from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
 
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
+_UNWATCHED_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+"""NCCL's own watchdog would end the first rank that sees an error, which is seldom the one that made it, and be blamed."""
 _GOODBYE_SECONDS = 10.0
 """For which rank 0 keeps its store for ranks that have yet to read why they end."""
 
@@ -84,10 +86,11 @@ def check_ranks_here(ranks: int, devices: int) -> None:
         )
 
 
-def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True) -> Compute:
+def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True, watched: bool = False) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too. Collective. Raises UserError when there are fewer accelerators than ranks,
+    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too,
+    `watched` whether a watchdog of ours ends ranks whose exchanges do not end. Collective. Raises UserError when there are fewer accelerators than ranks,
     and LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -99,6 +102,9 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed looks no further
     pin_float32()
     compute = Compute(device, "nccl" if devices else "gloo", rank, ranks, local_rank)
+    if devices and watched:
+        for name, value in _UNWATCHED_NCCL.items():
+            os.environ.setdefault(name, value)
     _join(compute, timeout, engine)
     return compute
 
@@ -124,6 +130,8 @@ def _device(local_rank: int) -> torch.device:
     devices = device_count()
     if not devices:
         return torch.device("cpu")
+    # Tensors of every stage and size of tile share the memory; read when the allocator is first asked.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     device = torch.device("cuda", local_rank % devices)
     torch.cuda.set_device(device)
     return device
@@ -142,9 +150,9 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def peak_memory_gib(compute: Compute) -> float:
-    """Most that this rank has held since the start: device memory on a GPU, else resident memory."""
+    """Most that this rank has held since the start: what torch had reserved of a GPU's memory, else resident memory."""
     if compute.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(compute.device) / 2**30
+        return torch.cuda.max_memory_reserved(compute.device) / 2**30
     try:  # ru_maxrss also counts what the process was before it became this program
         with open("/proc/self/status", encoding="ascii") as lines:
             return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
@@ -179,6 +187,13 @@ def waits_take_time(compute: Compute) -> bool:
 def device_name(compute: Compute) -> str:
     """What this rank computes on, in words."""
     return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"
+
+
+def exchange_options(group: dist.ProcessGroup | None = None) -> object | None:
+    """Options of a group whose exchanges run beside work: on a device before it, in a stream of high priority."""
+    if dist.get_backend(group) != "nccl":
+        return None
+    return dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
 
 
 def broken_collective(error: BaseException) -> bool:

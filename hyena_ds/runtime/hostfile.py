@@ -47,7 +47,7 @@ _FORWARDED = (
     *(STOP_FILE, LAUNCH, DIRECTORY, "HYENA_BIND_CORES"),
     *("DS_ACCELERATOR", "GLIBC_TUNABLES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL"),
 )
-_FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "TORCH_")
+_FORWARDED_KINDS = ("CUDA_", "FI_", "GLOO_", "MKL_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_")
 """How variables begin that libraries read. What begins with PYTHON or UCX is forwarded by DeepSpeed."""
 _END_SECONDS = 10
 """Beyond twice the silence: the watchdog's, and then ssh's."""

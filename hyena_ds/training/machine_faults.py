@@ -18,7 +18,9 @@ from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import LocalError
 
-_ALLOCATOR = re.compile(r"can't allocate memory|bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
+_ALLOCATOR = re.compile(
+    r"can't allocate memory|bad_alloc|failed to allocate|out of memory|_ALLOC_FAILED", re.IGNORECASE
+)
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)", re.DOTALL)
 
 

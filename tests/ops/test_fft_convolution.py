@@ -103,6 +103,14 @@ def test_groups_of_channels_are_batches_of_transforms_that_stay_small(batch: int
     assert at_once == 1 or at_once * batch * fft_length(L) <= max(1 << 21, 2 * fft_length(L))
 
 
+def test_a_device_takes_a_power_of_two_where_it_is_little_longer() -> None:
+    assert fft_length(1_000_000) == 2_000_000 and fft_length(1_000_000, on_cpu=False) == 1 << 21
+    assert fft_length(160_000) == fft_length(160_000, on_cpu=False) == 320_000, "2^19 is 64 % longer"
+    for L in range(1, 2000):
+        taken, best = fft_length(L, on_cpu=False), fft_length(L)
+        assert taken == best or (best < taken <= 1.06 * best and taken & (taken - 1) == 0)
+
+
 def test_the_fft_length_is_the_smallest_with_no_prime_factor_above_five() -> None:
     def smooth(n: int) -> bool:
         for prime in (2, 3, 5):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hyena_ds.config.arithmetic import plan_stages
+from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
@@ -220,3 +221,16 @@ def test_durations_are_not_measured_with_a_clock_that_can_be_set() -> None:
             if imported or called:
                 found.append(f"{path}:{node.lineno}")  # type: ignore[attr-defined]
     assert not found, "use time.monotonic() or time.perf_counter()"
+
+
+@pytest.mark.parametrize(
+    "text", ["cuFFT error: CUFFT_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
+)
+def test_libraries_of_a_device_run_out_of_memory_in_words_of_their_own(text: str) -> None:
+    config = load_yaml(ROOT / "configs" / "large-1m.yaml", RunConfig)
+    plan = plan_stages(config, 8)[-1]
+    with (
+        pytest.raises(LocalError, match="stage 10: out of memory at context_length 1,000,000"),
+        in_a_sentence(config, plan),
+    ):
+        raise RuntimeError(text)
