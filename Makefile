@@ -13,7 +13,7 @@ EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; sa
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
 
-.PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-packages test-full fuzz soak soak-full lint docs bench gpu clean
+.PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-kernels test-packages test-full fuzz soak soak-full lint docs bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make evaluate-here HYENA_DATA=DIR    all that configs/suites/here.yaml has (at most 6 hours of two cores; stop it, and it goes on)"
 	@echo "make test    run every test, distributed ones included"
 	@echo "make test-fast   the tests of one process that take no more than seconds each: what to run while working (5 minutes)"
+	@echo "make test-kernels   the Triton kernels in its interpreter, on a CPU (at most 5 minutes)"
 	@echo "make test-packages   install sshd, pdsh, Slurm, shellcheck and Chromium (Debian, root), without which tests are skipped"
 	@echo "make test-full   the same, with every combination of grid, ZeRO stage and activation policy"
 	@echo "make fuzz    10,000 hostile inputs for every command that reads files; HYENA_FUZZ_SEED=N tries others"
@@ -72,6 +73,9 @@ test: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)
+
+test-kernels: $(VENV)/installed
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/kernels
 
 test-packages:
 	@command -v apt-get >/dev/null 2>&1 || { echo "make: found no apt-get; install by hand: $$(xargs < tests/packages.txt)" >&2; exit 2; }

@@ -1,6 +1,6 @@
 """Every Triton kernel on this machine's device: held against float64 on odd shapes, and timed beside the portable code.
 
-    python bench/card/kernels.py [--only WORD] [--json PATH]
+    python bench/card/kernels.py [--only WORD] [--sweep] [--json PATH]
 
 A row is printed whatever became of the others. Without a device it is a dry run: small shapes, in Triton's interpreter.
 """
@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ if not ON_CARD:
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
+from hyena_ds.ops.triton import cross_entropy, gates, gelu  # noqa: E402
+from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
 from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
@@ -35,11 +38,19 @@ LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 8, 32)
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 2e-5}
 """Largest difference from float64, relative to the largest value, by the type of a result."""
 TIMES = 20 if ON_CARD else 1
+SWEEPS: tuple[tuple[str, ModuleType, tuple[dict[str, int], ...]], ...] = (
+    ("gates", gates, tuple({"_BLOCK": b, "_WARPS": w} for b, w in ((128, 4), (256, 4), (256, 8), (512, 4), (1024, 4)))),
+    ("gelu", gelu, tuple({"_ROWS": r, "_COLUMNS": c} for r, c in ((8, 128), (16, 128), (32, 128), (8, 256), (4, 512)))),
+    ("norm, head", cross_entropy, tuple({"_ROWS": r, "_WARPS": w} for r, w in ((16, 4), (16, 8), (32, 8), (32, 16)))),
+    ("filter", filter_kernels, tuple({"_CHANNELS": c, "_WARPS": w} for c, w in ((32, 4), (32, 8), (64, 8), (64, 16)))),
+)
+"""Sizes of a program that --sweep tries in place of a module's own."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name has this in it")
+    parser.add_argument("--sweep", action="store_true", help="time other sizes of a program too")
     parser.add_argument("--json", type=Path, help="where the rows go")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -53,24 +64,42 @@ def main() -> int:
             if arguments.only in case.name and not (case in FILTER_CASES and dtype == torch.bfloat16):
                 rows.append(row(case, dtype))
                 print(sentence(rows[-1]), flush=True)
+    if arguments.sweep:
+        rows += sweep(arguments.only)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1))
     return 0 if all(each["right"] for each in rows) else 1
 
 
-def row(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+def row(case: Case, dtype: torch.dtype, portable: bool = True) -> dict[str, Any]:
     """What was found of one kernel in one precision; a failure is a row too."""
     found: dict[str, Any] = {"kernel": case.name, "precision": str(dtype).removeprefix("torch."), "right": False}
     try:
         found["worst"], found["where"] = check(case, dtype)
         found["right"] = found["worst"] <= 1.0
-        found |= times(case, dtype)
+        found |= times(case, dtype, portable)
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         traceback.print_exc()
     finally:
         if ON_CARD:
             torch.cuda.empty_cache()
+    return found
+
+
+def sweep(only: str) -> list[dict[str, Any]]:
+    """Rows of bf16 cases with other sizes of a program, where a row's `sizes` says which."""
+    found = []
+    for word, module, settings in SWEEPS:
+        for case in (*CASES, *FILTER_CASES):
+            if not (case.name.startswith(word) and only in case.name):
+                continue
+            for sizes in settings:
+                before = {name: getattr(module, name) for name in sizes}
+                vars(module).update(sizes)
+                found.append(row(case, torch.bfloat16, portable=False) | {"sizes": sizes})
+                vars(module).update(before)
+                print(sizes, sentence(found[-1]), flush=True)
     return found
 
 
@@ -88,16 +117,18 @@ def check(case: Case, dtype: torch.dtype) -> tuple[float, str]:
     return worst, where
 
 
-def times(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+def times(case: Case, dtype: torch.dtype, portable: bool) -> dict[str, Any]:
     """Median milliseconds of the kernel and of the portable code, and bytes a second of what the kernel declares."""
     tensors = random_tensors(case, Sizes(*LARGE, dtype, DEVICE), seed=1)
     moved = case.traffic(*tensors).total
     ours = median_ms(lambda: case.kernel(*tensors))
-    found = {"bytes": moved, "ms": ours, "gb_per_s": moved / ours / 1e6}
+    found = {"bytes": moved, "ms": ours, "gb_per_s": moved / ours / 1e6, "portable_ms": float("nan")}
     try:
+        if not portable:
+            return found
         found["portable_ms"] = median_ms(lambda: case.portable(*tensors))
     except torch.OutOfMemoryError:
-        found["portable_ms"] = float("nan")
+        torch.cuda.empty_cache()
     return found
 
 

@@ -1,4 +1,4 @@
-"""What kernels load and store in the interpreter: every element that a mask lets through, once."""
+"""What kernels load and store in the interpreter: every element that a mask lets through, once a launch."""
 
 from __future__ import annotations
 
@@ -9,40 +9,58 @@ from typing import Any
 import numpy as np
 import pytest
 from torch import Tensor
-from triton.runtime.interpreter import interpreter_builder
+from triton.runtime.interpreter import GridExecutor, interpreter_builder
 
 
 class Count:
-    """Addresses of the loads and stores that fall into the tensors of interest."""
+    """Addresses of loads and of stores, by launch."""
 
     def __init__(self) -> None:
-        self.loads: list[np.ndarray] = []
-        self.stores: list[np.ndarray] = []
+        self.loads: list[list[np.ndarray]] = []
+        self.stores: list[list[np.ndarray]] = []
 
-    def touched(self, addresses: list[np.ndarray], x: Tensor) -> int:
-        """Bytes of `x` that are among the addresses; each element once."""
-        found = np.unique(np.concatenate(addresses)) if addresses else np.empty(0, np.int64)
-        begin, size = x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()
-        return int(((found >= begin) & (found < begin + size)).sum()) * x.element_size()
+    def begin(self) -> None:
+        """A launch begins."""
+        self.loads.append([])
+        self.stores.append([])
+
+    def read(self, x: Tensor) -> int:
+        """Bytes of `x` that were loaded."""
+        return sum(_touched(launch, x) for launch in self.loads)
+
+    def written(self, x: Tensor) -> int:
+        """Bytes of `x` that were stored."""
+        return sum(_touched(launch, x) for launch in self.stores)
+
+
+def _touched(addresses: list[np.ndarray], x: Tensor) -> int:
+    found = np.unique(np.concatenate(addresses)) if addresses else np.empty(0, np.int64)
+    begin, size = x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()
+    return int(((found >= begin) & (found < begin + size)).sum()) * x.element_size()
 
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Count]:
-    """Count what kernels do within the block; masked accesses are the only ones that tensors of interest get."""
+    """Count what kernels do within the block; masked accesses are the only ones that large tensors get."""
     count = Count()
 
-    def watching(do: Callable[..., Any], addresses: list[np.ndarray], mask_at: int) -> Callable[..., Any]:
+    def watching(do: Callable[..., Any], launches: list[list[np.ndarray]], mask_at: int) -> Callable[..., Any]:
         def watched(pointers: Any, *rest: Any, **named: Any) -> Any:
             mask = np.broadcast_to(rest[mask_at].data, pointers.data.shape)
-            addresses.append(pointers.data[mask].astype(np.int64).ravel())
+            launches[-1].append(pointers.data[mask].astype(np.int64).ravel())
             return do(pointers, *rest, **named)
 
         return watched
 
+    launch = GridExecutor.__call__
+
+    def launched(self: Any, *arguments: Any, **named: Any) -> Any:
+        count.begin()
+        return launch(self, *arguments, **named)
+
     with monkeypatch.context() as patch:
-        for name, addresses, mask_at in (
-            ("create_masked_load", count.loads, 0),
-            ("create_masked_store", count.stores, 1),
-        ):
-            patch.setattr(interpreter_builder, name, watching(getattr(interpreter_builder, name), addresses, mask_at))
+        patch.setattr(GridExecutor, "__call__", launched)
+        load, store = interpreter_builder.create_masked_load, interpreter_builder.create_masked_store
+        patch.setattr(interpreter_builder, "create_masked_load", watching(load, count.loads, 0))
+        patch.setattr(interpreter_builder, "create_masked_store", watching(store, count.stores, 1))
         yield count

@@ -45,5 +45,5 @@ def test_a_kernel_moves_the_bytes_that_it_declares(
     declared = case.traffic(*tensors)
     # Parameters, neighbours' tokens and sums are small and not declared.
     large = SHAPES["odd"][1]
-    assert declared.read == sum(count.touched(count.loads, x) for x in tensors if x.numel() >= large)
-    assert declared.written == sum(count.touched(count.stores, x) for x in results if x.numel() >= large)
+    assert declared.read == sum(count.read(x) for x in tensors if x.numel() >= large)
+    assert declared.written == sum(count.written(x) for x in results if x.numel() >= large)
