@@ -19,7 +19,7 @@ Array = NDArray[Any]
 MOST_DRAWS, FEWEST_DRAWS = 200, 10
 """Test sets that are drawn: with 200 the standard error is itself known to a twentieth."""
 _NUMBERS = 10**9
-"""Fewer are drawn of larger sets: so many numbers in all, but FEWEST_DRAWS at least."""
+"""Numbers that are drawn in all: fewer sets of larger ones, but FEWEST_DRAWS at least."""
 
 
 def standard_error(

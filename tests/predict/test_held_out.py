@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.data.identity import SHARDS, ListedShard, ListedSource, ShardList
 from hyena_ds.data.shards import read_index
 from hyena_ds.predict.export import export
 from hyena_ds.predict.held_out import HELD_OUT, TRAINED_ON, UNKNOWN, shared_bases, spans_of, verdict_of
+from hyena_ds.predict.model_card import model_card
 from hyena_ds.predict.windows import Region, Window
 from hyena_ds.runs.trained_on import TRAINING, Training, trained_context, training_of
+from hyena_ds.weights.heads import TaskHead
 from tests.data.genomes import GENOME, write_shards
 from tests.predict.verbs import run, save_model
 
@@ -177,6 +180,16 @@ def test_a_fine_tuned_model_says_what_its_backbone_was_trained_on(trained: Path,
                 assert (found.bases, found.beginning) == ({}, beginning)
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
         assert "has changed since" in verdict_of(folder, spans, "tiny").why
+
+
+def test_the_card_of_a_fine_tuned_model_says_what_its_backbone_was_trained_on(tmp_path: Path) -> None:
+    head = TaskHead("classification", "mean", ("no", "yes"), {})
+    known = Training({"tiny": {"chrA": [(0, 90), (200, 300)]}}, 64, None, (("mine.csv", "5" * 64),))
+    card = model_card("tuned", ModelConfig(8, 1, 64), 9, None, known, head)
+    assert "## The backbone was trained on\n" in card and "| tiny | chrA | 190 | 0 | 300 |" in " ".join(
+        card.split(" ")
+    ).replace("  ", " ")
+    assert "was trained on" not in model_card("tuned", ModelConfig(8, 1, 64), 9, None, Training({}, 64, None), head)
 
 
 def _fine_tuned(directory: Path, name: str, beginning: str | None, like: Path) -> Path:
