@@ -43,6 +43,10 @@ class ForwardPass:
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""
 
+    def drops(self, probability: float) -> bool:
+        """Whether `drop` does anything."""
+        return self.dropout is not None and probability > 0.0
+
     def drop(self, x_BnD: Tensor, tile: Tile, layer: int, probability: float) -> Tensor:
         """Dropout of a tile's activations; `layer` tells the calls of one forward apart."""
         key = None if self.dropout is None else self.dropout.of(tile.rows)

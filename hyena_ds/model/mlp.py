@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hyena_ds.model.forward_pass import ForwardPass
-from hyena_ds.ops.gelu import gelu, gelu_with_slope
+from hyena_ds.ops import place
+from hyena_ds.ops.gelu import gelu_and_backward, gelu_of
 from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
-from hyena_ds.ops.products import add_product
+from hyena_ds.ops.products import add_product, add_to_tokens
 from hyena_ds.ops.tiles import tiles
 
 
@@ -45,7 +46,7 @@ def mlp_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """(the residual after the half-block, the MLP before its GELU if the policy keeps it, in the compute dtype)."""
     dtype = call.compute_dtype
-    B, l, _ = r_BlD.shape
+    B, l, D = r_BlD.shape
     inner = weights.up_bias.numel()
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
     out_BlD = empty_like(r_BlD)
@@ -56,7 +57,12 @@ def mlp_forward(
         h_nI = torch.addmm(rounded.up_bias, x_BnD.flatten(0, 1).to(dtype), rounded.up_weight.t())
         if kept_BlI is not None:
             kept_BlI[tile.here] = h_nI.view(*r_BnD.shape[:2], inner)
-        y_nD = torch.addmm(rounded.down_bias, gelu(h_nI.float()).to(dtype), rounded.down_weight.t()).float()
+        a_nI = gelu_of(h_nI)
+        if place.on_device(r_BlD.device) and not call.drops(dropout):
+            out_BnD = torch.add(r_BnD, weights.down_bias, out=out_BlD[tile.here])
+            add_to_tokens(out_BnD.view(1, -1, D), a_nI.t().unsqueeze(0), rounded.down_weight.t())
+            continue
+        y_nD = torch.addmm(rounded.down_bias, a_nI, rounded.down_weight.t()).float()
         torch.add(r_BnD, call.drop(y_nD.view(r_BnD.shape), tile, layer, dropout), out=out_BlD[tile.here])
     return out_BlD, kept_BlI
 
@@ -84,12 +90,12 @@ def mlp_backward(
         kept_nI = None if kept_BlI is None else kept_BlI[tile.here].flatten(0, 1)
         h_nI = torch.addmm(rounded.up_bias, x_nD, rounded.up_weight.t()) if kept_nI is None else kept_nI
         dy_nD = call.drop(dout_BlD[tile.here], tile, layer, dropout).flatten(0, 1)
-        a_nI, slope_nI = gelu_with_slope(h_nI.float())
+        a_nI, to_inner = gelu_and_backward(h_nI)
         gradients.down_bias.add_(dy_nD.sum(0))
         dy_nD = dy_nD.to(dtype)
-        add_product(gradients.down_weight, dy_nD.t().unsqueeze(0), a_nI.to(dtype).unsqueeze(0))
-        dh_nI = slope_nI.mul_(torch.mm(dy_nD, rounded.down_weight))
-        gradients.up_bias.add_(dh_nI.sum(0))
+        add_product(gradients.down_weight, dy_nD.t().unsqueeze(0), a_nI.unsqueeze(0))
+        dh_nI = to_inner(torch.mm(dy_nD, rounded.down_weight))
+        gradients.up_bias.add_(dh_nI.sum(0, dtype=torch.float32))
         dh_nI = dh_nI.to(dtype)
         add_product(gradients.up_weight, dh_nI.t().unsqueeze(0), x_nD.unsqueeze(0))
         dx_BnD = torch.mm(dh_nI, rounded.up_weight).float().view(r_BnD.shape)

@@ -14,6 +14,8 @@ B batch, l local length, L context length, D width, C = 3 D, g some channels, n 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,10 +25,11 @@ from torch import Tensor, nn
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.ops import place
 from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.large import empty, empty_like
-from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
-from hyena_ds.ops.products import add_product, to_channels, to_tokens
+from hyena_ds.ops.layer_norm import Normed, layer_norm, layer_norm_backward
+from hyena_ds.ops.products import add_product, add_to_tokens, to_channels, to_tokens
 from hyena_ds.ops.short_convolution import (
     HALO,
     short_convolution,
@@ -85,12 +88,12 @@ def operator_forward(
 ) -> tuple[Tensor, Kept]:
     """(the residual after the half-block, what the policy keeps). Collective over the sequence-parallel group."""
     B, l, D = r_BlD.shape
-    policy = call.policy
+    policy, on_device = call.policy, place.on_device(r_BlD.device)
     project = _Projection(r_BlD, weights, call, policy.keep_projections)
+    short = _short_filter(weights, on_device)
     x0_BDl, u_BDl = (empty((B, D, l), r_BlD.device) for _ in range(2))
     for tile in project.tiles_with_the_first_last():
-        p_BCm = project(tile)
-        x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+        x0, x1, v = short_convolution(project(tile), *short).chunk(3, dim=1)
         x0_BDl[_columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[_columns(tile)])
     if call.watch is not None:
@@ -107,14 +110,19 @@ def operator_forward(
             y_BgL = call.convolution.forward(u_BgL, k_dL[channels])
             if policy.keep_convolution:
                 groups.append((u_BgL,))
-        return (y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
+        return (y_BgL if on_device else y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
 
-    call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
+    with _skip_in_filter(k_dL, skip_d1, on_device):
+        call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
     out_BlD = empty_like(r_BlD)
     out_weight = weights.out_weight.to(call.compute_dtype)
     for tile in project.tiles():
-        z_BDn = torch.mul(y_BDl[_columns(tile)], x0_BDl[_columns(tile)])
-        mixed_BnD = to_tokens(z_BDn.to(call.compute_dtype), out_weight.t()).add_(weights.out_bias)
+        z_BDn = _gated(y_BDl[_columns(tile)], x0_BDl[_columns(tile)], call)
+        if on_device and not call.drops(dropout):
+            out_BnD = torch.add(r_BlD[tile.here], weights.out_bias, out=out_BlD[tile.here])
+            add_to_tokens(out_BnD, z_BDn, out_weight.t())
+            continue
+        mixed_BnD = to_tokens(z_BDn, out_weight.t()).add_(weights.out_bias)
         torch.add(r_BlD[tile.here], call.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[tile.here])
     return out_BlD, Kept(project.held_BCm, y_BDl if policy.keep_convolution else None, tuple(groups))
 
@@ -135,7 +143,9 @@ def operator_backward(
     The gradient of r overwrites `dout`.
     """
     B, l, D = r_BlD.shape
+    on_device = place.on_device(r_BlD.device)
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
+    short = _short_filter(weights, on_device)
     project = _Projection(r_BlD, weights, call, call.policy.hold_projections, kept.projected_BCm)
     u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device)
     dy_BDl = empty((B, D, l), r_BlD.device)
@@ -149,10 +159,10 @@ def operator_backward(
     for tile in project.tiles_with_the_first_last():
         p_BCm = project(tile)
         if u_BDl is not None:
-            x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+            x0, x1, v = short_convolution(p_BCm, *short).chunk(3, dim=1)
             torch.mul(x1, v, out=u_BDl[_columns(tile)])
         else:
-            x0 = short_convolution(p_BCm[:, :D], weights.short_weight[:D], weights.short_bias[:D])
+            x0 = short_convolution(p_BCm[:, :D], *(of_all[:D] for of_all in short))
         torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[_columns(tile)])
 
     y_BDl, du_BDl = _convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, kept)
@@ -162,32 +172,49 @@ def operator_backward(
     before_BC2 = None
     for tile in project.tiles():
         p_BCm = project(tile)
-        x0, x1, v = short_convolution(p_BCm, weights.short_weight, weights.short_bias).chunk(3, dim=1)
+        x0, x1, v = short_convolution(p_BCm, *short).chunk(3, dim=1)
         dmixed_BnD, dz_BDn = output_gradient(tile)
         y, du = y_BDl[_columns(tile)], du_BDl[_columns(tile)]
-        z_BDn = torch.mul(y, x0).to(call.compute_dtype)
-        add_product(gradients.out_weight, dmixed_BnD.mT, z_BDn.mT)
+        add_product(gradients.out_weight, dmixed_BnD.mT, _gated(y, x0, call).mT)
         gradients.out_bias.add_(dmixed_BnD.sum((0, 1), dtype=torch.float32))
-        dq_BCn = torch.cat((dz_BDn.mul_(y), torch.mul(du, v), torch.mul(du, x1)), dim=1)
+        dq_BCm = None
+        if on_device:  # the tile and its neighbours' tokens in one tensor, which the convolution reads as it is
+            begins = 0 if tile.first == 0 else HALO
+            dq_BCm = r_BlD.new_empty((*p_BCm.shape[:2], begins + y.shape[-1] + (HALO if tile.last == l else 0)))
+            dq_BCn = dq_BCm[..., begins : begins + y.shape[-1]]
+            for part, (a, b) in zip(dq_BCn.chunk(3, dim=1), ((dz_BDn, y), (du, v), (du, x1)), strict=True):
+                torch.mul(a, b, out=part)
+        else:
+            dq_BCn = torch.cat((dz_BDn.mul_(y), torch.mul(du, v), torch.mul(du, x1)), dim=1)
         dweight, dbias = short_convolution_to_weight(dq_BCn, p_BCm)
         gradients.short_weight.add_(dweight)
+        if on_device:  # p is without its bias
+            gradients.short_weight.add_((dbias * weights.in_bias).view(-1, 1, 1))
         gradients.short_bias.add_(dbias)
         # A token's projection is used by itself and the two after it: tiles hand their last two on.
         if tile.first == 0:
             head_BC2 = dq_BCn[..., :HALO] if l >= HALO else F.pad(dq_BCn, (0, HALO - l))
             right_BC2 = call.layout.exchange.from_right(head_BC2)
-            dq_BCm, begin = dq_BCn, 0
+        begin = max(0, tile.first - HALO)
+        if dq_BCm is None:
+            dq_BCm = dq_BCn if tile.first == 0 else torch.cat((before_BC2, dq_BCn), dim=-1)  # type: ignore[arg-type]
+            if tile.last == l:
+                dq_BCm = torch.cat((dq_BCm, right_BC2.wait()), dim=-1)  # type: ignore[union-attr]
+            before_BC2 = dq_BCn[..., -HALO:]
         else:
-            dq_BCm, begin = torch.cat((before_BC2, dq_BCn), dim=-1), tile.first - HALO  # type: ignore[arg-type]
-        before_BC2 = dq_BCn[..., -HALO:]
-        if tile.last == l:
-            assert right_BC2 is not None
-            dq_BCm = torch.cat((dq_BCm, right_BC2.wait()), dim=-1)
+            if tile.first:
+                dq_BCm[..., :HALO] = before_BC2
+            if tile.last == l:
+                dq_BCm[..., -HALO:] = right_BC2.wait()  # type: ignore[union-attr]
+            before_BC2 = dq_BCn[..., -HALO:].clone()
         complete = Tile(tile.rows, begin, begin + dq_BCm.shape[-1] - HALO)
         dp_BCn = short_convolution_to_input(dq_BCm, weights.short_weight)
-        gradients.in_bias.add_(dp_BCn.sum((0, 2)))
+        if not on_device:
+            gradients.in_bias.add_(dp_BCn.sum((0, 2)))
         dp_BCn = dp_BCn.to(call.compute_dtype)
-        normed = layer_norm(r_BlD[complete.here], weights.norm_weight, weights.norm_bias)
+        if on_device:
+            gradients.in_bias.add_(dp_BCn.sum((0, 2), dtype=torch.float32))
+        normed = project.normed(tile, complete)
         add_product(gradients.in_weight, dp_BCn, normed.x.to(call.compute_dtype))
         dx_BnD = to_tokens(dp_BCn, in_weight)
         norms = (weights.norm_weight, weights.norm_bias, gradients.norm_weight, gradients.norm_bias)
@@ -210,6 +237,7 @@ def _convolution_backward(
     skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
     at_once = _at_once(dy_BDl, call)
     slot.begin_gradient(k_dL, call.filters.last)
+    on_device = place.on_device(dy_BDl.device)
 
     def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
         of_group = kept.groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
@@ -220,11 +248,15 @@ def _convolution_backward(
             du_BgL, dk_gL, y_BgL = call.convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
         slot.add_gradient(channels, dk_gL)
         dskip_d[channels] = dk_gL[:, 0]  # the skip is a filter of lag zero
-        du_BgL.addcmul_(dy_BgL, skip_d1[channels])
-        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL.addcmul_(of_group[0], skip_d1[channels]))
+        if not on_device:
+            du_BgL.addcmul_(dy_BgL, skip_d1[channels])
+            if y_BgL is not None:
+                y_BgL.addcmul_(of_group[0], skip_d1[channels])
+        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL)
 
     buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
-    call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
+    with _skip_in_filter(k_dL, skip_d1, on_device, restored=not call.filters.last):
+        call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
     y_BDl = kept.y_BDl if u_BDl is None else u_BDl
     assert y_BDl is not None
     return y_BDl, dy_BDl
@@ -245,6 +277,8 @@ class _Projection:
         self._missing = set() if held_BCm is not None else {_corner(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._call = r_BlD, weights, call
         self._in_weight = weights.in_weight.to(call.compute_dtype)
+        self._on_device = place.on_device(r_BlD.device)
+        self._last: tuple[Tile, Normed] | None = None
         self._halo = None
         if held_BCm is None:  # else no tile needs the neighbour again
             tail_B2D = r_BlD.new_zeros((B, HALO, D))
@@ -270,13 +304,52 @@ class _Projection:
         else:
             assert self._halo is not None
             r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[tile.here]), dim=1)
-        x_BmD = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias).x
-        p_BCm = to_channels(self._in_weight, x_BmD.to(self._call.compute_dtype), held_BCm)
-        p_BCm.add_(self._weights.in_bias.unsqueeze(1))
+        x_BmD, mean, rstd = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias)
+        x_BmD = x_BmD.to(self._call.compute_dtype)
+        if self._on_device:
+            self._last = tile, Normed(x_BmD, mean, rstd)
+        p_BCm = to_channels(self._in_weight, x_BmD, held_BCm)
+        if not self._on_device:
+            p_BCm.add_(self._weights.in_bias.unsqueeze(1))
         if tile.first == 0 and self._call.layout.offset == 0:
             # Before the first token the short filter sees zeros, not projected zeros.
-            p_BCm[..., :HALO] = 0.0
+            p_BCm[..., :HALO] = -self._weights.in_bias.unsqueeze(1) if self._on_device else 0.0
         return p_BCm
+
+    def normed(self, tile: Tile, part: Tile) -> Normed:
+        """The norm of `part` of a tile and its two predecessors; what the tile's projection has made, if that was the last."""
+        if self._last is None or self._last[0] != tile:
+            return layer_norm(self._r_BlD[part.here], self._weights.norm_weight, self._weights.norm_bias)
+        first = part.first - tile.first + HALO
+        x_BnD, mean, rstd = (of_all[:, first : first + part.last - part.first] for of_all in self._last[1])
+        return Normed(x_BnD, mean.contiguous(), rstd.contiguous())
+
+
+def _short_filter(weights: OperatorWeights, on_device: bool) -> tuple[Tensor, Tensor]:
+    """Taps and bias; on a device the bias of the projection, which is left out there, is part of it."""
+    if not on_device:
+        return weights.short_weight, weights.short_bias
+    return weights.short_weight, weights.short_bias + weights.in_bias * weights.short_weight.sum((1, 2))
+
+
+def _gated(y_BDn: Tensor, x0_BDn: Tensor, call: ForwardPass) -> Tensor:
+    """y x0 in the compute dtype."""
+    if place.on_device(y_BDn.device) and call.compute_dtype != y_BDn.dtype:
+        return torch.mul(y_BDn, x0_BDn, out=torch.empty_like(x0_BDn, dtype=call.compute_dtype))
+    return torch.mul(y_BDn, x0_BDn).to(call.compute_dtype)
+
+
+@contextmanager
+def _skip_in_filter(k_dL: Tensor, skip_d1: Tensor, on_device: bool, restored: bool = True) -> Iterator[None]:
+    """On a device the skip is the part of the filter that it is, of lag zero, while the convolution runs; on a CPU it is not."""
+    if not on_device:
+        yield
+        return
+    lag_zero_d1 = k_dL[:, :1].clone()
+    k_dL[:, :1] += skip_d1
+    yield
+    if restored:  # else the filter's gradient is in its place
+        k_dL[:, :1] = lag_zero_d1
 
 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:

@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from hyena_ds.ops import place
+
 _MASK32 = 0xFFFFFFFF
 Number = TypeVar("Number", Tensor, int)
 
@@ -48,9 +50,24 @@ def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, lay
     # Past 2^32 the upper word is mixed in apart (twice, or it would stand for a lower one); the mix of 0 is 0.
     words_l1 = _mix(positions_l1 & _MASK32) ^ _mix(_mix(positions_l1 >> 32))
     rows_Bl1 = _mix(samples_B11 ^ words_l1)
+    if place.on_device(device):
+        keep_BlD = _mixed_below(rows_Bl1, _mix(torch.arange(D, device=device)), int(probability * (1 << 32)))
+        scaled: Tensor = torch.ops.aten.native_dropout_backward(x_BlD, keep_BlD, 1.0 / (1.0 - probability))
+        return scaled
     bits_BlD = _mix(rows_Bl1 + _mix(torch.arange(D, device=device)) & _MASK32)
     keep_BlD = bits_BlD >= int(probability * (1 << 32))
     return x_BlD * keep_BlD / (1.0 - probability)
+
+
+def _mixed_below(rows_Bl1: Tensor, columns_D: Tensor, least: int) -> Tensor:
+    """Whether the mix of each sum is at least `least`: the same bits in 32-bit arithmetic, of half the bytes."""
+    x = rows_Bl1.to(torch.int32) + columns_D.to(torch.int32)  # wraps, as the product does
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, None)):
+        x ^= (x >> shift).bitwise_and_((1 << (32 - shift)) - 1)  # no sign comes in from the left
+        if factor is not None:
+            x *= factor
+    x ^= -(1 << 31)  # the order of unsigned numbers
+    return x >= least - (1 << 31)
 
 
 def _mix(x: Number) -> Number:

@@ -11,9 +11,12 @@ B batch, g channels, L context length, n FFT length.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from hyena_ds.ops import place
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import channels_of_a_group, fft_length
 
@@ -25,13 +28,15 @@ def channels_at_once(batch: int, channels: int, context_length: int, device: tor
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
     """y of the shape of u; all float32. The result may be a view of a longer tensor."""
-    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    spectrum = _Spectrum(u_BgL)
+    U, K = spectrum(u_BgL), spectrum(k_gL)
     return _signal(U.mul_(K), u_BgL.shape[-1])
 
 
 def causal_convolution_with_spectra(u_BgL: Tensor, k_gL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(y, U, K): the output and what `causal_convolution_backward_from_spectra` needs."""
-    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    spectrum = _Spectrum(u_BgL)
+    U, K = spectrum(u_BgL), spectrum(k_gL)
     return _signal(U * K, u_BgL.shape[-1]), U, K
 
 
@@ -40,9 +45,11 @@ def causal_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three."""
     L = dy_BgL.shape[-1]
-    U, K = _spectrum(u_BgL), _spectrum(k_gL)
+    spectrum = _Spectrum(u_BgL)
+    U, K = spectrum(u_BgL), spectrum(k_gL)
     y_BgL = _signal(U * K, L) if again else None
-    dY = _spectrum(dy_BgL)
+    dY = spectrum(dy_BgL)
+    del spectrum
     dk_gL = _signal(_over_batch(U.conj_physical_().mul_(dY)), L)
     del U
     return _signal(dY.mul_(K.conj_physical_()), L), dk_gL, y_BgL
@@ -51,7 +58,7 @@ def causal_convolution_backward(
 def causal_convolution_backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """(du, dk). Backward of a convolution is a correlation: the conjugate spectrum."""
     L = dy_BgL.shape[-1]
-    dY = _spectrum(dy_BgL)
+    dY = _Spectrum(dy_BgL)(dy_BgL)
     dk_gL = _signal(_over_batch(torch.conj_physical(U).mul_(dY)), L)
     return _signal(dY.mul_(torch.conj_physical(K)), L), dk_gL
 
@@ -61,15 +68,36 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
     return spectra_Bg[0] if spectra_Bg.shape[0] == 1 else spectra_Bg.sum(0)
 
 
-def _spectrum(x_L: Tensor) -> Tensor:
-    L, n = x_L.shape[-1], fft_length(x_L.shape[-1], x_L.device.type == "cpu")
-    padded_n = empty((*x_L.shape[:-1], n), x_L.device)
-    padded_n[..., :L] = x_L
-    padded_n[..., L:] = 0.0
-    spectrum: Tensor = torch.fft.rfft(padded_n)
-    return spectrum
+class _Spectrum:
+    """Transforms of signals of one length, padded with zeros.
+
+    On a device every signal is scaled by n^-1/2 as it is padded, so that the product of any two needs no scale afterwards,
+    and signals of one size are padded in the same memory: work is done in order there.
+    """
+
+    def __init__(self, like_L: Tensor) -> None:
+        self._n = fft_length(like_L.shape[-1], like_L.device.type == "cpu")
+        self._padded_n: Tensor | None = None
+
+    def __call__(self, x_L: Tensor) -> Tensor:
+        L, n = x_L.shape[-1], self._n
+        on_device = place.on_device(x_L.device)
+        shared, shape = self._padded_n, (*x_L.shape[:-1], n)
+        if shared is None or shared.numel() != math.prod(shape) or not on_device:
+            shared = empty(shape, x_L.device)
+            shared[..., L:] = 0.0
+        padded_n = shared.view(shape)
+        if on_device:
+            torch.mul(x_L, n**-0.5, out=padded_n[..., :L])
+            self._padded_n = shared
+        else:
+            padded_n[..., :L] = x_L
+        spectrum: Tensor = torch.fft.rfft(padded_n)
+        return spectrum
 
 
 def _signal(spectrum: Tensor, L: int) -> Tensor:
-    signal: Tensor = torch.fft.irfft(spectrum, n=fft_length(L, spectrum.device.type == "cpu"))
+    n = fft_length(L, spectrum.device.type == "cpu")
+    scale = "forward" if place.on_device(spectrum.device) else "backward"  # the forward transforms', or 1 / n here
+    signal: Tensor = torch.fft.irfft(spectrum, n=n, norm=scale)
     return signal[..., :L]

@@ -10,12 +10,31 @@ Equal to the library's tanh form to float32 rounding, and on a CPU 2 to 3 times 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from hyena_ds.ops import place
 
 _LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 _CUBIC = 0.044715 * _LINEAR
+
+
+def gelu_of(h: Tensor) -> Tensor:
+    """gelu(h) in the type of `h`, computed in float32. On a device the library's: one kernel."""
+    if place.on_device(h.device):
+        return F.gelu(h, approximate="tanh")
+    return gelu(h.float()).to(h.dtype)
+
+
+def gelu_and_backward(h: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """(gelu(h) in the type of `h`, the function that takes its gradient to that of `h`)."""
+    if place.on_device(h.device):
+        return F.gelu(h, approximate="tanh"), lambda da: torch.ops.aten.gelu_backward(da, h, approximate="tanh")
+    a, slope = gelu_with_slope(h.float())
+    return a.to(h.dtype), slope.mul_
 
 
 def gelu(x: Tensor) -> Tensor:

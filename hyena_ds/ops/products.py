@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hyena_ds.ops import place
+
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Code of ours chooses its own types: autograd runs backward without autocast, so recomputing would not repeat forward."""
@@ -54,6 +56,15 @@ def to_tokens(x_BCn: Tensor, weight_CD: Tensor) -> Tensor:
     return _float32_bmm(x_BCn.mT, weight_CD.expand(x_BCn.shape[0], -1, -1)).float()
 
 
+def add_to_tokens(total_BnD: Tensor, x_BCn: Tensor, weight_CD: Tensor) -> None:
+    """total += what `to_tokens` gives, without a tensor in between on a device. `total` is float32."""
+    if not place.on_device(total_BnD.device):
+        total_BnD += to_tokens(x_BCn, weight_CD)
+        return
+    for total_nD, x_Cn in zip(total_BnD, x_BCn, strict=True):
+        add_product(total_nD, x_Cn.t().unsqueeze(0), weight_CD.unsqueeze(0))
+
+
 def add_product(total_CD: Tensor, a_BCn: Tensor, b_BnD: Tensor) -> None:
     """total += the sum over the batch of a b. `total` is float32 whatever the operands are.
 
@@ -62,7 +73,7 @@ def add_product(total_CD: Tensor, a_BCn: Tensor, b_BnD: Tensor) -> None:
     for a_Cn, b_nD in zip(a_BCn, b_BnD, strict=True):
         if a_Cn.dtype == total_CD.dtype:
             total_CD.addmm_(a_Cn, b_nD)
-        elif a_Cn.device.type == "cpu":
+        elif not place.on_device(a_Cn.device):
             total_CD.add_(torch.mm(a_Cn, b_nD))
         elif writes_float32(a_Cn.device):
             torch.addmm(total_CD, a_Cn, b_nD, out_dtype=total_CD.dtype, out=total_CD)  # type: ignore[call-overload, unused-ignore]
