@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hyena_ds.ops.triton.programs import steps_of
 from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.waves import of_angle, of_quarters
 
 _TOKENS = 32
 _TOKENS_BACKWARD = 16
@@ -160,33 +161,13 @@ def _prepared(tensors: FilterTensors) -> tuple[Tensor, ...]:
 
 
 @triton.jit
-def _quarters(k, r):
-    """(sin, cos) of k quarter turns and r, |r| <= pi / 4: polynomials of Cephes' sinf and cosf, without its slow path."""
-    z = r * r
-    sine = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r
-    cosine = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0
-    k = k.to(tl.int32)
-    odd = (k & 1) == 1
-    first, second = tl.where(odd, cosine, sine), tl.where(odd, sine, cosine)
-    return tl.where((k & 2) == 2, -first, first), tl.where(((k + 1) & 2) == 2, -second, second)
-
-
-@triton.jit
-def _waves(x):
-    """(sin x, cos x) in float32 for |x| below some thousand: pi / 2 is taken off in three parts, whose products are exact."""
-    k = tl.floor(x * 0.6366197723675814 + 0.5)
-    r = ((x - k * 1.5703125) - k * 4.837512969970703125e-4) - k * 7.54978995489188216e-8
-    return _quarters(k, r)
-
-
-@triton.jit
 def _features(position_c, angle, phase, E: tl.constexpr):
     """z (E, c). Angles are turns in float64 until a quarter's rest is left of them."""
     e = tl.arange(0, E)
     turned = tl.load(angle + e)[:, None] * position_c.to(tl.float64)[None, :] + tl.load(phase + e)[:, None]
     k = tl.floor(4.0 * turned + 0.5)
     rest = (turned - 0.25 * k) * 6.283185307179586
-    _, wave = _quarters(k, rest.to(tl.float32))
+    _, wave = of_quarters(k, rest.to(tl.float32))
     return tl.where(e[:, None] == 0, turned.to(tl.float32), wave)
 
 
@@ -218,11 +199,11 @@ def _values_kernel(
         h = tl.dot(
             tl.load(w1 + f[:, None] * E + e[None, :]), _features(first + c, angle, phase, E), input_precision="ieee"
         )
-        h, _ = _waves(frequency_F1 * h)
+        h, _ = of_angle(frequency_F1 * h)
         h = tl.dot(tl.load(w2 + f[:, None] * F + f[None, :]), h, input_precision="ieee") + tl.load(b2 + f)[:, None]
-        h, _ = _waves(frequency_F1 * h)
+        h, _ = of_angle(frequency_F1 * h)
         h = tl.dot(tl.load(w3 + f[:, None] * F + f[None, :]), h, input_precision="ieee") + tl.load(b3 + f)[:, None]
-        h, _ = _waves(frequency_F1 * h)
+        h, _ = of_angle(frequency_F1 * h)
         for channel in range(0, PADDED, CHANNELS):
             d = channel + tl.arange(0, CHANNELS)
             value = tl.dot(tl.load(w4 + d[:, None] * F + f[None, :]), h, input_precision="ieee")
@@ -282,11 +263,11 @@ def _gradients_kernel(
         first = tl.cast(offset, tl.int64) + begin
         z = _features(first + c, angle, phase, E)
         a1 = tl.dot(tl.load(w1 + at_FE), z, input_precision="ieee")
-        h1, slope1 = _waves(frequency_F1 * a1)
+        h1, slope1 = of_angle(frequency_F1 * a1)
         a2 = tl.dot(tl.load(w2 + at_FF), h1, input_precision="ieee") + tl.load(b2 + f)[:, None]
-        h2, slope2 = _waves(frequency_F1 * a2)
+        h2, slope2 = of_angle(frequency_F1 * a2)
         a3 = tl.dot(tl.load(w3 + at_FF), h2, input_precision="ieee") + tl.load(b3 + f)[:, None]
-        h3, slope3 = _waves(frequency_F1 * a3)
+        h3, slope3 = of_angle(frequency_F1 * a3)
         tl.store(h + f[:, None].to(tl.int64) * l + begin + c[None, :], h3, mask=begin + c[None, :] < l)
         dh = tl.zeros((F, TOKENS), tl.float32)
         for channel in range(0, PADDED, CHANNELS):
