@@ -49,8 +49,8 @@ def _basis(cluster: Cluster) -> str:
     if cluster.device.name == "this":
         return "measured on this machine, one thread a rank; links between machines count as those inside"
     return (
-        f"published rates, of which {REACHED.gemm:.0%} of products, {REACHED.memory:.0%} of memory and {REACHED.link:.0%} of "
-        "links are assumed to be reached; measured on no such device"
+        f"published rates, of which {REACHED.gemm:.0%} of products, {REACHED.pointwise:.0%} to {REACHED.copy:.0%} of memory "
+        f"(as on an H200) and {REACHED.link:.0%} of links (assumed) are reached"
     )
 
 

@@ -30,7 +30,7 @@ from hyena_ds.ops.triton.waves import of_part
 SHORTEST, LONGEST = 1 << 10, 1 << 21
 """Points of a convolution."""
 PRECISION = "ieee"
-"""Of the products with DFT matrices: ieee, or tf32x3, three products of tensor cores with float32's accuracy nearly."""
+"""Precision of the products with DFT matrices: ieee, or tf32x3, three products of tensor cores with float32's accuracy nearly."""
 _COLUMNS = 8
 """Columns of a program: 32 bytes of each row, a sector of memory."""
 _ROWS = 8
