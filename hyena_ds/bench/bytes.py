@@ -133,7 +133,8 @@ def _counted(shape: StepShape, layout: Layout) -> Count:
         objective = NextToken(HyenaDNA(shape.config))
     ids_Bl = torch.zeros((shape.batch, shape.local_length), dtype=torch.int64)
     read = MicroBatch(ids_Bl, ids_Bl, torch.arange(shape.batch))
-    call = ForwardPass(layout, policy=shape.activation_policy, compute_dtype=getattr(torch, shape.precision))
+    dtype = getattr(torch, shape.precision)
+    call = ForwardPass(layout, policy=shape.activation_policy, compute_dtype=dtype, exchange_dtype=dtype)
     count = Count()
     count.hold(objective.parameters())
     with count:

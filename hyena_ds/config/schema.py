@@ -218,6 +218,9 @@ class RunConfig(Bounded):
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of projections and MLP; filter, FFT, norms and loss are always float32."""
+    exchange_precision: Literal["float32", "bfloat16"] | None = None
+    """What activations are rounded to on their way between the ranks of a sequence; left out, what `precision` says. On a GPU
+    also what the long convolution reads and writes. Filters are exchanged in float32."""
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
     lean or leanest, from the most memory and least time to the reverse."""
@@ -324,6 +327,11 @@ class RunConfig(Bounded):
     def total_tokens(self) -> int:
         """Tokens of all stages."""
         return sum(stage.total_tokens for stage in self.schedule)
+
+    @property
+    def exchanged_in(self) -> Literal["float32", "bfloat16"]:
+        """The precision of exchanged activations, whether configured or that of the products."""
+        return self.exchange_precision or self.precision
 
     @property
     def widest_sequence_parallel(self) -> int:

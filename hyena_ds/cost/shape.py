@@ -28,6 +28,13 @@ class StepShape:
     policy: PolicyName = "balanced"
     precision: Precision = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1
+    exchange_precision: Precision = "float32"
+    """Of activations on their way between ranks."""
+
+    @property
+    def exchanged_size(self) -> int:
+        """Bytes of an element of an activation that goes to another rank."""
+        return 2 if self.exchange_precision == "bfloat16" else 4
 
     @property
     def width(self) -> int:
@@ -98,6 +105,7 @@ def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
         plan.activation_policy,
         config.precision,
         config.zero_stage,
+        config.exchanged_in,
     )
 
 

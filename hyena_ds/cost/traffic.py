@@ -47,7 +47,8 @@ def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
     tokens = shape.batch * shape.accumulation * shape.local_length
     units = shape.layers * _layer_units(shape) + _ends_units(shape)
     cut = shape.sequence_parallel > 1
-    packed = _exchanged_tensors(shape) * 4 * _FLOAT32 * shape.local_length * shape.width if cut else 0.0
+    # Copied out of tensors and into them, there and here.
+    packed = _exchanged_bytes(shape) * 4 * shape.local_length * shape.width if cut else 0.0
     return MemoryTraffic(
         tokens * units * _FLOAT32 * shape.width,
         _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
@@ -105,7 +106,8 @@ def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
 
 def channels_at_once(shape: StepShape, on_cpu: bool) -> int:
     """Channels of a rank that go through the convolution together."""
-    return channels_of_a_group(shape.batch, shape.own_channels, shape.context_length, on_cpu)
+    cut = shape.sequence_parallel > 1
+    return channels_of_a_group(shape.batch, shape.own_channels, shape.context_length, on_cpu, cut)
 
 
 def overlap_groups(shape: StepShape, on_cpu: bool) -> int:
@@ -118,11 +120,11 @@ def _moved(policy: Policy) -> int:
     return 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
 
 
-def _exchanged_tensors(shape: StepShape) -> float:
-    """Moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
+def _exchanged_bytes(shape: StepShape) -> float:
+    """Of a token and channel, moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
     policy = shape.activation_policy
-    filters = 2 + evaluates_again(shape, policy)
-    return shape.layers * (_moved(policy) * shape.batch * shape.accumulation + filters)
+    filters = _FLOAT32 * (2 + evaluates_again(shape, policy))
+    return shape.layers * (shape.exchanged_size * _moved(policy) * shape.batch * shape.accumulation + filters)
 
 
 def _messages(shape: StepShape, on_cpu: bool) -> float:

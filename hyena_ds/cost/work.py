@@ -109,15 +109,15 @@ def fft_flops(shape: StepShape, points: int) -> Amount:
 def exchange_bytes(shape: StepShape) -> tuple[int, int]:
     """(forward, backward): the fewest bytes that a rank sends in all-to-alls under its policy.
 
-    A shard is one activation tensor of the rank, B l D float32; an all-to-all keeps 1/P of it here. Forward moves one
+    A shard is one activation tensor of the rank, B l D in the precision of exchanges; an all-to-all keeps 1/P of it here. Forward moves one
     shard in and one out. Backward moves one in and one out (dy, du), with u and y kept; else two in and two out (dy, u;
-    du, y). Without `keep_middle` the operator's forward runs again: one more in and one more out. The filter, l D float32
+    du, y). Without `keep_middle` the operator's forward runs again: one more in and one more out. The filter, l D float32 always
     and no B, goes in once a step and its gradient out once; again in, when backward evaluates it again. Not counted: the
     halo of two tokens, and the sum of the parameters' gradients.
     """
     policy, P = shape.activation_policy, shape.sequence_parallel
     filter_shard = shape.local_length * shape.width * _FLOAT32
-    shards = shape.batch * shape.accumulation * filter_shard
+    shards = shape.batch * shape.accumulation * shape.local_length * shape.width * shape.exchanged_size
     backward = 2 if policy.keep_convolution else 4
     backward += 0 if policy.keep_middle else 2
     filters = 1 + evaluates_again(shape, policy)

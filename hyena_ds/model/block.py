@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
-from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.forward_pass import ForwardPass, pieces
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
 from hyena_ds.ops.layer_norm import NORM_EPSILON
@@ -88,6 +88,7 @@ class _Spec:
     def __init__(self, block: Block, call: ForwardPass, weights: tuple[Tensor, ...]):
         self.call, self.number, self.dropout = call, block.number, block.dropout
         self.shape = block.operator.implicit_filter.shape
+        self._pieces = pieces(call.policy, weights[0].device)
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
@@ -101,7 +102,9 @@ class _Spec:
         layout, cache = self.call.layout, self.call.filters
 
         def evaluate() -> Tensor:
-            k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length, cache.columns)
+            k_Dl = evaluate_filter(
+                self.shape, self.filter, layout.offset, layout.local_length, cache.columns, self._pieces
+            )
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         keep = self.call.policy.keep_filter or cache.keeps
@@ -119,7 +122,7 @@ class _Spec:
         dk_dL = self.call.filters.slot(self.number).take_gradient()
         dk_Dl = exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         # An earlier micro step may have had more tokens than this one.
-        return filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl)
+        return filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl, self._pieces)
 
     def operator_forward(self, r_BlD: Tensor, call: ForwardPass) -> tuple[Tensor, Kept]:
         return operator_forward(r_BlD, self.operator, self.k_dL(), call, 2 * self.number + 1, self.dropout)

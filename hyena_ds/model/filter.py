@@ -74,9 +74,11 @@ class ImplicitFilter(nn.Module):
         return FilterWeights(*chain(*pairs, (self.output.weight, self.frequency)))
 
 
-def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int, columns: int = 1) -> Tensor:
-    """k (D, length), float32, without a graph; computed for a multiple of `columns` positions. Raises ValueError beyond the
-    maximum context."""
+def evaluate_filter(
+    shape: FilterShape, weights: FilterWeights, offset: int, length: int, columns: int = 1, pieces: int = 1
+) -> Tensor:
+    """k (D, length), float32, without a graph; computed for a multiple of `columns` positions, in chunks of which each is cut
+    into `pieces`. Raises ValueError beyond the maximum context."""
     if offset + length > shape.maximum_context:
         raise ValueError(
             f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
@@ -85,7 +87,7 @@ def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, len
     padded = length + -length % columns
     k_Dl = empty((shape.width, padded), weights.frequency.device)
     with without_autocast(k_Dl.device):
-        for chunk in _chunks(shape, weights, offset, padded):
+        for chunk in _chunks(shape, weights, offset, padded, pieces):
             h_Fc = chunk.z_Ec
             for weight, bias in _sine_layers(weights):
                 h_Fc = torch.addmm(bias.unsqueeze(1), weight, h_Fc).mul_(weights.frequency.view(-1, 1)).sin_()
@@ -93,14 +95,16 @@ def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, len
     return k_Dl[:, :length]
 
 
-def filter_gradients(shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor) -> FilterWeights:
+def filter_gradients(
+    shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor, pieces: int = 1
+) -> FilterWeights:
     """Gradients of the parameters for the gradient `dk_Dl` of the filter at positions offset .. offset + l."""
     gradients = FilterWeights(*(torch.zeros_like(weight) for weight in weights))
     frequency_F1 = weights.frequency.view(-1, 1)
     dfrequency_F = gradients.frequency.view(-1)
     sine_gradients = list(_sine_layers(gradients))
     with without_autocast(dk_Dl.device):
-        for chunk in _chunks(shape, weights, offset, dk_Dl.shape[1]):
+        for chunk in _chunks(shape, weights, offset, dk_Dl.shape[1], pieces):
             inputs, sums = [chunk.z_Ec], []
             for weight, bias in _sine_layers(weights):
                 sums.append(torch.addmm(bias.unsqueeze(1), weight, inputs[-1]))
@@ -145,13 +149,13 @@ class _Chunk:
     window_Dc: Tensor
 
 
-def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int) -> Iterator[_Chunk]:
+def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int, pieces: int) -> Iterator[_Chunk]:
     """Features and window of a few thousand tokens at a time.
 
     exp(-(t0 + t) delta) = exp(-t0 delta) exp(-t delta): the second factor is the same in every chunk.
     """
     device = weights.frequency.device
-    size = min(length, tokens_of_a_chunk(max(shape.width, weights.input_bias.numel()), device.type == "cpu"))
+    size = min(length, tokens_of_a_chunk(pieces * max(shape.width, weights.input_bias.numel()), device.type == "cpu"))
     decay_D1 = decay_rates(shape.width, device).unsqueeze(1) / (shape.time_context - 1)
     within_Dc = torch.exp(-decay_D1 * torch.arange(size, device=device, dtype=torch.float64)).float()
     for start in range(0, length, size):

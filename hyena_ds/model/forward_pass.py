@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyena_ds.config.policy import POLICIES, Policy
 from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.tiles import Tile
@@ -21,6 +22,14 @@ from hyena_ds.parallel.layout import Layout
 
 Watch: TypeAlias = Callable[[Tensor, Tensor], None]
 """watch(r_BlD, u_BDl): a block's residual, and its long convolution's input, which is overwritten afterwards."""
+
+
+_LEANER = 4
+
+
+def pieces(policy: Policy, device: torch.device) -> int:
+    """Into how many pieces the leanest policy cuts what other policies do at once on a device: less memory for more kernels."""
+    return _LEANER if place.on_device(device) and not policy.keep_middle else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +46,18 @@ class ForwardPass:
     """What is kept for backward."""
     compute_dtype: torch.dtype = torch.float32
     """Precision of the projections and the MLP; filter, FFT, norms, residual and loss are always float32."""
+    exchange_dtype: torch.dtype = torch.float32
+    """Precision of the long convolution's inputs and outputs on their way between ranks, and in a device's memory."""
     convolution: Convolution = FFT
     """The long convolution's back end; the same on every rank."""
     watch: Watch | None = None
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""
+
+    def moved_dtype(self, device: torch.device) -> torch.dtype:
+        """The type of the long convolution's inputs and outputs. On a CPU that has the whole sequence they go nowhere."""
+        moves = self.layout.exchange.size > 1 or place.on_device(device)
+        return self.exchange_dtype if moves else torch.float32
 
     def drops(self, probability: float) -> bool:
         """Whether `drop` does anything."""

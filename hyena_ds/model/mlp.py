@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.forward_pass import ForwardPass, pieces
 from hyena_ds.ops import place
 from hyena_ds.ops.gelu import gelu_and_backward, gelu_of
 from hyena_ds.ops.large import empty, empty_like
@@ -51,7 +51,7 @@ def mlp_forward(
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
     out_BlD = empty_like(r_BlD)
     kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
-    for tile in tiles(B, l, inner, r_BlD.device):
+    for tile in tiles(B, l, inner * pieces(call.policy, r_BlD.device), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_BnD = layer_norm(r_BnD, weights.norm_weight, weights.norm_bias).x
         h_nI = torch.addmm(rounded.up_bias, x_BnD.flatten(0, 1).to(dtype), rounded.up_weight.t())
@@ -82,8 +82,10 @@ def mlp_backward(
     inner = weights.up_bias.numel()
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
     gradients = MLPWeights(*(torch.zeros_like(weight) for weight in weights))
-    dr_BlD = empty_like(r_BlD)
-    for tile in tiles(B, l, inner, r_BlD.device):
+    # On a device the gradient of r overwrites that of the output, but where that is an expanded tensor.
+    overwritten = place.on_device(r_BlD.device) and dout_BlD.is_contiguous()
+    dr_BlD = dout_BlD if overwritten else empty_like(r_BlD)
+    for tile in tiles(B, l, inner * pieces(call.policy, r_BlD.device), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         normed = layer_norm(r_BnD, weights.norm_weight, weights.norm_bias)
         x_nD = normed.x.flatten(0, 1).to(dtype)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
-from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.forward_pass import ForwardPass, pieces
 from hyena_ds.ops import place
 from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.large import empty, empty_like
@@ -91,7 +91,8 @@ def operator_forward(
     policy, on_device = call.policy, place.on_device(r_BlD.device)
     project = _Projection(r_BlD, weights, call, policy.keep_projections)
     short = _short_filter(weights, on_device)
-    x0_BDl, u_BDl = (empty((B, D, l), r_BlD.device) for _ in range(2))
+    x0_BDl = empty((B, D, l), r_BlD.device)
+    u_BDl = empty((B, D, l), r_BlD.device, call.moved_dtype(r_BlD.device))
     for tile in project.tiles_with_the_first_last():
         x0, x1, v = short_convolution(project(tile), *short).chunk(3, dim=1)
         x0_BDl[_columns(tile)] = x0
@@ -147,8 +148,9 @@ def operator_backward(
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
     short = _short_filter(weights, on_device)
     project = _Projection(r_BlD, weights, call, call.policy.hold_projections, kept.projected_BCm)
-    u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device)
-    dy_BDl = empty((B, D, l), r_BlD.device)
+    moved = call.moved_dtype(r_BlD.device)
+    u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device, moved)
+    dy_BDl = empty((B, D, l), r_BlD.device, moved)
     out_weight = weights.out_weight.to(call.compute_dtype)
 
     def output_gradient(tile: Tile) -> tuple[Tensor, Tensor]:
@@ -274,8 +276,8 @@ class _Projection:
     ):
         B, l, D = r_BlD.shape
         self.held_BCm = empty((B, 3 * D, l + HALO), r_BlD.device) if hold and held_BCm is None else held_BCm
-        self._missing = set() if held_BCm is not None else {_corner(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._call = r_BlD, weights, call
+        self._missing = set() if held_BCm is not None else {_corner(tile) for tile in self._cut(B, l, D)}
         self._in_weight = weights.in_weight.to(call.compute_dtype)
         self._on_device = place.on_device(r_BlD.device)
         self._last: tuple[Tile, Normed] | None = None
@@ -287,7 +289,10 @@ class _Projection:
 
     def tiles(self) -> list[Tile]:
         B, l, D = self._r_BlD.shape
-        return list(tiles(B, l, 4 * D, self._r_BlD.device))
+        return list(self._cut(B, l, D))
+
+    def _cut(self, B: int, l: int, D: int) -> Iterator[Tile]:
+        return tiles(B, l, 4 * D * pieces(self._call.policy, self._r_BlD.device), self._r_BlD.device)
 
     def tiles_with_the_first_last(self) -> list[Tile]:
         """The tiles that need the neighbour's tokens are done when these have had time to arrive."""
@@ -354,7 +359,9 @@ def _skip_in_filter(k_dL: Tensor, skip_d1: Tensor, on_device: bool, restored: bo
 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
-    return channels_at_once(B, D // call.layout.exchange.size, call.layout.context_length, x_BDl.device)
+    P = call.layout.exchange.size
+    many = channels_at_once(B, D // P, call.layout.context_length, x_BDl.device, P > 1)
+    return -(-many // pieces(call.policy, x_BDl.device))
 
 
 def _corner(tile: Tile) -> tuple[int, int]:

@@ -27,7 +27,10 @@ Wanted = Literal["auto", "fft", "cudnn"]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A causal convolution in float32 on as many channels as the caller gives; results may be views, never inputs."""
+    """A causal convolution in float32 on as many channels as the caller gives; results may be views, never inputs.
+
+    Inputs may be bfloat16; a filter and all results are float32.
+    """
 
     name: str
     forward: Callable[[Tensor, Tensor], Tensor]
@@ -107,12 +110,14 @@ def cudnn_convolution(fft_causal_conv1d: Callable[[Tensor, Tensor], Tensor]) -> 
     def forward(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
         if u_BgL.shape[-1] > _LONGEST:
             return FFT.forward(u_BgL, k_gL)
+        u_BgL = u_BgL.float()
         with torch.no_grad():
             return fft_causal_conv1d(u_BgL, k_gL)
 
     def backward(dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         if u_BgL.shape[-1] > _LONGEST:
             return FFT.backward(dy_BgL, u_BgL, k_gL, again)
+        u_BgL, dy_BgL = u_BgL.float(), dy_BgL.float()
         u_BgL, k_gL = (x.contiguous().detach().requires_grad_() for x in (u_BgL, k_gL))
         with torch.enable_grad():
             y_BgL = fft_causal_conv1d(u_BgL, k_gL)

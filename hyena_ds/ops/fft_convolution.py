@@ -21,9 +21,9 @@ from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import channels_of_a_group, fft_length
 
 
-def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device) -> int:
-    """Channels that one call should get on `device`."""
-    return channels_of_a_group(batch, channels, context_length, device.type == "cpu")
+def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device, cut: bool = False) -> int:
+    """Channels that one call should get on `device`; `cut` says whether they are exchanged."""
+    return channels_of_a_group(batch, channels, context_length, device.type == "cpu", cut)
 
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class _Spectrum:
         shared, shape = self._padded_n, (*x_L.shape[:-1], n)
         if shared is None or shared.numel() != math.prod(shape) or not on_device:
             shared = empty(shape, x_L.device)
-            shared[..., L:] = 0.0
+            shared[..., L:].zero_()
         padded_n = shared.view(shape)
         if on_device:
             torch.mul(x_L, n**-0.5, out=padded_n[..., :L])

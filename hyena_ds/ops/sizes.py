@@ -11,10 +11,12 @@ from functools import lru_cache
 
 _GROUP_ELEMENTS = 1 << 21
 """Elements of the padded signal that one group of channels should hold on a CPU (8 MiB)."""
-_DEVICE_GROUP_ELEMENTS = 1 << 26
+_DEVICE_GROUP_ELEMENTS = 1 << 28
 _FEWEST_TRANSFORMS = 2
 """On a CPU a single long transform runs at a quarter to a third of the speed of two (measured on an Intel Xeon)."""
-_MOST_CHANNELS = 64
+_MOST_CHANNELS, _MOST_DEVICE_CHANNELS = 64, 128
+_FEWEST_GROUPS = 4
+"""Of channels that are exchanged."""
 _EXCHANGED_ELEMENTS = 1 << 21
 """Elements that are exchanged without work in between, on a CPU: 8 MiB."""
 
@@ -28,7 +30,7 @@ GIVEN_BACK = 1 << 24
 _CACHED_ELEMENTS = 1 << 18
 """Elements of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
 _FEWEST_TOKENS = 64
-_DEVICE_ELEMENTS = 1 << 27
+_DEVICE_ELEMENTS = 1 << 29
 """On an accelerator a tile only bounds memory."""
 
 
@@ -37,7 +39,7 @@ _POWER_OF_TWO = 1.06
 
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest result of the filter's MLP for a chunk of tokens, on a CPU."""
-_DEVICE_CHUNK_ELEMENTS = 1 << 26
+_DEVICE_CHUNK_ELEMENTS = 1 << 28
 
 
 @lru_cache
@@ -60,12 +62,16 @@ def fft_length(context_length: int, on_cpu: bool = True) -> int:
     return power if not on_cpu and power <= _POWER_OF_TWO * best else best
 
 
-def channels_of_a_group(batch: int, channels: int, context_length: int, on_cpu: bool) -> int:
-    """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small."""
+def channels_of_a_group(batch: int, channels: int, context_length: int, on_cpu: bool, cut: bool = False) -> int:
+    """Channels that one call should get: enough for the FFT to run batched, few enough for the spectra to stay small.
+
+    Of a sequence that is `cut` over ranks there are several groups, so that one is on its way while another is worked on.
+    """
     elements = _GROUP_ELEMENTS if on_cpu else _DEVICE_GROUP_ELEMENTS
     n = fft_length(context_length, on_cpu)
     transforms = max(_FEWEST_TRANSFORMS, elements // n)
-    return max(1, min(channels, transforms // batch, _MOST_CHANNELS))
+    most = max(-(-channels // _FEWEST_GROUPS), _FEWEST_TRANSFORMS if on_cpu else 1) if cut else channels
+    return max(1, min(channels, most, transforms // batch, _MOST_CHANNELS if on_cpu else _MOST_DEVICE_CHANNELS))
 
 
 def channels_of_an_exchange(batch: int, channels: int, context_length: int, on_cpu: bool) -> int:

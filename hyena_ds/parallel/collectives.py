@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hyena_ds.ops.large import empty_like
+from hyena_ds.ops.large import empty, empty_like
 
 
 @dataclass
@@ -62,9 +62,13 @@ class Pending:
         return self._received
 
 
-def start_all_to_all(pieces_P: Tensor, group: dist.ProcessGroup, traffic: Traffic | None = None) -> Pending:
-    """Piece q of the first dim goes to rank q of `group`; piece q of the result came from rank q. Collective."""
-    sent = pieces_P if pieces_P.is_contiguous() else empty_like(pieces_P).copy_(pieces_P)
+def start_all_to_all(
+    pieces_P: Tensor, group: dist.ProcessGroup, traffic: Traffic | None = None, dtype: torch.dtype | None = None
+) -> Pending:
+    """Piece q of the first dim goes to rank q of `group`; piece q of the result came from rank q, in `dtype` if given. Collective."""
+    dtype = dtype or pieces_P.dtype
+    as_it_is = pieces_P.is_contiguous() and pieces_P.dtype == dtype
+    sent = pieces_P if as_it_is else empty(pieces_P.shape, pieces_P.device, dtype).copy_(pieces_P)
     received = empty_like(sent)
     if traffic is not None:
         traffic.bytes_sent += sent.nbytes // sent.shape[0] * (sent.shape[0] - 1)

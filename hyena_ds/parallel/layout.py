@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class Exchange:
     def through_channels(
         self, inputs_BDl: Sequence[Tensor], outputs_BDl: Sequence[Tensor], work: ChannelWork, at_once: int
     ) -> None:
-        """Run `work` on all tokens of `at_once` channels at a time; each output lands in its buffer.
+        """Run `work` on all tokens of `at_once` channels at a time; each output lands in its buffer, in the buffer's type.
 
         An output may be the same buffer as an input. Collective: the exchanges of the next channels and of the last
         ones are under way while these are worked on.
@@ -80,7 +81,8 @@ class Exchange:
             if number + 1 < len(groups):
                 arriving = [self._start_to_channels(x, groups[number + 1], d) for x in inputs_BDl]
             results = work(channels, *here)
-            sent = [self._start(_token_slices(y, self.size)) for y in results]
+            buffers = zip(results, outputs_BDl, strict=True)
+            sent = [self._start(_token_slices(y, self.size), out.dtype) for y, out in buffers]
             del here, results  # not beside those of the next channels
             if number:
                 self._land(leaving, outputs_BDl, groups[number - 1], d)
@@ -116,11 +118,11 @@ class Exchange:
         return start_shift(rows_B, self.group, step, self.traffic)
 
     def _start_to_channels(self, x_BDl: Tensor, channels: slice, d: int) -> Pending:
-        return self._start(x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1))
+        return self._start(x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1), x_BDl.dtype)
 
-    def _start(self, pieces_P: Tensor) -> Pending:
+    def _start(self, pieces_P: Tensor, dtype: torch.dtype) -> Pending:
         assert self.group is not None
-        return start_all_to_all(pieces_P, self.group, self.traffic)
+        return start_all_to_all(pieces_P, self.group, self.traffic, dtype)
 
     def _land(self, leaving: list[Pending], outputs_BDl: Sequence[Tensor], channels: slice, d: int) -> None:
         for pending, y_BDl in zip(leaving, outputs_BDl, strict=True):

@@ -343,6 +343,7 @@ def pass_of_stage(
     """How the passes of `plan` run on this rank, counting their `traffic`, and its part of every batch."""
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
     layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
-    policy, dtype = POLICIES[plan.activation_policy], getattr(torch, config.precision)
-    call = ForwardPass(layout, policy=policy, compute_dtype=dtype, convolution=convolution)
+    policy = POLICIES[plan.activation_policy]
+    dtypes = {"compute_dtype": getattr(torch, config.precision), "exchange_dtype": getattr(torch, config.exchanged_in)}
+    call = ForwardPass(layout, policy=policy, convolution=convolution, **dtypes)
     return call, Slice(topology.row(compute.rank), layout.offset, layout.local_length)
