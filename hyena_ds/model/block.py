@@ -22,6 +22,7 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
 from hyena_ds.ops.layer_norm import NORM_EPSILON
@@ -88,6 +89,7 @@ class _Spec:
     def __init__(self, block: Block, call: ForwardPass, weights: tuple[Tensor, ...]):
         self.call, self.number, self.dropout = call, block.number, block.dropout
         self.shape = block.operator.implicit_filter.shape
+        self.kernels = call.kernels or _portable()
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
@@ -101,7 +103,9 @@ class _Spec:
         layout, cache = self.call.layout, self.call.filters
 
         def evaluate() -> Tensor:
-            k_Dl = evaluate_filter(self.shape, self.filter, layout.offset, layout.local_length, cache.columns)
+            k_Dl = self.kernels.evaluate_filter(
+                self.shape, self.filter, layout.offset, layout.local_length, cache.columns
+            )
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         keep = self.call.policy.keep_filter or cache.keeps
@@ -119,20 +123,29 @@ class _Spec:
         dk_dL = self.call.filters.slot(self.number).take_gradient()
         dk_Dl = exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         # An earlier micro step may have had more tokens than this one.
-        return filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl)
+        return self.kernels.filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl)
 
     def operator_forward(self, r_BlD: Tensor, call: ForwardPass) -> tuple[Tensor, Kept]:
-        return operator_forward(r_BlD, self.operator, self.k_dL(), call, 2 * self.number + 1, self.dropout)
+        layer = 2 * self.number + 1
+        return self.kernels.operator_forward(r_BlD, self.operator, self.k_dL(), call, layer, self.dropout)
 
     def mlp_forward(self, r_BlD: Tensor) -> tuple[Tensor, Tensor | None]:
-        return mlp_forward(r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout)
+        return self.kernels.mlp_forward(r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout)
 
     def operator_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Kept) -> tuple[Tensor, OperatorWeights]:
         slot, layer = self.call.filters.slot(self.number), 2 * self.number + 1
-        return operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, self.call, layer, self.dropout, kept)
+        how = self.call, layer, self.dropout, kept
+        return self.kernels.operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, *how)
 
     def mlp_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Tensor | None) -> tuple[Tensor, MLPWeights]:
-        return mlp_backward(dr_BlD, r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout, kept)
+        how = self.call, 2 * self.number + 2, self.dropout, kept
+        return self.kernels.mlp_backward(dr_BlD, r_BlD, self.mlp, *how)
+
+
+def _portable() -> Kernels:
+    """The functions of this package, as they are now: benchmarks put others in their place."""
+    halves = operator_forward, operator_backward, mlp_forward, mlp_backward
+    return Kernels("portable", *halves, evaluate_filter, filter_gradients)
 
 
 class _BlockFunction(torch.autograd.Function):

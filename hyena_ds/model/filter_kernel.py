@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyena_ds.model.filter import FilterShape, FilterWeights, decay_rates, evaluate_filter, filter_gradients
+from hyena_ds.model import filter as portable
+from hyena_ds.model.filter import FilterShape, FilterWeights, check_positions, decay_rates
+from hyena_ds.ops.large import empty
 from hyena_ds.ops.triton import filter as kernels
 from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
 
@@ -31,6 +33,19 @@ def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.Filter
     )  # fmt: skip
 
 
+def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, length: int, columns: int = 1) -> Tensor:
+    """As `model.filter.evaluate_filter`."""
+    check_positions(shape, offset + length)
+    k_Dl = empty((shape.width, length + -length % columns), weights.frequency.device)
+    return kernels.filter_values(filter_tensors(shape, weights), offset, k_Dl)[:, :length]
+
+
+def filter_gradients(shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor) -> FilterWeights:
+    """As `model.filter.filter_gradients`."""
+    found = kernels.filter_gradients(filter_tensors(shape, weights), offset, dk_Dl.contiguous())
+    return FilterWeights(*found[:-1], found.frequency_F.view(1, -1))
+
+
 def _shape(k_Dl: Tensor) -> FilterShape:
     context = k_Dl.shape[1] + _OFFSET
     return FilterShape(k_Dl.shape[0], context, context, _FEATURES, _SHIFT)
@@ -47,24 +62,22 @@ def _make(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
 
 def _values(*tensors: Tensor) -> Tensors:
     *weights, dk_Dl = tensors
-    return (evaluate_filter(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl.shape[1]),)
+    return (portable.evaluate_filter(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl.shape[1]),)
 
 
 def _kernel_values(*tensors: Tensor) -> Tensors:
     *weights, dk_Dl = tensors
-    made = filter_tensors(_shape(dk_Dl), FilterWeights(*weights))
-    return (kernels.filter_values(made, _OFFSET, torch.empty_like(dk_Dl)),)
+    return (evaluate_filter(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl.shape[1]),)
 
 
 def _gradients(*tensors: Tensor) -> Tensors:
     *weights, dk_Dl = tensors
-    return filter_gradients(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl)
+    return portable.filter_gradients(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl)
 
 
 def _kernel_gradients(*tensors: Tensor) -> Tensors:
     *weights, dk_Dl = tensors
-    found = kernels.filter_gradients(filter_tensors(_shape(dk_Dl), FilterWeights(*weights)), _OFFSET, dk_Dl)
-    return *found[:-1], found.frequency_F.view(1, -1)
+    return filter_gradients(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl)
 
 
 def _reference(*tensors: Tensor) -> Tensor:
