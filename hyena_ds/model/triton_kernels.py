@@ -16,6 +16,7 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp_kernels import mlp_backward, mlp_forward
 from hyena_ds.model.operator_kernels import dropped_of, operator_backward, operator_forward
+from hyena_ds.ops.triton import cases
 from hyena_ds.ops.triton.residual import embedded, embedded_backward
 
 
@@ -45,3 +46,6 @@ def embed(ids_Bl: Tensor, embedding_VD: Tensor, probability: float, call: Forwar
 TRITON = Kernels(
     "triton", operator_forward, operator_backward, mlp_forward, mlp_backward, evaluate_filter, filter_gradients, embed
 )
+
+CASES = tuple(case for case in cases.CASES if case is not cases.LOSS)
+"""The kernels that these are made of, but for the filter's; the loss is no faster than the portable code."""
