@@ -33,6 +33,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.layout import Layout
@@ -48,10 +49,7 @@ _RANK = 1
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each policy and precision, printed too, and the machine, which has no part in the numbers."""
-    if options.kernels != "portable":
-        raise UserError(
-            f"--kernels: found {options.kernels}, wanted portable: this version has no other kernels; leave it out"
-        )
+    kernels = _kernels(options.kernels)
     config = load_yaml(options.config, RunConfig)
     length = options.context_length or max(stage.context_length for stage in config.schedule)
     model = replace(config.model, maximum_context=max(config.model.maximum_context, length))
@@ -66,7 +64,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         for policy in options.policy:
             say(f"counting {policy}, {precision}")
             shape = StepShape(model, length, sequence_parallel=P, policy=policy, precision=precision)
-            rows.append(count_micro_step(shape))
+            rows.append(count_micro_step(shape, kernels))
     print_table(
         _COLUMNS, rows, f"a transform counts as {FFT_PASSES} passes through memory; the optimizer is not counted"
     )
@@ -75,21 +73,35 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     return rows, machine()
 
 
-def count_micro_step(shape: StepShape) -> Row:
-    """What forward and backward of one sequence of `shape` do on one rank."""
+def _kernels(wanted: str) -> Kernels | None:
+    if wanted == "portable":
+        return None
+    if wanted != "triton":
+        raise UserError(f"--kernels: found {wanted}, wanted portable or triton: this version has no others")
+    try:
+        from hyena_ds.model.triton_kernels import TRITON
+    except ImportError as error:
+        raise UserError(
+            f"--kernels: found no triton that can be imported ({error}), wanted its kernels; pip install 'hyena-ds[triton]'"
+        ) from error
+    return TRITON
+
+
+def count_micro_step(shape: StepShape, kernels: Kernels | None = None) -> Row:
+    """What forward and backward of one sequence of `shape` do on one rank; by default the portable code."""
     traffic = Traffic()
     with fake_ranks(shape.sequence_parallel) as rank:
         groups = create_groups([shape.sequence_parallel], rank, shape.sequence_parallel)
         topology = Topology(1, shape.sequence_parallel)
         layout = Layout.slice_of(shape.context_length, topology, rank, groups, traffic)
-        count = _counted(shape, layout)
+        count = _counted(shape, layout, kernels)
     by_file: Counter[str] = Counter()
     by_operation: Counter[str] = Counter()
     for (place, operation), moved in count.bytes.items():
         by_file[place.partition(":")[0]] += moved
         by_operation[operation] += moved
     return {
-        "side": f"{shape.policy}, {shape.precision}",
+        "side": f"{shape.policy}, {shape.precision}" + ("" if kernels is None else f", {kernels.name}"),
         "status": "measured",
         "context_length": shape.context_length,
         "width": shape.width,
@@ -97,7 +109,7 @@ def count_micro_step(shape: StepShape) -> Row:
         "sequence_parallel": shape.sequence_parallel,
         "policy": shape.policy,
         "precision": shape.precision,
-        "kernels_of": "portable",
+        "kernels_of": "portable" if kernels is None else kernels.name,
         "total_bytes": count.bytes.total(),
         "floor_bytes": round(fused_bytes(shape)),
         "kernels": count.kernels.total(),
@@ -127,14 +139,16 @@ def fake_ranks(ranks: int) -> Iterator[int]:
         dist.destroy_process_group()
 
 
-def _counted(shape: StepShape, layout: Layout) -> Count:
+def _counted(shape: StepShape, layout: Layout, kernels: Kernels | None) -> Count:
     meta = torch.device("meta")
     with meta:
         objective = NextToken(HyenaDNA(shape.config))
     ids_Bl = torch.zeros((shape.batch, shape.local_length), dtype=torch.int64)
     read = MicroBatch(ids_Bl, ids_Bl, torch.arange(shape.batch))
     dtype = getattr(torch, shape.precision)
-    call = ForwardPass(layout, policy=shape.activation_policy, compute_dtype=dtype, exchange_dtype=dtype)
+    call = ForwardPass(
+        layout, policy=shape.activation_policy, compute_dtype=dtype, exchange_dtype=dtype, kernels=kernels
+    )
     count = Count()
     count.hold(objective.parameters())
     with count:

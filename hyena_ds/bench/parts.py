@@ -25,6 +25,7 @@ THREADS = "threads of exchanges"
 REST = "Python, autograd, optimizer"
 _PARTS = {
     "model.operator": "gates, residual",
+    "model.long_convolution": "gates, residual",
     "model.mlp": "MLP besides its products",
     "model.filter": FILTER,
     "model.filter_cache": FILTER,

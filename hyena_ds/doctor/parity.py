@@ -24,7 +24,7 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.tasks.next_token import NextToken
-from hyena_ds.training.convolution import common_convolution
+from hyena_ds.training.back_ends import common_back_ends
 
 LOCAL_LENGTH = 256
 """Tokens of a rank's slice, at most."""
@@ -37,11 +37,12 @@ def parity(config: RunConfig, compute: Compute, size: int) -> dict[str, Any]:
     ids = torch.randint(A, T + 1, (1, L + 1), generator=torch.Generator().manual_seed(config.seed)).to(compute.device)
     groups = create_groups([size], compute.rank, compute.ranks)
     layout = Layout.slice_of(L, Topology(compute.ranks // size, size), compute.rank, groups)
-    convolution = common_convolution(config, compute).convolution
+    back_ends = common_back_ends(config, compute)
     settings: dict[str, Any] = {
         "policy": POLICIES[stages[0].activation_policy or config.activation_policy],
         "compute_dtype": getattr(torch, config.precision),
-        "convolution": convolution,
+        "convolution": back_ends.convolution,
+        "kernels": back_ends.kernels,
     }
     model = NextToken(build_model(config.model, config.seed).to(compute.device))
     whole = _loss_and_gradients(model, ids, ForwardPass(Layout.whole(L), **settings))
@@ -52,7 +53,7 @@ def parity(config: RunConfig, compute: Compute, size: int) -> dict[str, Any]:
     # amax is NaN where one of them is; max would pass it over.
     loss, gradient = torch.tensor(from_every_rank(differences), dtype=torch.float64).amax(0).tolist()
     found = {"context": L, "loss": loss, "gradient": gradient}
-    return {**found, "precision": config.precision, "back_end": convolution.name}
+    return {**found, "precision": config.precision, "back_end": back_ends.convolution.name}
 
 
 def _loss_and_gradients(model: NextToken, ids_BL: Tensor, call: ForwardPass) -> tuple[Tensor, Tensor]:

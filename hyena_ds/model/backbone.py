@@ -49,13 +49,18 @@ class Backbone(nn.Module):
     def residual(self, inputs: Tensor, call: ForwardPass | None = None, blocks: int | None = None) -> Tensor:
         """The residual after so many blocks, all by default, before the final norm: (B, l) or (B, l, D) -> (B, l, D) float32."""
         call = call or ForwardPass(Layout.whole(inputs.shape[1]))
-        dropout = self.embedding_dropout
-        # No name for what is embedded: it would be held beside the blocks' residuals.
-        residual_BlD: Tensor = _EmbeddingDropout.apply(  # type: ignore[no-untyped-call, unused-ignore]
-            inputs if inputs.is_floating_point() else self.embedding(inputs), dropout, call
-        )
+        residual_BlD = self._embedded(inputs, call)
         for block in self.blocks[:blocks]:
             residual_BlD = block(residual_BlD, call)
+        return residual_BlD
+
+    def _embedded(self, inputs: Tensor, call: ForwardPass) -> Tensor:
+        if call.kernels is not None and call.kernels.embed is not None and not inputs.is_floating_point():
+            return call.kernels.embed(inputs, self.embedding.weight, self.embedding_dropout, call)
+        # No name for what is embedded: it would be held beside the blocks' residuals.
+        residual_BlD: Tensor = _EmbeddingDropout.apply(  # type: ignore[no-untyped-call, unused-ignore]
+            inputs if inputs.is_floating_point() else self.embedding(inputs), self.embedding_dropout, call
+        )
         return residual_BlD
 
 

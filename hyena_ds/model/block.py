@@ -22,6 +22,7 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
 from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
 from hyena_ds.ops.layer_norm import NORM_EPSILON
@@ -89,6 +90,7 @@ class _Spec:
         self.call, self.number, self.dropout = call, block.number, block.dropout
         self.shape = block.operator.implicit_filter.shape
         self._pieces = pieces(call.policy, weights[0].device)
+        self.kernels = call.kernels or _portable()
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)
         self.operator = OperatorWeights(*weights[:operator])
@@ -102,7 +104,7 @@ class _Spec:
         layout, cache = self.call.layout, self.call.filters
 
         def evaluate() -> Tensor:
-            k_Dl = evaluate_filter(
+            k_Dl = self.kernels.evaluate_filter(
                 self.shape, self.filter, layout.offset, layout.local_length, cache.columns, self._pieces
             )
             return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
@@ -122,20 +124,30 @@ class _Spec:
         dk_dL = self.call.filters.slot(self.number).take_gradient()
         dk_Dl = exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         # An earlier micro step may have had more tokens than this one.
-        return filter_gradients(self.shape, self.filter, exchange.index * dk_Dl.shape[1], dk_Dl, self._pieces)
+        offset = exchange.index * dk_Dl.shape[1]
+        return self.kernels.filter_gradients(self.shape, self.filter, offset, dk_Dl, self._pieces)
 
     def operator_forward(self, r_BlD: Tensor, call: ForwardPass) -> tuple[Tensor, Kept]:
-        return operator_forward(r_BlD, self.operator, self.k_dL(), call, 2 * self.number + 1, self.dropout)
+        layer = 2 * self.number + 1
+        return self.kernels.operator_forward(r_BlD, self.operator, self.k_dL(), call, layer, self.dropout)
 
     def mlp_forward(self, r_BlD: Tensor) -> tuple[Tensor, Tensor | None]:
-        return mlp_forward(r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout)
+        return self.kernels.mlp_forward(r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout)
 
     def operator_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Kept) -> tuple[Tensor, OperatorWeights]:
         slot, layer = self.call.filters.slot(self.number), 2 * self.number + 1
-        return operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, self.call, layer, self.dropout, kept)
+        how = self.call, layer, self.dropout, kept
+        return self.kernels.operator_backward(dr_BlD, r_BlD, self.operator, self.k_dL(), slot, *how)
 
     def mlp_backward(self, dr_BlD: Tensor, r_BlD: Tensor, kept: Tensor | None) -> tuple[Tensor, MLPWeights]:
-        return mlp_backward(dr_BlD, r_BlD, self.mlp, self.call, 2 * self.number + 2, self.dropout, kept)
+        how = self.call, 2 * self.number + 2, self.dropout, kept
+        return self.kernels.mlp_backward(dr_BlD, r_BlD, self.mlp, *how)
+
+
+def _portable() -> Kernels:
+    """The functions of this package, as they are now: benchmarks put others in their place."""
+    halves = operator_forward, operator_backward, mlp_forward, mlp_backward
+    return Kernels("portable", *halves, evaluate_filter, filter_gradients)
 
 
 class _BlockFunction(torch.autograd.Function):

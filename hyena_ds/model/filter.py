@@ -79,11 +79,7 @@ def evaluate_filter(
 ) -> Tensor:
     """k (D, length), float32, without a graph; computed for a multiple of `columns` positions, in chunks of which each is cut
     into `pieces`. Raises ValueError beyond the maximum context."""
-    if offset + length > shape.maximum_context:
-        raise ValueError(
-            f"positions up to {offset + length} were asked of a filter defined over {shape.maximum_context}; "
-            "a longer context needs a model with a larger maximum_context"
-        )
+    check_positions(shape, offset + length)
     padded = length + -length % columns
     k_Dl = empty((shape.width, padded), weights.frequency.device)
     with without_autocast(k_Dl.device):
@@ -93,6 +89,15 @@ def evaluate_filter(
                 h_Fc = torch.addmm(bias.unsqueeze(1), weight, h_Fc).mul_(weights.frequency.view(-1, 1)).sin_()
             torch.mul(torch.mm(weights.output_weight, h_Fc), chunk.window_Dc, out=k_Dl[:, chunk.here])
     return k_Dl[:, :length]
+
+
+def check_positions(shape: FilterShape, end: int) -> None:
+    """Raise ValueError where positions up to `end` are beyond the maximum context."""
+    if end > shape.maximum_context:
+        raise ValueError(
+            f"positions up to {end} were asked of a filter defined over {shape.maximum_context}; "
+            "a longer context needs a model with a larger maximum_context"
+        )
 
 
 def filter_gradients(

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyena_ds.model.filter import FilterShape, FilterWeights, decay_rates, evaluate_filter, filter_gradients
+from hyena_ds.model import filter as portable
+from hyena_ds.model.filter import FilterShape, FilterWeights, check_positions, decay_rates
+from hyena_ds.ops.large import empty
 from hyena_ds.ops.triton import filter as kernels
 from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
 
-_FEATURES, _WIDTH, _OFFSET, _SHIFT = 5, 64, 777, 0.05
-"""Shape of the cases' filters."""
+_OFFSET, _SHIFT = 777, 0.05
+"""The first position and the shift of the cases' filters."""
 
 
 def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.FilterTensors:
@@ -31,46 +33,54 @@ def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.Filter
     )  # fmt: skip
 
 
-def _shape(k_Dl: Tensor) -> FilterShape:
-    context = k_Dl.shape[1] + _OFFSET
-    return FilterShape(k_Dl.shape[0], context, context, _FEATURES, _SHIFT)
+def evaluate_filter(
+    shape: FilterShape, weights: FilterWeights, offset: int, length: int, columns: int = 1, pieces: int = 1
+) -> Tensor:
+    """As `model.filter.evaluate_filter`; a kernel needs no pieces."""
+    check_positions(shape, offset + length)
+    k_Dl = empty((shape.width, length + -length % columns), weights.frequency.device)
+    return kernels.filter_values(filter_tensors(shape, weights), offset, k_Dl)[:, :length]
 
 
-def _make(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
-    """(the parameters, dk)."""
-    D, F, E = sizes.width, _WIDTH, _FEATURES
-    return (
-        random(F, E), random(F), random(F, F) / 8.0, random(F), random(F, F) / 8.0, random(F), random(D, F) / 8.0,
-        random(1, F) / 8.0 + 1.0, random(D, sizes.tokens),
-    )  # fmt: skip
+def filter_gradients(
+    shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor, pieces: int = 1
+) -> FilterWeights:
+    """As `model.filter.filter_gradients`; a kernel needs no pieces."""
+    found = kernels.filter_gradients(filter_tensors(shape, weights), offset, dk_Dl.contiguous())
+    return FilterWeights(*found[:-1], found.frequency_F.view(1, -1))
 
 
-def _values(*tensors: Tensor) -> Tensors:
-    *weights, dk_Dl = tensors
-    return (evaluate_filter(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl.shape[1]),)
+def _shape(tensors: Tensors) -> FilterShape:
+    input_weight_FE, dk_Dl = tensors[0], tensors[-1]
+    context = dk_Dl.shape[1] + _OFFSET
+    return FilterShape(dk_Dl.shape[0], context, context, input_weight_FE.shape[1], _SHIFT)
 
 
-def _kernel_values(*tensors: Tensor) -> Tensors:
-    *weights, dk_Dl = tensors
-    made = filter_tensors(_shape(dk_Dl), FilterWeights(*weights))
-    return (kernels.filter_values(made, _OFFSET, torch.empty_like(dk_Dl)),)
+def _maker(E: int, F: int) -> Callable[[Sizes, Callable[..., Tensor]], Tensors]:
+    """make(sizes, random) -> (the parameters, dk)."""
+
+    def make(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+        D = sizes.width
+        return (
+            random(F, E), random(F), random(F, F) / 8.0, random(F), random(F, F) / 8.0, random(F), random(D, F) / 8.0,
+            random(1, F) / 8.0 + 1.0, random(D, sizes.tokens),
+        )  # fmt: skip
+
+    return make
 
 
-def _gradients(*tensors: Tensor) -> Tensors:
-    *weights, dk_Dl = tensors
-    return filter_gradients(_shape(dk_Dl), FilterWeights(*weights), _OFFSET, dk_Dl)
+def _values(evaluate: Callable[..., Tensor]) -> Callable[..., Tensors]:
+    return lambda *tensors: (evaluate(_shape(tensors), FilterWeights(*tensors[:-1]), _OFFSET, tensors[-1].shape[1]),)
 
 
-def _kernel_gradients(*tensors: Tensor) -> Tensors:
-    *weights, dk_Dl = tensors
-    found = kernels.filter_gradients(filter_tensors(_shape(dk_Dl), FilterWeights(*weights)), _OFFSET, dk_Dl)
-    return *found[:-1], found.frequency_F.view(1, -1)
+def _gradients(differentiate: Callable[..., FilterWeights]) -> Callable[..., Tensors]:
+    return lambda *tensors: differentiate(_shape(tensors), FilterWeights(*tensors[:-1]), _OFFSET, tensors[-1])
 
 
 def _reference(*tensors: Tensor) -> Tensor:
     """k (D, l) of float64 parameters, written without the portable code."""
     w1, b1, w2, b2, w3, b3, w4, frequency, dk_Dl = tensors
-    (D, l), bands = dk_Dl.shape, (_FEATURES - 1) // 2
+    (D, l), bands = dk_Dl.shape, (w1.shape[1] - 1) // 2
     context = l + _OFFSET
     n = torch.arange(_OFFSET, context, device=dk_Dl.device, dtype=torch.float64)
     angles_bl = (
@@ -89,24 +99,29 @@ def _reference_gradients(*tensors: Tensor) -> Tensors:
         return torch.autograd.grad(_reference(*leaves, tensors[-1]), leaves, tensors[-1])
 
 
-FILTER_CASES = (
-    Case(
-        "filter",
-        ("k",),
-        _make,
-        _kernel_values,
-        _values,
-        lambda *tensors: kernels.values_traffic(tensors[-1]),
-        lambda *tensors: (_reference(*tensors),),
-    ),
-    Case(
-        "filter backward",
-        FilterWeights._fields,
-        _make,
-        _kernel_gradients,
-        _gradients,
-        lambda *tensors: kernels.gradients_traffic(tensors[-1]),
-        _reference_gradients,
-    ),
-)
-"""The filter's kernels; they are float32 whatever the compute dtype is."""
+def filter_cases(features: int, filter_width: int) -> tuple[Case, ...]:
+    """The filter's kernels; they are float32 whatever the compute dtype is."""
+    make = _maker(features, filter_width)
+    return (
+        Case(
+            "filter",
+            ("k",),
+            make,
+            _values(evaluate_filter),
+            _values(portable.evaluate_filter),
+            lambda *tensors: kernels.values_traffic(tensors[-1]),
+            lambda *tensors: (_reference(*tensors),),
+        ),
+        Case(
+            "filter backward",
+            FilterWeights._fields,
+            make,
+            _gradients(filter_gradients),
+            _gradients(portable.filter_gradients),
+            lambda *tensors: kernels.gradients_traffic(tensors[-1]),
+            _reference_gradients,
+        ),
+    )
+
+
+FILTER_CASES = filter_cases(5, 64)

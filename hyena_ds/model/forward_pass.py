@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyena_ds.config.policy import POLICIES, Policy
 from hyena_ds.model.filter_cache import FilterCache
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
@@ -50,6 +51,8 @@ class ForwardPass:
     """Precision of the long convolution's inputs and outputs on their way between ranks, and in a device's memory."""
     convolution: Convolution = FFT
     """The long convolution's back end; the same on every rank."""
+    kernels: Kernels | None = None
+    """What computes everything else of a block and the embedding; None is the portable code. The same on every rank."""
     watch: Watch | None = None
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""

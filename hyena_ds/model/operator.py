@@ -5,17 +5,16 @@
 
 Its two looks to the left are the halo of the short filter and the long convolution; both go through `Layout.exchange`.
 Projections and gates run in tiles of tokens that stay in cache and write channel-major rows, so nothing is transposed;
-the convolution runs in groups of channels, whose exchange overlaps the transforms. Forward and backward are plain
-functions, which Block (block.py) joins into one autograd function. Source: the published HyenaOperator of order 2, order
-[x0, x1, v].
+the convolution (long_convolution.py) runs in groups of channels. Forward and backward are plain functions, which Block
+(block.py) joins into one autograd function; operator_kernels.py has the same two by Triton kernels. Source: the published
+HyenaOperator of order 2, order [x0, x1, v].
 
-B batch, l local length, L context length, D width, C = 3 D, g some channels, n tokens of a tile, m = n + 2.
+B batch, l local length, L context length, D width, C = 3 D, n tokens of a tile, m = n + 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.long_convolution import convolution_backward, convolution_forward
 from hyena_ds.ops import place
-from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.layer_norm import Normed, layer_norm, layer_norm_backward
 from hyena_ds.ops.products import add_product, add_to_tokens, to_channels, to_tokens
@@ -99,22 +98,7 @@ def operator_forward(
         torch.mul(x1, v, out=u_BDl[_columns(tile)])
     if call.watch is not None:
         call.watch(r_BlD, u_BDl)
-    y_BDl = empty_like(u_BDl) if policy.keep_convolution else u_BDl
-    groups: list[tuple[Tensor, ...]] = []
-    skip_d1 = weights.skip[call.layout.exchange.own_channels(D)].unsqueeze(1)
-
-    def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
-        if policy.keep_spectra and call.convolution.forward_with_spectra is not None:
-            y_BgL, *spectra = call.convolution.forward_with_spectra(u_BgL, k_dL[channels])
-            groups.append(tuple(spectra))
-        else:
-            y_BgL = call.convolution.forward(u_BgL, k_dL[channels])
-            if policy.keep_convolution:
-                groups.append((u_BgL,))
-        return (y_BgL if on_device else y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
-
-    with _skip_in_filter(k_dL, skip_d1, on_device):
-        call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
+    y_BDl, groups = convolution_forward(u_BDl, k_dL, weights.skip, call)
     out_BlD = empty_like(r_BlD)
     out_weight = weights.out_weight.to(call.compute_dtype)
     for tile in project.tiles():
@@ -125,7 +109,7 @@ def operator_forward(
             continue
         mixed_BnD = to_tokens(z_BDn, out_weight.t()).add_(weights.out_bias)
         torch.add(r_BlD[tile.here], call.drop(mixed_BnD, tile, layer, dropout), out=out_BlD[tile.here])
-    return out_BlD, Kept(project.held_BCm, y_BDl if policy.keep_convolution else None, tuple(groups))
+    return out_BlD, Kept(project.held_BCm, y_BDl if policy.keep_convolution else None, groups)
 
 
 def operator_backward(
@@ -167,7 +151,8 @@ def operator_backward(
             x0 = short_convolution(p_BCm[:, :D], *(of_all[:D] for of_all in short))
         torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[_columns(tile)])
 
-    y_BDl, du_BDl = _convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, kept)
+    through = kept.groups, kept.y_BDl
+    y_BDl, du_BDl = convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, *through)
 
     in_weight = weights.in_weight.to(call.compute_dtype)
     right_BC2 = None
@@ -222,46 +207,6 @@ def operator_backward(
         norms = (weights.norm_weight, weights.norm_bias, gradients.norm_weight, gradients.norm_bias)
         dout_BlD[complete.here] += layer_norm_backward(dx_BnD, r_BlD[complete.here], normed, *norms)
     return dout_BlD, gradients
-
-
-def _convolution_backward(
-    dy_BDl: Tensor,
-    u_BDl: Tensor | None,
-    k_dL: Tensor,
-    skip_D: Tensor,
-    dskip_D: Tensor,
-    slot: FilterSlot,
-    call: ForwardPass,
-    kept: Kept,
-) -> tuple[Tensor, Tensor]:
-    """(y, du); du overwrites dy, and y, where it was not kept, u."""
-    own = call.layout.exchange.own_channels(skip_D.shape[0])
-    skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
-    at_once = _at_once(dy_BDl, call)
-    slot.begin_gradient(k_dL, call.filters.last)
-    on_device = place.on_device(dy_BDl.device)
-
-    def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
-        of_group = kept.groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
-        if len(of_group) == 2 and call.convolution.backward_from_spectra is not None:
-            du_BgL, dk_gL = call.convolution.backward_from_spectra(dy_BgL, *of_group)
-            y_BgL = None
-        else:
-            du_BgL, dk_gL, y_BgL = call.convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
-        slot.add_gradient(channels, dk_gL)
-        dskip_d[channels] = dk_gL[:, 0]  # the skip is a filter of lag zero
-        if not on_device:
-            du_BgL.addcmul_(dy_BgL, skip_d1[channels])
-            if y_BgL is not None:
-                y_BgL.addcmul_(of_group[0], skip_d1[channels])
-        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL)
-
-    buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
-    with _skip_in_filter(k_dL, skip_d1, on_device, restored=not call.filters.last):
-        call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
-    y_BDl = kept.y_BDl if u_BDl is None else u_BDl
-    assert y_BDl is not None
-    return y_BDl, dy_BDl
 
 
 class _Projection:
@@ -342,26 +287,6 @@ def _gated(y_BDn: Tensor, x0_BDn: Tensor, call: ForwardPass) -> Tensor:
     if place.on_device(y_BDn.device) and call.compute_dtype != y_BDn.dtype:
         return torch.mul(y_BDn, x0_BDn, out=torch.empty_like(x0_BDn, dtype=call.compute_dtype))
     return torch.mul(y_BDn, x0_BDn).to(call.compute_dtype)
-
-
-@contextmanager
-def _skip_in_filter(k_dL: Tensor, skip_d1: Tensor, on_device: bool, restored: bool = True) -> Iterator[None]:
-    """On a device the skip is the part of the filter that it is, of lag zero, while the convolution runs; on a CPU it is not."""
-    if not on_device:
-        yield
-        return
-    lag_zero_d1 = k_dL[:, :1].clone()
-    k_dL[:, :1] += skip_d1
-    yield
-    if restored:  # else the filter's gradient is in its place
-        k_dL[:, :1] = lag_zero_d1
-
-
-def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
-    B, D, _ = x_BDl.shape
-    P = call.layout.exchange.size
-    many = channels_at_once(B, D // P, call.layout.context_length, x_BDl.device, P > 1)
-    return -(-many // pieces(call.policy, x_BDl.device))
 
 
 def _corner(tile: Tile) -> tuple[int, int]:

@@ -65,6 +65,20 @@ def add_to_tokens(total_BnD: Tensor, x_BCn: Tensor, weight_CD: Tensor) -> None:
         add_product(total_nD, x_Cn.t().unsqueeze(0), weight_CD.unsqueeze(0))
 
 
+def product_to_channels(weight_CD: Tensor, x_BnD: Tensor) -> Tensor:
+    """(B, n, D) -> (B, C, n), rounded to the operands' dtype."""
+    if x_BnD.shape[0] == 1:
+        return torch.mm(weight_CD, x_BnD[0].t()).unsqueeze(0)
+    return torch.bmm(weight_CD.expand(x_BnD.shape[0], -1, -1), x_BnD.mT)
+
+
+def product_to_tokens(x_BCn: Tensor, weight_CD: Tensor) -> Tensor:
+    """(B, C, n) -> (B, n, D), rounded to the operands' dtype."""
+    if x_BCn.shape[0] == 1:
+        return torch.mm(x_BCn[0].t(), weight_CD).unsqueeze(0)
+    return torch.bmm(x_BCn.mT, weight_CD.expand(x_BCn.shape[0], -1, -1))
+
+
 def add_product(total_CD: Tensor, a_BCn: Tensor, b_BnD: Tensor) -> None:
     """total += the sum over the batch of a b. `total` is float32 whatever the operands are.
 

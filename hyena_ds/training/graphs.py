@@ -124,7 +124,7 @@ def _can_be_recorded(call: ForwardPass) -> bool:
 
 def _shape(batch: MicroBatch, call: ForwardPass) -> Hashable:
     tensors = tuple((tensor.shape, tensor.dtype) for tensor in _tensors(batch) if tensor is not None)
-    how = (call.layout.context_length, call.policy, call.compute_dtype, call.convolution.name)
+    how = (call.layout.context_length, call.policy, call.compute_dtype, call.convolution.name, call.kernels)
     return tensors, how, None if call.dropout is None else call.dropout.seed
 
 

@@ -29,7 +29,6 @@ from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.errors import LocalError, UnwrittenError, UserError
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.monitors import check_monitors
-from hyena_ds.ops.convolution_backend import FFT, Choice, Convolution
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.collectives import Traffic
@@ -42,8 +41,8 @@ from hyena_ds.runtime.local_ranks import bind_cores
 from hyena_ds.runtime.watchdog import Watchdog
 from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
+from hyena_ds.training.back_ends import BackEnds, common_back_ends
 from hyena_ds.training.clock import StepClock
-from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.ending import conclude
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
@@ -100,14 +99,14 @@ def train_on(
         return 0
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
-    choice = common_convolution(config, compute)
+    back_ends = common_back_ends(config, compute)
     agreed(lambda: check_graphs(config, compute.device))
     shards = task.check_data(compute)
     agreed(lambda: directory.compare_data(checkpoint, shards))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
-        return _Run(config, task, compute, directory, plans, choice, shards, interruption, watchdog).to_the_end()
+        return _Run(config, task, compute, directory, plans, back_ends, shards, interruption, watchdog).to_the_end()
 
 
 def complete_message(directory: RunDirectory) -> list[str]:
@@ -129,13 +128,13 @@ class _Run:
         compute: Compute,
         directory: RunDirectory,
         plans: tuple[StagePlan, ...],
-        choice: Choice,
+        back_ends: BackEnds,
         shards: ShardList,
         interruption: Interruption,
         watchdog: Watchdog,
     ):
         self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
-        self.interruption, self.watchdog, self.choice = interruption, watchdog, choice
+        self.interruption, self.watchdog, self.back_ends = interruption, watchdog, back_ends
         self.groups = create_groups((plan.config.sequence_parallel for plan in plans), compute.rank, compute.ranks)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
@@ -154,7 +153,7 @@ class _Run:
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
         self.journal.say(*describe(self.config, self.compute.ranks), *describe_hosts(self.config, self.hosts))
-        self.journal.say(f"convolution: {self.choice.convolution.name} ({self.choice.why})", *self.news)
+        self.journal.say(*self.back_ends.said, *self.news)
         try:
             self.interruption.hold()
             self._restore_scores()
@@ -299,7 +298,7 @@ class _Run:
 
     def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
         traffic = self.clock.traffic
-        return pass_of_stage(plan, self.config, self.compute, self.groups, self.choice.convolution, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
@@ -337,13 +336,14 @@ def pass_of_stage(
     config: RunConfig,
     compute: Compute,
     groups: dict[int, dist.ProcessGroup],
-    convolution: Convolution = FFT,
+    back_ends: BackEnds | None = None,
     traffic: Traffic | None = None,
 ) -> tuple[ForwardPass, Slice]:
     """How the passes of `plan` run on this rank, counting their `traffic`, and its part of every batch."""
+    convolution, kernels, _ = back_ends or BackEnds()
     topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
     layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
     policy = POLICIES[plan.activation_policy]
     dtypes = {"compute_dtype": getattr(torch, config.precision), "exchange_dtype": getattr(torch, config.exchanged_in)}
-    call = ForwardPass(layout, policy=policy, convolution=convolution, **dtypes)
+    call = ForwardPass(layout, policy=policy, convolution=convolution, kernels=kernels, **dtypes)
     return call, Slice(topology.row(compute.rank), layout.offset, layout.local_length)

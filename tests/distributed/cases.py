@@ -39,7 +39,7 @@ from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import create_groups
 from hyena_ds.tasks.next_token import NextToken
 from hyena_ds.tasks.task import Objective
-from hyena_ds.training.convolution import common_convolution
+from hyena_ds.training.back_ends import common_convolution
 from hyena_ds.training.step import StepResult, train_step
 from tests.cudnn_stand_in import ENOUGH, install
 from tests.distributed.work import SEED, GlobalBatch, Grid, Trained, lively_model, run_config

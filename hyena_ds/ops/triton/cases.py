@@ -282,6 +282,15 @@ def _kernel_loss(r: Tensor, scale: Tensor, shift: Tensor, embedding: Tensor, tar
     return loss.float(), *gradients
 
 
+LOSS = Case(
+    "norm, head, loss",
+    ("loss", "dr", "scale", "shift", "embedding"),
+    _make_loss,
+    _kernel_loss,
+    _loss,
+    lambda r, scale, shift, embedding, targets: cross_entropy.cross_entropy_traffic(r, targets, r),
+)
+
 CASES = (
     Case(
         "gates: u",
@@ -379,13 +388,6 @@ CASES = (
         _embedded_backward,
         lambda ids, embedding, samples, dr: traffic((ids, dr), ()),
     ),
-    Case(
-        "norm, head, loss",
-        ("loss", "dr", "scale", "shift", "embedding"),
-        _make_loss,
-        _kernel_loss,
-        _loss,
-        lambda r, scale, shift, embedding, targets: cross_entropy.cross_entropy_traffic(r, targets, r),
-    ),
+    LOSS,
 )
 """All kernels."""

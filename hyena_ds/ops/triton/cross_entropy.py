@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.ops.triton.programs import rows_of, steps_of
-from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 MOST_WORDS = 16
 _ROWS = 16
@@ -51,7 +51,8 @@ def cross_entropy(
     dr_BnD = torch.empty_like(r_BnD) if wanted else None
     M = torch.empty((blocks, MOST_WORDS, D), device=r_BnD.device, dtype=torch.float32) if wanted else None
     S = torch.empty((blocks, MOST_WORDS), device=r_BnD.device, dtype=torch.float32) if wanted else None
-    _loss_kernel[(blocks,)](
+    launch(
+        _loss_kernel, (blocks,), r_BnD, lambda: cross_entropy_traffic(r_BnD, targets_Bn, dr_BnD),
         r_BnD, scale_D, shift_D, embedding_VD, targets_Bn, losses, dr_BnD, M, S, tokens, V, wanted,
         D, _ROWS, columns, steps, num_warps=_WARPS,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The masks of ops/dropout.py, bit for bit, made in registers.
 
-    base = mix(seed, step, layer)  on the host;   bits = mix(mix(mix(base + sample) ^ words(position)) + mix(channel))
+    base = mix(seed, step, layer)  on the host, unless a recorded pass reads the step from the device
+    bits = mix(mix(mix(base + sample) ^ words(position)) + mix(channel))
 
 B batch, n tokens.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 from hyena_ds.ops.dropout import DropoutKey
 
 _MASK32 = 0xFFFFFFFF
-SCALARS = ("base", "offset", "threshold")
+SCALARS = ("base", "layer", "offset", "threshold")
 """Arguments whose values change from call to call: kernels are not compiled again for them."""
 
 
@@ -25,6 +26,9 @@ class Dropped:
     """One call's dropout as kernels take it."""
 
     base: int
+    """The mixed seed, step and layer, or of the seed alone where `step` is a tensor."""
+    step: Tensor | None
+    layer: int
     samples_B: Tensor
     offset: int
     threshold: int
@@ -33,16 +37,19 @@ class Dropped:
     @classmethod
     def of(cls, key: DropoutKey, probability: float, layer: int, offset: int) -> Dropped:
         """As `keyed_dropout` of these; the words of 32 bits are given as signed ones."""
-        base = _mix_here(_mix_here(_mix_here(key.seed & _MASK32) + key.step & _MASK32) + layer & _MASK32)
+        base, step = _mix_here(key.seed & _MASK32), key.step
+        if isinstance(step, int):
+            base, step = _mix_here(_mix_here(base + step & _MASK32) + layer & _MASK32), None
         threshold = int(probability * (1 << 32))
-        return cls(_signed(base), key.samples_B, offset, _signed(threshold), 1.0 / (1.0 - probability))
+        return cls(_signed(base), step, layer, key.samples_B, offset, _signed(threshold), 1.0 / (1.0 - probability))
 
 
 def arguments(dropped: Dropped | None) -> tuple[object, ...]:
-    """(base, samples, offset, threshold, scale) for a kernel; of no dropout, what it does not look at."""
+    """(base, step, layer, samples, offset, threshold, scale) for a kernel; of no dropout, what it does not look at."""
     if dropped is None:
-        return 0, None, 0, 0, 1.0
-    return dropped.base, dropped.samples_B, dropped.offset, dropped.threshold, dropped.scale
+        return 0, None, 0, None, 0, 0, 1.0
+    made = (dropped.base, dropped.step, dropped.layer)
+    return *made, dropped.samples_B, dropped.offset, dropped.threshold, dropped.scale
 
 
 def _mix_here(x: int) -> int:
@@ -64,9 +71,12 @@ def _mix(x):
 
 
 @triton.jit
-def kept(base, sample, position, columns, threshold):
+def kept(base, step, layer, sample, position, columns, threshold):
     """Whether elements stay: of one sample, int64 positions (n, 1) and columns (1, D)."""
-    start = _mix(base.to(tl.uint32, bitcast=True) + sample.to(tl.uint32))
+    start = base.to(tl.uint32, bitcast=True)
+    if step is not None:
+        start = _mix(_mix(start + tl.load(step).to(tl.uint32)) + layer.to(tl.uint32))
+    start = _mix(start + sample.to(tl.uint32))
     words = _mix(position.to(tl.uint32)) ^ _mix(_mix((position >> 32).to(tl.uint32)))
     bits = _mix(_mix(start ^ words) + _mix(columns.to(tl.uint32)))
     return bits >= threshold.to(tl.uint32, bitcast=True)

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_ds.ops.triton.programs import steps_of
-from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 from hyena_ds.ops.triton.waves import of_angle, of_quarters
 
 _TOKENS = 32
@@ -72,7 +72,8 @@ def filter_values(tensors: FilterTensors, offset: int, k_Dl: Tensor) -> Tensor:
     D, l = k_Dl.shape
     assert k_Dl.stride(1) == 1
     steps = steps_of(l, _TOKENS, _STEPS)
-    _values_kernel[(triton.cdiv(l, _TOKENS * steps),)](
+    launch(
+        _values_kernel, (triton.cdiv(l, _TOKENS * steps),), k_Dl, lambda: values_traffic(k_Dl),
         k_Dl, k_Dl.stride(0), *_prepared(tensors), tensors.shift, offset, l, D, *_sizes(tensors),
         tensors.shift != 0.0, _TOKENS, _power(D, 16), min(_CHANNELS, _power(D, 16)), steps, num_warps=_WARPS,
     )  # fmt: skip
@@ -98,11 +99,13 @@ def filter_gradients(tensors: FilterTensors, offset: int, dk_Dl: Tensor) -> Filt
         empty(programs, 3, F_padded), empty(programs, D_padded, F_padded),
     )  # fmt: skip
     h_Fl = empty(F_padded, l)
-    _gradients_kernel[(programs,)](
+    launch(
+        _gradients_kernel, (programs,), dk_Dl, lambda: traffic((dk_Dl,), (h_Fl,)),
         dk_Dl, dk_Dl.stride(0), *prepared, tensors.shift, h_Fl, *parts[:-1], offset, l, D, F_padded, E_padded,
         tensors.shift != 0.0, _TOKENS_BACKWARD, D_padded, channels, steps, num_warps=_WARPS,
     )  # fmt: skip
-    _output_kernel[(programs, D_padded // channels)](
+    launch(
+        _output_kernel, (programs, D_padded // channels), dk_Dl, lambda: traffic((dk_Dl, h_Fl), ()),
         dk_Dl, dk_Dl.stride(0), h_Fl, prepared[-1], tensors.shift, parts[-1], offset, l, D, F_padded,
         tensors.shift != 0.0, _TOKENS_BACKWARD, D_padded, channels, steps, num_warps=_WARPS,
     )  # fmt: skip

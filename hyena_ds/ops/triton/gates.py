@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_ds.ops.triton.programs import steps_of
-from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 _BLOCK = 256
 """Tokens of a program's step. Two a thread: more would be read in vectors, but the shifted ones one by one and far apart."""
@@ -68,7 +68,8 @@ def gates(
     B, C, n = p_BCn.shape
     steps = steps_of(n, _BLOCK, _STEPS)
     grid = (triton.cdiv(n, _BLOCK * steps), C // 3, B)
-    _gates_kernel[grid](
+    launch(
+        _gates_kernel, grid, p_BCn, lambda: gates_traffic(p_BCn, u_BDn, z_BDn, y_BDn, dy_BDn, dz_BDn),
         p_BCn, *_rows(p_BCn), left_BC2, *_rows(left_BC2), *weights, y_BDn, *_rows(y_BDn), dz_BDn, *_rows(dz_BDn),
         u_BDn, *_rows(u_BDn), z_BDn, *_rows(z_BDn), dy_BDn, *_rows(dy_BDn), n, C // 3,
         left_BC2 is not None, u_BDn is not None, z_BDn is not None, dy_BDn is not None, _BLOCK, steps,
@@ -104,7 +105,9 @@ def gates_backward(
     dp_BCn = torch.empty((B, C, n), device=p_BCn.device, dtype=p_BCn.dtype)
     z_BDn = torch.empty((B, C // 3, n), device=p_BCn.device, dtype=p_BCn.dtype) if with_z else None
     sums = torch.empty((_SUMS, B * blocks, C // 3), device=p_BCn.device, dtype=torch.float32)
-    _gates_backward_kernel[(blocks, C // 3, B)](
+    launch(
+        _gates_backward_kernel, (blocks, C // 3, B), p_BCn,
+        lambda: gates_backward_traffic(p_BCn, dz_BDn, y_BDn, du_BDn, dp_BCn, z_BDn),
         p_BCn, *_rows(p_BCn), left_BC2, *_rows(left_BC2), *weights,
         y_BDn, *_rows(y_BDn), dz_BDn, *_rows(dz_BDn), du_BDn, *_rows(du_BDn), right_BC2, *_rows(right_BC2),
         dp_BCn, *_rows(dp_BCn), z_BDn, *_rows(z_BDn), sums, n, C // 3,

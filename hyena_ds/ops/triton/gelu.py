@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_ds.ops.triton.programs import steps_of
-from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 _COLUMNS = 128
 _ROWS = 16
@@ -31,7 +31,10 @@ def gelu(h_nI: Tensor, bias_I: Tensor | None = None) -> Tensor:
     n, inner = h_nI.shape
     a_nI = torch.empty_like(h_nI)
     grid = (triton.cdiv(n, _ROWS), triton.cdiv(inner, _COLUMNS))
-    _gelu_kernel[grid](h_nI, bias_I, a_nI, n, inner, bias_I is not None, _ROWS, _COLUMNS)
+    launch(
+        _gelu_kernel, grid, h_nI, lambda: gelu_traffic(h_nI),
+        h_nI, bias_I, a_nI, n, inner, bias_I is not None, _ROWS, _COLUMNS,
+    )  # fmt: skip
     return a_nI
 
 
@@ -42,9 +45,10 @@ def gelu_backward(h_nI: Tensor, da_nI: Tensor, bias_I: Tensor | None = None) -> 
     steps = steps_of(n, _ROWS, _STEPS)
     grid = (triton.cdiv(n, _ROWS * steps), triton.cdiv(inner, _COLUMNS))
     sums = torch.empty((grid[0], inner), device=h_nI.device, dtype=torch.float32)
-    _gelu_backward_kernel[grid](
-        h_nI, bias_I, da_nI, a_nI, dh_nI, sums, n, inner, bias_I is not None, _ROWS, _COLUMNS, steps
-    )
+    launch(
+        _gelu_backward_kernel, grid, h_nI, lambda: gelu_backward_traffic(h_nI),
+        h_nI, bias_I, da_nI, a_nI, dh_nI, sums, n, inner, bias_I is not None, _ROWS, _COLUMNS, steps,
+    )  # fmt: skip
     return a_nI, dh_nI, sums.sum(0)
 
 

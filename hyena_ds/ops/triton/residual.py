@@ -20,7 +20,7 @@ from torch import Tensor
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.ops.triton.dropout import SCALARS, Dropped, arguments, kept
 from hyena_ds.ops.triton.programs import rows_of, steps_of
-from hyena_ds.ops.triton.traffic import Traffic, traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 _STEPS = 32
 _EPSILON = tl.constexpr(NORM_EPSILON)
@@ -31,7 +31,8 @@ def norm(r_BnD: Tensor, weight_D: Tensor, bias_D: Tensor, dtype: torch.dtype) ->
     B, n, D = r_BnD.shape
     x_BnD = torch.empty((B, n, D), device=r_BnD.device, dtype=dtype)
     rows, columns = rows_of(D)
-    _add_kernel[(triton.cdiv(n, rows), B)](
+    launch(
+        _add_kernel, (triton.cdiv(n, rows), B), r_BnD, lambda: traffic((r_BnD,), (x_BnD,)),
         r_BnD, _batch(r_BnD), None, 0, None, None, 0, weight_D, bias_D, x_BnD, _batch(x_BnD), n, *arguments(None),
         False, False, False, True, D, rows, columns,
     )  # fmt: skip
@@ -44,7 +45,8 @@ def add_dropped(
     """r + dropout(y + bias) into `out`, which may be r."""
     B, n, D = r_BnD.shape
     rows, columns = rows_of(D)
-    _add_kernel[(triton.cdiv(n, rows), B)](
+    launch(
+        _add_kernel, (triton.cdiv(n, rows), B), r_BnD, lambda: add_dropped_norm_traffic(r_BnD, y_BnD, out_BnD, None),
         r_BnD, _batch(r_BnD), y_BnD, _batch(y_BnD), bias_D, out_BnD, _batch(out_BnD), None, None, None, 0,
         n, *arguments(dropped), True, bias_D is not None, dropped is not None, False, D, rows, columns,
     )  # fmt: skip
@@ -65,7 +67,8 @@ def add_dropped_norm(
     B, n, D = r_BnD.shape
     x_BnD = torch.empty((B, n, D), device=r_BnD.device, dtype=dtype)
     rows, columns = rows_of(D)
-    _add_kernel[(triton.cdiv(n, rows), B)](
+    launch(
+        _add_kernel, (triton.cdiv(n, rows), B), r_BnD, lambda: add_dropped_norm_traffic(r_BnD, y_BnD, out_BnD, x_BnD),
         r_BnD, _batch(r_BnD), y_BnD, _batch(y_BnD), bias_D, out_BnD, _batch(out_BnD), norm_weight_D, norm_bias_D,
         x_BnD, _batch(x_BnD),
         n, *arguments(dropped), True, bias_D is not None, dropped is not None, True, D, rows, columns,
@@ -82,7 +85,8 @@ def norm_backward(
     steps = steps_of(n, rows, _STEPS)
     blocks = triton.cdiv(n, rows * steps)
     sums = torch.empty((2, B * blocks, D), device=r_BnD.device, dtype=torch.float32)
-    _norm_backward_kernel[(blocks, B)](
+    launch(
+        _norm_backward_kernel, (blocks, B), r_BnD, lambda: norm_backward_traffic(dx_BnD, r_BnD, dout_BnD, dr_BnD),
         dx_BnD, _batch(dx_BnD), r_BnD, _batch(r_BnD), norm_weight_D, dout_BnD, _batch(dout_BnD), dr_BnD, _batch(dr_BnD),
         sums, n, dout_BnD is not None, D, rows, columns, steps,
     )  # fmt: skip
@@ -98,7 +102,8 @@ def dropped_gradient(dout_BnD: Tensor, dropped: Dropped | None, dtype: torch.dty
     steps = steps_of(n, rows, _STEPS)
     blocks = triton.cdiv(n, rows * steps)
     sums = torch.empty((B * blocks, D), device=dout_BnD.device, dtype=torch.float32)
-    _dropped_kernel[(blocks, B)](
+    launch(
+        _dropped_kernel, (blocks, B), dout_BnD, lambda: traffic((dout_BnD,), (dy_BnD,)),
         dout_BnD, _batch(dout_BnD), dy_BnD, _batch(dy_BnD), sums, n, *arguments(dropped), dropped is not None,
         D, rows, columns, steps,
     )  # fmt: skip
@@ -110,7 +115,8 @@ def embedded(ids_Bn: Tensor, embedding_VD: Tensor, dropped: Dropped | None) -> T
     (B, n), D = ids_Bn.shape, embedding_VD.shape[1]
     r_BnD = torch.empty((B, n, D), device=ids_Bn.device, dtype=torch.float32)
     rows, columns = rows_of(D)
-    _embedded_kernel[(triton.cdiv(n, rows), B)](
+    launch(
+        _embedded_kernel, (triton.cdiv(n, rows), B), r_BnD, lambda: traffic((ids_Bn,), (r_BnD,)),
         ids_Bn, ids_Bn.stride(0), embedding_VD, r_BnD, _batch(r_BnD), n, *arguments(dropped), dropped is not None,
         D, rows, columns,
     )  # fmt: skip
@@ -125,7 +131,8 @@ def embedded_backward(ids_Bn: Tensor, dr_BnD: Tensor, dropped: Dropped | None, v
     steps = steps_of(n, rows, _STEPS)
     blocks = triton.cdiv(n, rows * steps)
     sums = torch.empty((B * blocks, 16, D), device=dr_BnD.device, dtype=torch.float32)
-    _embedded_backward_kernel[(blocks, B)](
+    launch(
+        _embedded_backward_kernel, (blocks, B), dr_BnD, lambda: traffic((ids_Bn, dr_BnD), ()),
         ids_Bn, ids_Bn.stride(0), dr_BnD, _batch(dr_BnD), sums, n, *arguments(dropped), dropped is not None,
         D, rows, columns, steps,
     )  # fmt: skip
@@ -161,7 +168,7 @@ def _normed(r, here, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=SCALARS)
 def _add_kernel(
-    r, r_B, y, y_B, bias, out, out_B, norm_weight, norm_bias, x, x_B, n, base, samples, offset, threshold, scale,
+    r, r_B, y, y_B, bias, out, out_B, norm_weight, norm_bias, x, x_B, n, base, step_at, layer, samples, offset, threshold, scale,
     ADD: tl.constexpr, BIAS: tl.constexpr, DROP: tl.constexpr, NORM: tl.constexpr,
     D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -176,7 +183,7 @@ def _add_kernel(
         if BIAS:
             change += tl.load(bias + columns, mask=columns < D, other=0.0)
         if DROP:
-            stays = kept(base, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
+            stays = kept(base, step_at, layer, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
             change = tl.where(stays, change * scale, 0.0)
         value += change
         tl.store(out + b * out_B + at, value.to(out.dtype.element_ty), mask=here)
@@ -218,7 +225,7 @@ def _norm_backward_kernel(
 
 @triton.jit(do_not_specialize=SCALARS)
 def _dropped_kernel(
-    dout, dout_B, dy, dy_B, sums, n, base, samples, offset, threshold, scale,
+    dout, dout_B, dy, dy_B, sums, n, base, step_at, layer, samples, offset, threshold, scale,
     DROP: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, COLUMNS)[None, :]
@@ -230,7 +237,7 @@ def _dropped_kernel(
         at = t.to(tl.int64) * D + columns
         gradient = tl.load(dout + b * dout_B + at, mask=here, other=0.0).to(tl.float32)
         if DROP:
-            stays = kept(base, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
+            stays = kept(base, step_at, layer, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
             gradient = tl.where(stays, gradient * scale, 0.0)
         tl.store(dy + b * dy_B + at, gradient.to(dy.dtype.element_ty), mask=here)
         total += gradient
@@ -240,7 +247,7 @@ def _dropped_kernel(
 
 @triton.jit(do_not_specialize=SCALARS)
 def _embedded_kernel(
-    ids, ids_B, embedding, r, r_B, n, base, samples, offset, threshold, scale,
+    ids, ids_B, embedding, r, r_B, n, base, step_at, layer, samples, offset, threshold, scale,
     DROP: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -250,14 +257,14 @@ def _embedded_kernel(
     token = tl.load(ids + b * ids_B + t, mask=t < n, other=0).to(tl.int32)
     value = tl.load(embedding + token * D + columns, mask=here, other=0.0)
     if DROP:
-        stays = kept(base, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
+        stays = kept(base, step_at, layer, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
         value = tl.where(stays, value * scale, 0.0)
     tl.store(r + b * r_B + t.to(tl.int64) * D + columns, value, mask=here)
 
 
 @triton.jit(do_not_specialize=SCALARS)
 def _embedded_backward_kernel(
-    ids, ids_B, dr, dr_B, sums, n, base, samples, offset, threshold, scale,
+    ids, ids_B, dr, dr_B, sums, n, base, step_at, layer, samples, offset, threshold, scale,
     DROP: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, COLUMNS)[None, :]
@@ -270,7 +277,7 @@ def _embedded_backward_kernel(
         here = (t < n) & (columns < D)
         gradient = tl.load(dr + b * dr_B + t.to(tl.int64) * D + columns, mask=here, other=0.0).to(tl.float32)
         if DROP:
-            stays = kept(base, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
+            stays = kept(base, step_at, layer, tl.load(samples + b), t + tl.cast(offset, tl.int64), columns, threshold)
             gradient = tl.where(stays, gradient * scale, 0.0)
         across = first + tl.arange(0, ROWS)[None, :]
         token = tl.load(ids + b * ids_B + across, mask=across < n, other=-1).to(tl.int32)

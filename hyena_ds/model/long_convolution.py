@@ -1,0 +1,107 @@
+"""The operator's long convolution with its skip term, through channel layout and back: whatever computes the gates around it.
+
+    u_BDl --exchange, a group of channels at a time--> u_BgL --convolution with k, + skip u--> y_BgL --exchange--> y_BDl
+
+The exchange of a group overlaps the transforms of the one before.
+
+B batch, l local length, L context length, D width, d = D / P, g some channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from hyena_ds.model.filter_cache import FilterSlot
+from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.ops import place
+from hyena_ds.ops.fft_convolution import channels_at_once
+from hyena_ds.ops.large import empty_like
+
+Groups = tuple[tuple[Tensor, ...], ...]
+"""For each group of channels, the convolution's input in channel layout, or the spectra of input and filter."""
+
+
+def convolution_forward(u_BDl: Tensor, k_dL: Tensor, skip_D: Tensor, call: ForwardPass) -> tuple[Tensor, Groups]:
+    """(y, what the policy keeps of every group); y overwrites u where the policy does not keep it. Collective."""
+    policy, on_device = call.policy, place.on_device(u_BDl.device)
+    y_BDl = empty_like(u_BDl) if policy.keep_convolution else u_BDl
+    groups: list[tuple[Tensor, ...]] = []
+    skip_d1 = skip_D[call.layout.exchange.own_channels(skip_D.shape[0])].unsqueeze(1)
+
+    def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
+        if policy.keep_spectra and call.convolution.forward_with_spectra is not None:
+            y_BgL, *spectra = call.convolution.forward_with_spectra(u_BgL, k_dL[channels])
+            groups.append(tuple(spectra))
+        else:
+            y_BgL = call.convolution.forward(u_BgL, k_dL[channels])
+            if policy.keep_convolution:
+                groups.append((u_BgL,))
+        return (y_BgL if on_device else y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
+
+    with _skip_in_filter(k_dL, skip_d1, on_device):
+        call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
+    return y_BDl, tuple(groups)
+
+
+def convolution_backward(
+    dy_BDl: Tensor,
+    u_BDl: Tensor | None,
+    k_dL: Tensor,
+    skip_D: Tensor,
+    dskip_D: Tensor,
+    slot: FilterSlot,
+    call: ForwardPass,
+    kept_groups: Groups,
+    kept_y_BDl: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(y, du); du overwrites dy, and y, where it was not kept, u. The filter's gradient goes to `slot`. Collective."""
+    own = call.layout.exchange.own_channels(skip_D.shape[0])
+    skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
+    at_once = _at_once(dy_BDl, call)
+    slot.begin_gradient(k_dL, call.filters.last)
+    on_device = place.on_device(dy_BDl.device)
+
+    def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
+        of_group = kept_groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
+        if len(of_group) == 2 and call.convolution.backward_from_spectra is not None:
+            du_BgL, dk_gL = call.convolution.backward_from_spectra(dy_BgL, *of_group)
+            y_BgL = None
+        else:
+            du_BgL, dk_gL, y_BgL = call.convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
+        slot.add_gradient(channels, dk_gL)
+        dskip_d[channels] = dk_gL[:, 0]  # the skip is a filter of lag zero
+        if not on_device:
+            du_BgL.addcmul_(dy_BgL, skip_d1[channels])
+            if y_BgL is not None:
+                y_BgL.addcmul_(of_group[0], skip_d1[channels])
+        return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL)
+
+    buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
+    with _skip_in_filter(k_dL, skip_d1, on_device, restored=not call.filters.last):
+        call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
+    y_BDl = kept_y_BDl if u_BDl is None else u_BDl
+    assert y_BDl is not None
+    return y_BDl, dy_BDl
+
+
+@contextmanager
+def _skip_in_filter(k_dL: Tensor, skip_d1: Tensor, on_device: bool, restored: bool = True) -> Iterator[None]:
+    """On a device the skip is the part of the filter that it is, of lag zero, while the convolution runs; on a CPU it is not."""
+    if not on_device:
+        yield
+        return
+    lag_zero_d1 = k_dL[:, :1].clone()
+    k_dL[:, :1] += skip_d1
+    yield
+    if restored:  # else the filter's gradient is in its place
+        k_dL[:, :1] = lag_zero_d1
+
+
+def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
+    B, D, _ = x_BDl.shape
+    P = call.layout.exchange.size
+    many = channels_at_once(B, D // P, call.layout.context_length, x_BDl.device, P > 1)
+    return -(-many // pieces(call.policy, x_BDl.device))
