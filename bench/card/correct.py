@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from hyena_ds.config.policy import POLICIES
 from hyena_ds.data.loader import MicroBatch
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernel_choice import choose_kernels
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward
 from hyena_ds.parallel.layout import Layout
@@ -84,33 +87,49 @@ def same_dropout() -> str:
     return f"{masks}; what is kept differs by {relative_error(found, wanted):.0e}"
 
 
-def policies(precision: torch.dtype) -> str:
-    """Relative errors of loss and gradients under every activation policy, beside float32 on the CPU."""
+def policies(precision: torch.dtype, kernels: Kernels | None = None) -> str:
+    """Relative errors of loss and gradients under every activation policy, beside float32 on the CPU by portable code."""
     L = _POLICY_LENGTH
     config = ModelConfig(
         width=256, layers=2, inner_width=1024, maximum_context=L, embedding_dropout=0.1, residual_dropout=0.1
     )
     ids_BL = torch.randint(7, 11, (2, L + 1), generator=torch.Generator().manual_seed(0))
 
-    def run(device: torch.device, dtype: torch.dtype, policy: str) -> tuple[float, torch.Tensor]:
+    def run(
+        device: torch.device, dtype: torch.dtype, policy: str, kernels: Kernels | None
+    ) -> tuple[float, torch.Tensor]:
         objective = NextToken(build_model(config, 3).to(device))
         ids = ids_BL.to(device)
         key = DropoutKey(5, 6, torch.arange(2, device=device))
-        how = ForwardPass(Layout.whole(L), dropout=key, policy=POLICIES[policy], compute_dtype=dtype)
+        how = ForwardPass(Layout.whole(L), dropout=key, policy=POLICIES[policy], compute_dtype=dtype, kernels=kernels)
         loss, _ = objective.loss(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), how)
         loss.backward()
         gradients = [parameter.grad for parameter in objective.parameters()]
         return float(loss.detach()), torch.cat([g.flatten().double().cpu() for g in gradients if g is not None])
 
-    wanted_loss, wanted = run(torch.device("cpu"), torch.float32, "balanced")
+    wanted_loss, wanted = run(torch.device("cpu"), torch.float32, "balanced", None)
     found = []
     for policy in POLICIES:
-        loss, gradients = run(DEVICE, precision, policy)
+        loss, gradients = run(DEVICE, precision, policy, kernels)
         found.append(f"{policy} {abs(loss - wanted_loss) / wanted_loss:.0e} {relative_norm(gradients, wanted):.0e}")
     return "; ".join(found)
 
 
-def cuda_graph() -> str:
+def triton() -> Kernels:
+    """Triton's kernels. They need a card, so the others' rows do not import them."""
+    from hyena_ds.model.triton_kernels import TRITON
+
+    return TRITON
+
+
+def chosen(precision: Literal["float32", "bfloat16"]) -> str:
+    """What a run on this card would say of its kernels."""
+    config = ModelConfig(width=256, layers=2, inner_width=1024, maximum_context=_POLICY_LENGTH)
+    kernels, why = choose_kernels("auto", config, precision, DEVICE)
+    return f"{'portable' if kernels is None else kernels.name} ({why})"
+
+
+def cuda_graph(kernels: Kernels | None = None) -> str:
     """Relative errors of a replayed micro step beside one that is not, over steps with other batches, parameters and dropout."""
     L, worst = 1024, (0.0, 0.0)
     objective = NextToken(build_model(ModelConfig(width=128, layers=2, maximum_context=L), 3).to(DEVICE))
@@ -122,7 +141,8 @@ def cuda_graph() -> str:
         found = []
         for forward in (objective.forward, graphed):
             objective.zero_grad()
-            loss, _ = forward(batch, ForwardPass(Layout.whole(L), dropout=DropoutKey(5, step, samples_B)))
+            how = ForwardPass(Layout.whole(L), dropout=DropoutKey(5, step, samples_B), kernels=kernels)
+            loss, _ = forward(batch, how)
             loss.backward()
             gradients = [parameter.grad for parameter in objective.parameters()]
             found.append((float(loss.detach()), torch.cat([g.flatten() for g in gradients if g is not None])))
@@ -186,7 +206,17 @@ def main() -> int:
     for size in (2, 4):
         rows.add(f"{size} sequence ranks as threads beside one", lambda size=size: beside_one_rank(size))
     if CARD:
+        for precision in ("float32", "bfloat16"):
+            rows.add(f"kernels: auto, {precision}", lambda p=precision: chosen(p))
+            rows.add(
+                f"loss and gradients with Triton kernels beside the CPU's, {precision}",
+                lambda p=precision: policies(getattr(torch, p), triton()),
+            )
+        rows.add("2 sequence ranks as threads with Triton kernels beside one", lambda: beside_one_rank(2, triton()))
         rows.add("a micro step as a CUDA graph beside one that is not", cuda_graph)
+        rows.add(
+            "a micro step with Triton kernels as a CUDA graph beside one that is not", lambda: cuda_graph(triton())
+        )
         rows.add("host synchronisations at 131,072", lambda: synchronisations(1 << 17))
     return rows.exit_code()
 

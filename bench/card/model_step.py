@@ -14,6 +14,7 @@ from hyena_ds.data.loader import MicroBatch
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.tasks.next_token import NextToken
@@ -28,7 +29,12 @@ def large_model(width: int = 256, layers: int = 8, maximum_context: int = 1_000_
 
 
 def training_step(
-    length: int, batch: int, policy: str, precision: torch.dtype, graph: bool = False
+    length: int,
+    batch: int,
+    policy: str,
+    precision: torch.dtype,
+    graph: bool = False,
+    kernels: Kernels | None = None,
 ) -> Callable[[], None]:
     """A function that makes one optimizer step of one micro step on random bases, replayed as a CUDA graph or not."""
     objective = NextToken(build_model(large_model(maximum_context=max(length, 1_000_002)), 1).to(DEVICE))
@@ -47,6 +53,7 @@ def training_step(
             filters=FilterCache(1),
             policy=POLICIES[policy],
             compute_dtype=precision,
+            kernels=kernels,
         )
         loss, _ = objective(micro_batch, how)
         (loss / length).backward()
@@ -56,11 +63,18 @@ def training_step(
     return step
 
 
-def timed_step(length: int, batch: int, policy: str, precision: torch.dtype, graph: bool = False) -> str:
+def timed_step(
+    length: int,
+    batch: int,
+    policy: str,
+    precision: torch.dtype,
+    graph: bool = False,
+    kernels: Kernels | None = None,
+) -> str:
     """Seconds, tokens a second, and memory of a step, in words."""
     if CARD:
         torch.cuda.reset_peak_memory_stats()
-    step = training_step(length, batch, policy, precision, graph)
+    step = training_step(length, batch, policy, precision, graph, kernels)
     took = seconds(step, 5)
     began = time.perf_counter()
     step()

@@ -23,6 +23,7 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.parallel import layout as layout_module
 from hyena_ds.parallel.collectives import Pending
 from hyena_ds.parallel.layout import Layout
@@ -120,14 +121,14 @@ def _shift(rows_B: torch.Tensor, group: Group, step: int, traffic: object = None
     return group.start(sent, out, fill)
 
 
-def beside_one_rank(size: int) -> str:
-    """Relative errors of loss and gradients of `size` ranks beside one, under every activation policy."""
+def beside_one_rank(size: int, kernels: Kernels | None = None) -> str:
+    """Relative errors of loss and gradients of `size` ranks beside one with the portable code, under every activation policy."""
     ids_BL = torch.randint(7, 11, (2, _L + 1), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     found = []
     stand_ins = {"dist": _Dist, "start_all_to_all": _all_to_all, "start_shift": _shift}
     for policy in POLICIES:
         with mock.patch.multiple(layout_module, **stand_ins):
-            parts = _all_ranks(size, policy, ids_BL)
+            parts = _all_ranks(size, policy, ids_BL, kernels)
         wanted_loss, wanted = _gradients(Layout.whole(_L), policy, ids_BL)
         loss = sum(part[0] for part in parts)
         gradients = torch.stack([part[1] for part in parts]).sum(0)
@@ -135,7 +136,9 @@ def beside_one_rank(size: int) -> str:
     return "; ".join(found)
 
 
-def _all_ranks(size: int, policy: str, ids_BL: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+def _all_ranks(
+    size: int, policy: str, ids_BL: torch.Tensor, kernels: Kernels | None
+) -> list[tuple[float, torch.Tensor]]:
     meeting = Meeting(size)
     answers: list[Any] = [None] * size
 
@@ -143,7 +146,8 @@ def _all_ranks(size: int, policy: str, ids_BL: torch.Tensor) -> list[tuple[float
         groups: Any = {size: Group(meeting, rank)}
         try:
             with torch.cuda.stream(torch.cuda.Stream()) if CARD else threading.Lock():
-                answers[rank] = _gradients(Layout.slice_of(_L, Topology(1, size), rank, groups), policy, ids_BL)
+                layout = Layout.slice_of(_L, Topology(1, size), rank, groups)
+                answers[rank] = _gradients(layout, policy, ids_BL, kernels)
         except BaseException as error:
             meeting.barrier.abort()
             answers[rank] = error
@@ -159,14 +163,17 @@ def _all_ranks(size: int, policy: str, ids_BL: torch.Tensor) -> list[tuple[float
     return answers
 
 
-def _gradients(layout: Layout, policy: str, ids_BL: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _gradients(
+    layout: Layout, policy: str, ids_BL: torch.Tensor, kernels: Kernels | None = None
+) -> tuple[float, torch.Tensor]:
     with _BUILDING:
         objective = NextToken(build_model(_CONFIG, 1).to(DEVICE))
         if CARD:
             torch.cuda.synchronize()
     first, last = layout.offset, layout.offset + layout.local_length
     inputs_Bl, targets_Bl = ids_BL[:, first:last].contiguous(), ids_BL[:, first + 1 : last + 1].contiguous()
-    loss, _ = objective.loss(inputs_Bl, targets_Bl, ForwardPass(layout, policy=POLICIES[policy]))
+    call = ForwardPass(layout, policy=POLICIES[policy], kernels=kernels)
+    loss, _ = objective.loss(inputs_Bl, targets_Bl, call)
     with torch.autograd.set_multithreading_enabled(False):
         loss.backward()
     if CARD:

@@ -11,6 +11,7 @@ import torch
 
 from bench.card.model_step import timed_step, training_step
 from bench.card.rows import CARD, OUT, Rows
+from hyena_ds.model.kernels import Kernels
 
 _STEPS = (
     (1024, 16, ("fastest", "leanest")),
@@ -20,13 +21,18 @@ _STEPS = (
     (1 << 20, 1, ("fastest", "lean", "leanest")),
     (1 << 22, 1, ("leanest",)),
 )
+_TRITON = (
+    (1024, 16, ("fastest",)),
+    (131_072, 1, ("fastest", "lean", "leanest")),
+    (1 << 20, 1, ("fastest", "lean", "leanest")),
+)
 _SMALL = ((256, 1, ("fastest", "leanest")),)
 _PROFILED = ((1 << 20, "lean"), (131_072, "fastest"), (1024, "fastest")) if CARD else ((256, "fastest"),)
 
 
-def profile(length: int, policy: str) -> str:
+def profile(length: int, policy: str, kernels: Kernels | None = None) -> str:
     """The kernels that take most of a step; the whole table is written to a file."""
-    step = training_step(length, 1, policy, torch.bfloat16)
+    step = training_step(length, 1, policy, torch.bfloat16, kernels=kernels)
     step()
     activity = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[activity.CUDA] if CARD else [activity.CPU]) as profiler:
@@ -36,11 +42,28 @@ def profile(length: int, policy: str) -> str:
     averages = profiler.key_averages()
     by = "self_device_time_total" if CARD else "self_cpu_time_total"
     table = averages.table(sort_by=by, row_limit=60, max_name_column_width=100)
-    (OUT / f"profile-{length}-{policy}.txt").write_text(table, encoding="utf-8")
+    (OUT / f"profile-{length}-{policy}{'' if kernels is None else '-triton'}.txt").write_text(table, encoding="utf-8")
     longest = sorted(averages, key=lambda event: -getattr(event, by))[:16]
     total = sum(getattr(event, by) for event in averages)
     shares = [f"{getattr(event, by) / total:.0%} {event.count}x {event.key[:60]}" for event in longest]
     return f"{total / 1e3:.1f} ms in {sum(event.count for event in averages)} kernels; " + "; ".join(shares)
+
+
+def with_triton(rows: Rows) -> None:
+    """The rows of Triton's kernels, which need a card."""
+    from hyena_ds.model.triton_kernels import TRITON
+
+    for length, batch, policies in _TRITON:
+        for policy in policies:
+            rows.add(
+                f"step of {batch} x {length:,}, {policy}, bfloat16, triton",
+                lambda L=length, B=batch, p=policy: timed_step(L, B, p, torch.bfloat16, kernels=TRITON),
+            )
+    rows.add(
+        "step of 16 x 1,024, fastest, bfloat16, triton, as a CUDA graph",
+        lambda: timed_step(1024, 16, "fastest", torch.bfloat16, graph=True, kernels=TRITON),
+    )
+    rows.add(f"profile of 1 x {1 << 20:,}, lean, triton", lambda: profile(1 << 20, "lean", TRITON))
 
 
 def main() -> int:
@@ -58,6 +81,7 @@ def main() -> int:
             lambda L=length, B=batch: timed_step(L, B, "fastest", torch.bfloat16, graph=True),
         )
     if CARD:
+        with_triton(rows)
         rows.add(f"step of 1 x {1 << 20:,}, lean, float32", lambda: timed_step(1 << 20, 1, "lean", torch.float32))
     for length, policy in _PROFILED:
         rows.add(f"profile of 1 x {length:,}, {policy}", lambda L=length, p=policy: profile(L, p))

@@ -5,12 +5,17 @@ B batch, L context length.
 
 from __future__ import annotations
 
+import re
+import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
 
+from bench.card import ranks
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.model.backbone import HyenaDNA, build_model
@@ -73,3 +78,36 @@ def test_kernels_give_the_gradients_of_the_portable_code(policy: PolicyName) -> 
         found = gradients(replace(call, kernels=TRITON), *batch())
     error, name = worst(found, wanted)
     assert error <= TOLERANCES[torch.float32], (error, name)
+
+
+def test_bfloat16_is_as_near_as_its_rounding_and_drops_the_same() -> None:
+    call = whole("balanced")
+    exact = gradients(call, *batch())
+    rounded = replace(call, compute_dtype=torch.bfloat16)
+    found, portable = gradients(replace(rounded, kernels=TRITON), *batch()), gradients(rounded, *batch())
+    for candidate in (found, portable):
+        error, name = worst(candidate, exact)
+        assert error <= TOLERANCES[torch.bfloat16], (error, name)
+
+
+def test_a_step_on_the_device_draws_the_same_masks() -> None:
+    ids, targets = batch()
+    call = replace(whole("lean"), kernels=TRITON)
+    key = DropoutKey(5, torch.tensor(6), torch.tensor([3, 9]))
+    wanted, found = gradients(call, ids, targets), gradients(replace(call, dropout=key), ids, targets)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_sequence_ranks_have_the_gradients_of_one_portable_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, one_at_a_time = GridExecutor.__call__, threading.Lock()
+
+    def locked(self: Any, *arguments: Any, **named: Any) -> Any:
+        with one_at_a_time:  # the interpreter puts its own functions into triton.language while it runs
+            return launch(self, *arguments, **named)
+
+    monkeypatch.setattr(GridExecutor, "__call__", locked)
+    monkeypatch.setattr(ranks, "_L", 22)
+    monkeypatch.setattr(ranks, "_CONFIG", replace(CONFIG, embedding_dropout=0.0, residual_dropout=0.0))
+    found = ranks.beside_one_rank(2, TRITON)
+    errors = [float(number) for number in re.findall(r"\d+e[-+]\d+", found)]
+    assert len(errors) == 8 and max(errors) < TOLERANCES[torch.float32], found
