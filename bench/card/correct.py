@@ -101,7 +101,14 @@ def policies(precision: torch.dtype, kernels: Kernels | None = None) -> str:
         objective = NextToken(build_model(config, 3).to(device))
         ids = ids_BL.to(device)
         key = DropoutKey(5, 6, torch.arange(2, device=device))
-        how = ForwardPass(Layout.whole(L), dropout=key, policy=POLICIES[policy], compute_dtype=dtype, kernels=kernels)
+        how = ForwardPass(
+            Layout.whole(L),
+            dropout=key,
+            policy=POLICIES[policy],
+            compute_dtype=dtype,
+            exchange_dtype=dtype,
+            kernels=kernels,
+        )
         loss, _ = objective.loss(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), how)
         loss.backward()
         gradients = [parameter.grad for parameter in objective.parameters()]

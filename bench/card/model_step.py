@@ -53,6 +53,7 @@ def training_step(
             filters=FilterCache(1),
             policy=POLICIES[policy],
             compute_dtype=precision,
+            exchange_dtype=precision,
             kernels=kernels,
         )
         loss, _ = objective(micro_batch, how)
