@@ -98,8 +98,10 @@ class _Dist:
         return group.rank
 
 
-def _all_to_all(pieces_P: torch.Tensor, group: Group, traffic: object = None) -> Pending:
-    sent = pieces_P.clone(memory_format=torch.contiguous_format)
+def _all_to_all(
+    pieces_P: torch.Tensor, group: Group, traffic: object = None, dtype: torch.dtype | None = None
+) -> Pending:
+    sent = torch.empty_like(pieces_P, dtype=dtype, memory_format=torch.contiguous_format).copy_(pieces_P)
     out = torch.empty_like(sent)
 
     def fill(arrived: list[torch.Tensor]) -> None:

@@ -24,7 +24,8 @@ from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, ev
 from hyena_ds.model.forward_pass import ForwardPass, pieces
 from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
-from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
+from hyena_ds.model.operator import HyenaOperator, Kept, operator_backward, operator_forward
+from hyena_ds.model.projection import OperatorWeights
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.ops.products import without_autocast
 

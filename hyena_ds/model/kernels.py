@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from hyena_ds.model.filter import FilterWeights
     from hyena_ds.model.forward_pass import ForwardPass
     from hyena_ds.model.mlp import MLPWeights
-    from hyena_ds.model.operator import Kept, OperatorWeights
+    from hyena_ds.model.operator import Kept
+    from hyena_ds.model.projection import OperatorWeights
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ B batch, l local length, L context length, D width, C = 3 D, n tokens of a tile,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,11 +22,12 @@ from torch import Tensor, nn
 
 from hyena_ds.model.filter import ImplicitFilter
 from hyena_ds.model.filter_cache import FilterSlot
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.long_convolution import convolution_backward, convolution_forward
+from hyena_ds.model.projection import OperatorWeights, Projection, columns, short_filter
 from hyena_ds.ops import place
 from hyena_ds.ops.large import empty, empty_like
-from hyena_ds.ops.layer_norm import Normed, layer_norm, layer_norm_backward
+from hyena_ds.ops.layer_norm import layer_norm_backward
 from hyena_ds.ops.products import add_product, add_to_tokens, to_channels, to_tokens
 from hyena_ds.ops.short_convolution import (
     HALO,
@@ -35,21 +35,7 @@ from hyena_ds.ops.short_convolution import (
     short_convolution_to_input,
     short_convolution_to_weight,
 )
-from hyena_ds.ops.tiles import Tile, tiles
-
-
-class OperatorWeights(NamedTuple):
-    """Parameters of the half-block but for the implicit filter's."""
-
-    norm_weight: Tensor
-    norm_bias: Tensor
-    in_weight: Tensor
-    in_bias: Tensor
-    short_weight: Tensor
-    short_bias: Tensor
-    skip: Tensor
-    out_weight: Tensor
-    out_bias: Tensor
+from hyena_ds.ops.tiles import Tile
 
 
 class ShortFilter(nn.Module):
@@ -88,21 +74,21 @@ def operator_forward(
     """(the residual after the half-block, what the policy keeps). Collective over the sequence-parallel group."""
     B, l, D = r_BlD.shape
     policy, on_device = call.policy, place.on_device(r_BlD.device)
-    project = _Projection(r_BlD, weights, call, policy.keep_projections)
-    short = _short_filter(weights, on_device)
+    project = Projection(r_BlD, weights, call, policy.keep_projections)
+    short = short_filter(weights, on_device)
     x0_BDl = empty((B, D, l), r_BlD.device)
     u_BDl = empty((B, D, l), r_BlD.device, call.moved_dtype(r_BlD.device))
     for tile in project.tiles_with_the_first_last():
         x0, x1, v = short_convolution(project(tile), *short).chunk(3, dim=1)
-        x0_BDl[_columns(tile)] = x0
-        torch.mul(x1, v, out=u_BDl[_columns(tile)])
+        x0_BDl[columns(tile)] = x0
+        torch.mul(x1, v, out=u_BDl[columns(tile)])
     if call.watch is not None:
         call.watch(r_BlD, u_BDl)
     y_BDl, groups = convolution_forward(u_BDl, k_dL, weights.skip, call)
     out_BlD = empty_like(r_BlD)
     out_weight = weights.out_weight.to(call.compute_dtype)
     for tile in project.tiles():
-        z_BDn = _gated(y_BDl[_columns(tile)], x0_BDl[_columns(tile)], call)
+        z_BDn = _gated(y_BDl[columns(tile)], x0_BDl[columns(tile)], call)
         if on_device and not call.drops(dropout):
             out_BnD = torch.add(r_BlD[tile.here], weights.out_bias, out=out_BlD[tile.here])
             add_to_tokens(out_BnD, z_BDn, out_weight.t())
@@ -130,8 +116,8 @@ def operator_backward(
     B, l, D = r_BlD.shape
     on_device = place.on_device(r_BlD.device)
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
-    short = _short_filter(weights, on_device)
-    project = _Projection(r_BlD, weights, call, call.policy.hold_projections, kept.projected_BCm)
+    short = short_filter(weights, on_device)
+    project = Projection(r_BlD, weights, call, call.policy.hold_projections, kept.projected_BCm)
     moved = call.moved_dtype(r_BlD.device)
     u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device, moved)
     dy_BDl = empty((B, D, l), r_BlD.device, moved)
@@ -146,10 +132,10 @@ def operator_backward(
         p_BCm = project(tile)
         if u_BDl is not None:
             x0, x1, v = short_convolution(p_BCm, *short).chunk(3, dim=1)
-            torch.mul(x1, v, out=u_BDl[_columns(tile)])
+            torch.mul(x1, v, out=u_BDl[columns(tile)])
         else:
             x0 = short_convolution(p_BCm[:, :D], *(of_all[:D] for of_all in short))
-        torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[_columns(tile)])
+        torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[columns(tile)])
 
     through = kept.groups, kept.y_BDl
     y_BDl, du_BDl = convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, *through)
@@ -161,7 +147,7 @@ def operator_backward(
         p_BCm = project(tile)
         x0, x1, v = short_convolution(p_BCm, *short).chunk(3, dim=1)
         dmixed_BnD, dz_BDn = output_gradient(tile)
-        y, du = y_BDl[_columns(tile)], du_BDl[_columns(tile)]
+        y, du = y_BDl[columns(tile)], du_BDl[columns(tile)]
         add_product(gradients.out_weight, dmixed_BnD.mT, _gated(y, x0, call).mT)
         gradients.out_bias.add_(dmixed_BnD.sum((0, 1), dtype=torch.float32))
         dq_BCm = None
@@ -190,9 +176,9 @@ def operator_backward(
             before_BC2 = dq_BCn[..., -HALO:]
         else:
             if tile.first:
-                dq_BCm[..., :HALO] = before_BC2
+                dq_BCm[..., :HALO].copy_(before_BC2)  # type: ignore[arg-type]
             if tile.last == l:
-                dq_BCm[..., -HALO:] = right_BC2.wait()  # type: ignore[union-attr]
+                dq_BCm[..., -HALO:].copy_(right_BC2.wait())  # type: ignore[union-attr]
             before_BC2 = dq_BCn[..., -HALO:].clone()
         complete = Tile(tile.rows, begin, begin + dq_BCm.shape[-1] - HALO)
         dp_BCn = short_convolution_to_input(dq_BCm, weights.short_weight)
@@ -209,90 +195,8 @@ def operator_backward(
     return dout_BlD, gradients
 
 
-class _Projection:
-    """p of a tile and its two predecessors; those before the first tile come from the left neighbour.
-
-    They are asked for at once, and waited for by the tile that needs them. With `hold` what is computed once is held for
-    the next time; `held_BCm` are all projections as another pass held them.
-    """
-
-    def __init__(
-        self, r_BlD: Tensor, weights: OperatorWeights, call: ForwardPass, hold: bool, held_BCm: Tensor | None = None
-    ):
-        B, l, D = r_BlD.shape
-        self.held_BCm = empty((B, 3 * D, l + HALO), r_BlD.device) if hold and held_BCm is None else held_BCm
-        self._r_BlD, self._weights, self._call = r_BlD, weights, call
-        self._missing = set() if held_BCm is not None else {_corner(tile) for tile in self._cut(B, l, D)}
-        self._in_weight = weights.in_weight.to(call.compute_dtype)
-        self._on_device = place.on_device(r_BlD.device)
-        self._last: tuple[Tile, Normed] | None = None
-        self._halo = None
-        if held_BCm is None:  # else no tile needs the neighbour again
-            tail_B2D = r_BlD.new_zeros((B, HALO, D))
-            tail_B2D[:, -l:] = r_BlD[:, -HALO:]
-            self._halo = call.layout.exchange.from_left(tail_B2D)
-
-    def tiles(self) -> list[Tile]:
-        B, l, D = self._r_BlD.shape
-        return list(self._cut(B, l, D))
-
-    def _cut(self, B: int, l: int, D: int) -> Iterator[Tile]:
-        return tiles(B, l, 4 * D * pieces(self._call.policy, self._r_BlD.device), self._r_BlD.device)
-
-    def tiles_with_the_first_last(self) -> list[Tile]:
-        """The tiles that need the neighbour's tokens are done when these have had time to arrive."""
-        return sorted(self.tiles(), key=lambda tile: tile.first == 0)
-
-    def __call__(self, tile: Tile) -> Tensor:
-        """(B, C, n + 2), float32."""
-        held_BCm = None if self.held_BCm is None else self.held_BCm[_columns(tile, HALO)]
-        if held_BCm is not None and _corner(tile) not in self._missing:
-            return held_BCm
-        self._missing.discard(_corner(tile))
-        if tile.first:
-            r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
-        else:
-            assert self._halo is not None
-            r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[tile.here]), dim=1)
-        x_BmD, mean, rstd = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias)
-        x_BmD = x_BmD.to(self._call.compute_dtype)
-        if self._on_device:
-            self._last = tile, Normed(x_BmD, mean, rstd)
-        p_BCm = to_channels(self._in_weight, x_BmD, held_BCm)
-        if not self._on_device:
-            p_BCm.add_(self._weights.in_bias.unsqueeze(1))
-        if tile.first == 0 and self._call.layout.offset == 0:
-            # Before the first token the short filter sees zeros, not projected zeros.
-            p_BCm[..., :HALO] = -self._weights.in_bias.unsqueeze(1) if self._on_device else 0.0
-        return p_BCm
-
-    def normed(self, tile: Tile, part: Tile) -> Normed:
-        """The norm of `part` of a tile and its two predecessors; what the tile's projection has made, if that was the last."""
-        if self._last is None or self._last[0] != tile:
-            return layer_norm(self._r_BlD[part.here], self._weights.norm_weight, self._weights.norm_bias)
-        first = part.first - tile.first + HALO
-        x_BnD, mean, rstd = (of_all[:, first : first + part.last - part.first] for of_all in self._last[1])
-        return Normed(x_BnD, mean.contiguous(), rstd.contiguous())
-
-
-def _short_filter(weights: OperatorWeights, on_device: bool) -> tuple[Tensor, Tensor]:
-    """Taps and bias; on a device the bias of the projection, which is left out there, is part of it."""
-    if not on_device:
-        return weights.short_weight, weights.short_bias
-    return weights.short_weight, weights.short_bias + weights.in_bias * weights.short_weight.sum((1, 2))
-
-
 def _gated(y_BDn: Tensor, x0_BDn: Tensor, call: ForwardPass) -> Tensor:
     """y x0 in the compute dtype."""
     if place.on_device(y_BDn.device) and call.compute_dtype != y_BDn.dtype:
         return torch.mul(y_BDn, x0_BDn, out=torch.empty_like(x0_BDn, dtype=call.compute_dtype))
     return torch.mul(y_BDn, x0_BDn).to(call.compute_dtype)
-
-
-def _corner(tile: Tile) -> tuple[int, int]:
-    return tile.rows.start, tile.first
-
-
-def _columns(tile: Tile, more: int = 0) -> tuple[slice, slice, slice]:
-    """A tile of a channel-major tensor, with `more` columns when the tensor has as many in front."""
-    return tile.rows, slice(None), slice(tile.first, tile.last + more)

@@ -17,7 +17,8 @@ from torch import Tensor
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.long_convolution import convolution_backward, convolution_forward
-from hyena_ds.model.operator import Kept, OperatorWeights
+from hyena_ds.model.operator import Kept
+from hyena_ds.model.projection import OperatorWeights
 from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.products import add_product, product_to_channels, product_to_tokens
 from hyena_ds.ops.short_convolution import HALO, short_convolution

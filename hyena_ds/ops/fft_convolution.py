@@ -28,15 +28,15 @@ def channels_at_once(batch: int, channels: int, context_length: int, device: tor
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
     """y of the shape of u; all float32. The result may be a view of a longer tensor."""
-    spectrum = _Spectrum(u_BgL)
-    U, K = spectrum(u_BgL), spectrum(k_gL)
+    padded = _Padded(u_BgL)
+    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
     return _signal(U.mul_(K), u_BgL.shape[-1])
 
 
 def causal_convolution_with_spectra(u_BgL: Tensor, k_gL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(y, U, K): the output and what `causal_convolution_backward_from_spectra` needs."""
-    spectrum = _Spectrum(u_BgL)
-    U, K = spectrum(u_BgL), spectrum(k_gL)
+    padded = _Padded(u_BgL)
+    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
     return _signal(U * K, u_BgL.shape[-1]), U, K
 
 
@@ -45,11 +45,11 @@ def causal_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three."""
     L = dy_BgL.shape[-1]
-    spectrum = _Spectrum(u_BgL)
-    U, K = spectrum(u_BgL), spectrum(k_gL)
+    padded = _Padded(u_BgL)
+    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
     y_BgL = _signal(U * K, L) if again else None
-    dY = spectrum(dy_BgL)
-    del spectrum
+    dY = padded.spectrum(dy_BgL)
+    del padded
     dk_gL = _signal(_over_batch(U.conj_physical_().mul_(dY)), L)
     del U
     return _signal(dY.mul_(K.conj_physical_()), L), dk_gL, y_BgL
@@ -58,7 +58,7 @@ def causal_convolution_backward(
 def causal_convolution_backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """(du, dk). Backward of a convolution is a correlation: the conjugate spectrum."""
     L = dy_BgL.shape[-1]
-    dY = _Spectrum(dy_BgL)(dy_BgL)
+    dY = _Padded(dy_BgL).spectrum(dy_BgL)
     dk_gL = _signal(_over_batch(torch.conj_physical(U).mul_(dY)), L)
     return _signal(dY.mul_(torch.conj_physical(K)), L), dk_gL
 
@@ -68,7 +68,7 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
     return spectra_Bg[0] if spectra_Bg.shape[0] == 1 else spectra_Bg.sum(0)
 
 
-class _Spectrum:
+class _Padded:
     """Transforms of signals of one length, padded with zeros.
 
     On a device every signal is scaled by n^-1/2 as it is padded, so that the product of any two needs no scale afterwards,
@@ -79,7 +79,8 @@ class _Spectrum:
         self._n = fft_length(like_L.shape[-1], like_L.device.type == "cpu")
         self._padded_n: Tensor | None = None
 
-    def __call__(self, x_L: Tensor) -> Tensor:
+    def spectrum(self, x_L: Tensor) -> Tensor:
+        """The real transform of `x`, in float32 whatever it is."""
         L, n = x_L.shape[-1], self._n
         on_device = place.on_device(x_L.device)
         shared, shape = self._padded_n, (*x_L.shape[:-1], n)

@@ -118,8 +118,8 @@ def test_dropout_adds_its_masks() -> None:
 def test_one_rank_sends_nothing_and_more_send_filters_in_pieces() -> None:
     assert traffic(SHAPE, True).messages == 0 == traffic(SHAPE, True).packed_bytes
     cut = traffic(replace(SHAPE, sequence_parallel=2), True)
-    # 32 channels a rank are one group: 4 activations, 3 halos, and the filter and its gradient in 8 pieces; 2 layers.
-    assert cut.messages == 2 * (4 + 3 + 2 * 8)
+    # 32 channels a rank are four groups: 4 activations, 3 halos, and the filter and its gradient in 8 pieces; 2 layers.
+    assert cut.messages == 2 * (4 * 4 + 3 + 2 * 8)
     assert cut.packed_bytes == 2 * (4 + 2) * 4 * (4 * 2048 * 64)
     # 4 of 32 channels at 2,048 tokens; at a million no more than two, 8 MiB.
     long = replace(SHAPE, sequence_parallel=2, context_length=1 << 20)

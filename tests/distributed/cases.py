@@ -60,7 +60,8 @@ def _layout(compute: Compute, grid: Grid, context: int) -> Layout:
 def _call(compute: Compute, grid: Grid, context: int, config: RunConfig) -> ForwardPass:
     """As the trainer makes it."""
     policy, dtype = POLICIES[config.activation_policy], getattr(torch, config.precision)
-    return ForwardPass(_layout(compute, grid, context), policy=policy, compute_dtype=dtype)
+    exchanged = getattr(torch, config.exchanged_in)
+    return ForwardPass(_layout(compute, grid, context), policy=policy, compute_dtype=dtype, exchange_dtype=exchanged)
 
 
 @contextmanager

@@ -41,3 +41,24 @@ def test_reduced_filter_gradients_are_not_rounded_to_bfloat16(ranks: Ranks, grid
 def test_deepspeeds_autocast_rounds_the_linear_filter_gradients_and_the_check_sees_it(ranks: Ranks, stage: int) -> None:
     gradients = _filter_gradients(ranks, Grid(1, 2), stage, autocast=True)
     assert all(_rounded(g) for name, g in gradients.items() if not name.endswith("frequency"))
+
+
+@pytest.mark.parametrize("policy", ["balanced", "leanest"])
+def test_exchanges_in_bfloat16_round_and_can_be_left_in_float32(ranks: Ranks, policy: str) -> None:
+    def trained(**options: str) -> tuple[float, dict[str, Tensor]]:
+        grid = Grid(1, 2)
+        config = run_config(grid, activation_policy=policy, **options)
+        found = ranks(2).run(cases.train, grid=grid, config=config, batches=uneven_batches(1, grid), rate=0.0)[0]
+        return found.losses[0], found.first_gradients
+
+    def distance(found: dict[str, Tensor]) -> float:
+        a, b = (torch.cat([each[name].flatten().double() for name in exact]) for each in (found, exact))
+        return float((a - b).norm() / b.norm())
+
+    loss, exact = trained()
+    rounded_loss, rounded = trained(exchange_precision="bfloat16")
+    assert 1e-5 < distance(rounded) < 1e-2 and abs(rounded_loss - loss) < 1e-3 * loss
+    _, mixed = trained(precision="bfloat16", exchange_precision="float32")
+    _, mixed_throughout = trained(precision="bfloat16")
+    assert 1e-5 < distance(mixed) < 0.05 and 1e-5 < distance(mixed_throughout) < 0.05
+    assert any(not torch.equal(mixed[name], mixed_throughout[name]) for name in mixed)

@@ -121,3 +121,11 @@ def test_the_fft_length_is_the_smallest_with_no_prime_factor_above_five() -> Non
     good = [n for n in range(1, 5000) if smooth(n)]
     for minimum in range(1, 4097):
         assert good_fft_length(minimum) == next(n for n in good if n >= minimum)
+
+
+def test_exchanged_channels_come_in_four_groups_or_more() -> None:
+    device = torch.device("meta")
+    assert channels_at_once(1, 32, 1_000_000, device) == 32
+    assert channels_at_once(1, 32, 1_000_000, device, cut=True) == 8
+    assert channels_at_once(1, 3, 1000, device, cut=True) == 1
+    assert channels_at_once(1, 3, 1000, torch.device("cpu"), cut=True) == 2, "a single transform is slow there"
