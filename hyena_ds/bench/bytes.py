@@ -49,7 +49,7 @@ _RANK = 1
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each policy and precision, printed too, and the machine, which has no part in the numbers."""
-    kernels = _kernels(options.kernels)
+    kernels = kernels_of(options.kernels)
     config = load_yaml(options.config, RunConfig)
     length = options.context_length or max(stage.context_length for stage in config.schedule)
     model = replace(config.model, maximum_context=max(config.model.maximum_context, length))
@@ -73,7 +73,8 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     return rows, machine()
 
 
-def _kernels(wanted: str) -> Kernels | None:
+def kernels_of(wanted: str) -> Kernels | None:
+    """The kernels that --kernels names; None is the portable code. Raises UserError where there are none."""
     if wanted == "portable":
         return None
     if wanted != "triton":

@@ -46,7 +46,7 @@ def choose_kernels(
     if wanted == "portable":
         return KernelChoice(None, "as configured")
     try:
-        if not torch.empty(0, device=device).is_cuda:
+        if not _is_cuda(device):
             raise _Unusable("no CUDA device", "train on a machine with one")
         kernels, worst = _checked(config, getattr(torch, precision), device)
     except _Unusable as problem:
@@ -56,6 +56,10 @@ def choose_kernels(
             ) from problem
         return KernelChoice(None, str(problem))
     return KernelChoice(kernels, f"{worst:.0e} from the portable code at most")
+
+
+def _is_cuda(device: torch.device) -> bool:
+    return torch.empty(0, device=device).is_cuda
 
 
 def _checked(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> tuple[Kernels, float]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from hyena_ds.bench.bytes import count_micro_step
+from hyena_ds.bench.bytes import count_micro_step, kernels_of
 from hyena_ds.bench.count import FFT_PASSES, Count
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
@@ -19,6 +21,7 @@ from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.work import exchange_bytes
+from hyena_ds.ops.triton.traffic import Traffic, launch
 from hyena_ds.parallel.devices import send
 from tests.paths import ROOT
 
@@ -38,11 +41,23 @@ def test_a_million_tokens_stay_within_their_bounds() -> None:
     assert count_micro_step(replace(MILLION, policy="leanest"))["live_peak_gib"] < 14
 
 
+def test_tritons_kernels_stay_within_theirs() -> None:
+    row = count_micro_step(MILLION, kernels_of("triton"))
+    assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
+    assert row["total_bytes"] < 2.2e12
+    assert row["kernels"] < 2_200
+    assert row["live_peak_gib"] < 36
+    assert row["host_copies"] == 0, row["host_copies_by_line"]
+    assert 1e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1.3e11
+
+
+@pytest.mark.parametrize("kernels", ["portable", "triton"])
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(policy: PolicyName, ranks: int) -> None:
+def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(policy: PolicyName, ranks: int, kernels: str) -> None:
     model = ModelConfig(width=32, layers=2, maximum_context=4096, residual_dropout=0.1)
-    row = count_micro_step(StepShape(model, 4096, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16"))
+    shape = StepShape(model, 4096, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
+    row = count_micro_step(shape, kernels_of(kernels))
     assert row["collectives_awaited"] == row["collectives_started"]
     assert (row["collectives_started"] > 0) == (row["bytes_sent"] > 0) == (ranks > 1)
     assert row["host_copies"] == 0, row["host_copies_by_line"]
@@ -129,16 +144,30 @@ def test_the_command_writes_a_row_for_each_policy(tmp_path: Path, capsys: pytest
     assert {row["context_length"] for row in rows} == {1024} and {row["sequence_parallel"] for row in rows} == {2}
     shown = capsys.readouterr().out
     assert "floor GB" in shown and "GB by file" in shown and "ops/fft_convolution.py" in shown and "_fft_r2c" in shown
-    assert main([*command, "--kernels", "triton"]) == 2
-    assert "--kernels: found triton, wanted portable" in capsys.readouterr().err
+    assert main([*command, "--kernels", "fused"]) == 2
+    assert "--kernels: found fused, wanted portable or triton" in capsys.readouterr().err
     assert main([*command, "--sequence-parallel", "3"]) == 2
     assert "--sequence-parallel: found 3 for 1024 tokens and width 128" in capsys.readouterr().err
 
 
 def test_a_kernel_of_ours_counts_as_it_declares() -> None:
-    with torch.library._scoped_library("hyena_ds", "DEF") as library:
-        library.define("gated(Tensor x) -> Tensor")
-        library.impl("gated", torch.empty_like, "Meta")
-        with Count({"gated": lambda x: 10 * x.numel()}) as count:
-            torch.ops.hyena_ds.gated(torch.empty(64, device=META))
-    assert count.bytes.total() == 640 and count.kernels.total() == 1
+    def kernel() -> None:
+        raise AssertionError("it ran")
+
+    h_nI = torch.empty(64, 32, device=META)
+    with Count() as count:
+        launch(SimpleNamespace(fn=kernel), (1,), h_nI, lambda: Traffic(600, 40))
+    assert [*count.bytes.values()] == [640] and [*count.kernels.values()] == [1]
+    ((_, name),) = count.bytes
+    assert name == "kernel"
+
+
+def test_kernels_that_cannot_be_imported_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "hyena_ds.model.triton_kernels", None)
+    assert main(["bench", "bytes", str(ROOT / "configs" / "tiny-1k.yaml"), "--kernels", "triton"]) == 2
+    refused = capsys.readouterr().err
+    assert (
+        "--kernels: found no triton that can be imported (" in refused and "pip install 'hyena-ds[triton]'" in refused
+    )
