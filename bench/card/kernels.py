@@ -45,6 +45,14 @@ SWEEPS: tuple[tuple[str, ModuleType, tuple[dict[str, int | str], ...]], ...] = (
     ("gelu", gelu, tuple({"_ROWS": r, "_COLUMNS": c} for r, c in ((8, 128), (16, 128), (32, 128), (8, 256), (4, 512)))),
     ("norm, head", cross_entropy, tuple({"_ROWS": r, "_WARPS": w} for r, w in ((16, 4), (16, 8), (32, 8), (32, 16)))),
     ("filter", filter_kernels, tuple({"_CHANNELS": c, "_WARPS": w} for c, w in ((32, 4), (32, 8), (64, 8), (64, 16)))),
+    (
+        "long convolution",
+        long_convolution,
+        tuple(
+            {"_COLUMNS": c, "_ROWS": r, "_WARPS": w}
+            for c, r, w in ((8, 8, 8), (8, 8, 4), (16, 8, 16), (16, 4, 8), (8, 2, 4), (4, 4, 4))
+        ),
+    ),
 )
 """Sizes of a program that --sweep tries in place of a module's own."""
 

@@ -100,7 +100,9 @@ def causal_convolution_backward(
 
 
 def convolution_traffic(u_BgL: Tensor, k_gL: Tensor) -> Traffic:
-    """Bytes of `causal_convolution`; of k's spectrum as if one read served all sequences of a batch."""
+    """Bytes of `causal_convolution`; of k's spectrum as if one read served all sequences of a batch.
+
+    What programs hand on through their own part of the planes stays in a cache, and is not counted."""
     B, g, L = u_BgL.shape
     signal, planes = g * L * 4, g * points_of(L) * 8
     return Traffic((B + 1) * signal + (2 * B + 2) * planes, B * signal + (2 * B + 2) * planes)
