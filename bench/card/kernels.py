@@ -28,8 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
 from hyena_ds.ops.triton import cross_entropy, gates, gelu  # noqa: E402
 from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
-from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors  # noqa: E402
+from hyena_ds.ops.triton.cases import CASES, CONVOLUTION_CASES, Case, Sizes, exact, random_tensors  # noqa: E402
 
+FLOAT32 = (*FILTER_CASES, *CONVOLUTION_CASES)
+ALL = (*CASES, *FLOAT32)
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CARD else ((2, 37, 8, 24), (1, 5, 16, 64))
 """Batch, tokens, width, inner width of the checks."""
@@ -38,11 +40,19 @@ LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 8, 32)
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 2e-5}
 """Largest difference from float64, relative to the largest value, by the type of a result."""
 TIMES = 20 if ON_CARD else 1
-SWEEPS: tuple[tuple[str, ModuleType, tuple[dict[str, int], ...]], ...] = (
+SWEEPS: tuple[tuple[str, ModuleType, tuple[dict[str, int | str], ...]], ...] = (
     ("gates", gates, tuple({"_BLOCK": b, "_WARPS": w} for b, w in ((128, 4), (256, 4), (256, 8), (512, 4), (1024, 4)))),
     ("gelu", gelu, tuple({"_ROWS": r, "_COLUMNS": c} for r, c in ((8, 128), (16, 128), (32, 128), (8, 256), (4, 512)))),
     ("norm, head", cross_entropy, tuple({"_ROWS": r, "_WARPS": w} for r, w in ((16, 4), (16, 8), (32, 8), (32, 16)))),
     ("filter", filter_kernels, tuple({"_CHANNELS": c, "_WARPS": w} for c, w in ((32, 4), (32, 8), (64, 8), (64, 16)))),
+    (
+        "long convolution",
+        long_convolution,
+        tuple(
+            {"_COLUMNS": c, "_ROWS": r, "_WARPS": w}
+            for c, r, w in ((8, 8, 8), (8, 8, 4), (16, 8, 16), (16, 4, 8), (8, 2, 4), (4, 4, 4))
+        ),
+    ),
 )
 """Sizes of a program that --sweep tries in place of a module's own."""
 
@@ -59,9 +69,9 @@ def main() -> int:
     name = torch.cuda.get_device_name(DEVICE) if ON_CARD else "CPU, interpreter, small shapes: times mean nothing"
     print(f"{name}; torch {torch.__version__}, triton {triton.__version__}", flush=True)
     rows: list[dict[str, Any]] = []
-    for case in (*CASES, *FILTER_CASES):
+    for case in ALL:
         for dtype in (torch.bfloat16, torch.float32):
-            if arguments.only in case.name and not (case in FILTER_CASES and dtype == torch.bfloat16):
+            if arguments.only in case.name and not (case in FLOAT32 and dtype == torch.bfloat16):
                 rows.append(row(case, dtype))
                 print(sentence(rows[-1]), flush=True)
     if arguments.sweep:
@@ -91,7 +101,7 @@ def sweep(only: str) -> list[dict[str, Any]]:
     """Rows of bf16 cases with other sizes of a program, where a row's `sizes` says which."""
     found = []
     for word, module, settings in SWEEPS:
-        for case in (*CASES, *FILTER_CASES):
+        for case in ALL:
             if not (case.name.startswith(word) and only in case.name):
                 continue
             for sizes in settings:

@@ -24,6 +24,14 @@ class Count:
         self.loads.append([])
         self.stores.append([])
 
+    def words_read(self) -> int:
+        """Elements that were loaded, of whatever tensor."""
+        return sum(np.unique(np.concatenate(launch)).size for launch in self.loads if launch)
+
+    def words_written(self) -> int:
+        """Elements that were stored."""
+        return sum(np.unique(np.concatenate(launch)).size for launch in self.stores if launch)
+
     def read(self, x: Tensor) -> int:
         """Bytes of `x` that were loaded."""
         return sum(_touched(launch, x) for launch in self.loads)
