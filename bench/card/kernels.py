@@ -29,6 +29,7 @@ from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
 from hyena_ds.ops.triton import cross_entropy, gates, gelu  # noqa: E402
 from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
 from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors  # noqa: E402
+from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CARD else ((2, 37, 8, 24), (1, 5, 16, 64))
@@ -59,9 +60,11 @@ def main() -> int:
     name = torch.cuda.get_device_name(DEVICE) if ON_CARD else "CPU, interpreter, small shapes: times mean nothing"
     print(f"{name}; torch {torch.__version__}, triton {triton.__version__}", flush=True)
     rows: list[dict[str, Any]] = []
-    for case in (*CASES, *FILTER_CASES):
+    for case in (*CASES, *SPECTRA_CASES, *FILTER_CASES):
         for dtype in (torch.bfloat16, torch.float32):
-            if arguments.only in case.name and not (case in FILTER_CASES and dtype == torch.bfloat16):
+            if arguments.only in case.name and not (
+                case in (*SPECTRA_CASES, *FILTER_CASES) and dtype == torch.bfloat16
+            ):
                 rows.append(row(case, dtype))
                 print(sentence(rows[-1]), flush=True)
     if arguments.sweep:
@@ -91,7 +94,7 @@ def sweep(only: str) -> list[dict[str, Any]]:
     """Rows of bf16 cases with other sizes of a program, where a row's `sizes` says which."""
     found = []
     for word, module, settings in SWEEPS:
-        for case in (*CASES, *FILTER_CASES):
+        for case in (*CASES, *SPECTRA_CASES, *FILTER_CASES):
             if not (case.name.startswith(word) and only in case.name):
                 continue
             for sizes in settings:

@@ -65,7 +65,7 @@ def _spectrum(x_L: Tensor) -> Tensor:
     L, n = x_L.shape[-1], fft_length(x_L.shape[-1], x_L.device.type == "cpu")
     padded_n = empty((*x_L.shape[:-1], n), x_L.device)
     padded_n[..., :L] = x_L
-    padded_n[..., L:] = 0.0
+    padded_n[..., L:].zero_()
     spectrum: Tensor = torch.fft.rfft(padded_n)
     return spectrum
 
