@@ -26,11 +26,12 @@ if not ON_CARD:
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
-from hyena_ds.ops.triton import cross_entropy, gates, gelu  # noqa: E402
+from hyena_ds.ops.triton import cross_entropy, gates, gelu, long_convolution  # noqa: E402
 from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
 from hyena_ds.ops.triton.cases import CASES, CONVOLUTION_CASES, Case, Sizes, exact, random_tensors  # noqa: E402
+from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES  # noqa: E402
 
-FLOAT32 = (*FILTER_CASES, *CONVOLUTION_CASES)
+FLOAT32 = (*FILTER_CASES, *CONVOLUTION_CASES, *SPECTRA_CASES)
 ALL = (*CASES, *FLOAT32)
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CARD else ((2, 37, 8, 24), (1, 5, 16, 64))

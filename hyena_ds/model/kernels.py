@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hyena_ds.model.mlp import MLPWeights
     from hyena_ds.model.operator import Kept
     from hyena_ds.model.projection import OperatorWeights
+    from hyena_ds.ops.convolution_backend import Convolution
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,7 @@ class Kernels:
     mlp_backward: Callable[..., tuple[Tensor, MLPWeights]]
     evaluate_filter: Callable[..., Tensor]
     filter_gradients: Callable[..., FilterWeights]
+    fft_with_skip: Callable[[Tensor], Convolution] | None = None
+    """(skip_g) -> FFT's convolution plus the skip term; None: the caller adds it."""
     embed: Callable[[Tensor, Tensor, float, ForwardPass], Tensor] | None = None
     """(ids_Bl, embedding_VD, dropout's probability, call) -> r_BlD; None: PyTorch's embedding, then dropout."""

@@ -9,14 +9,15 @@ B batch, l local length, L context length, D width, d = D / P, g some channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import Tensor
 
 from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass, pieces
 from hyena_ds.ops import place
+from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.large import empty_like
 
@@ -26,22 +27,23 @@ Groups = tuple[tuple[Tensor, ...], ...]
 
 def convolution_forward(u_BDl: Tensor, k_dL: Tensor, skip_D: Tensor, call: ForwardPass) -> tuple[Tensor, Groups]:
     """(y, what the policy keeps of every group); y overwrites u where the policy does not keep it. Collective."""
-    policy, on_device = call.policy, place.on_device(u_BDl.device)
+    policy = call.policy
     y_BDl = empty_like(u_BDl) if policy.keep_convolution else u_BDl
     groups: list[tuple[Tensor, ...]] = []
-    skip_d1 = skip_D[call.layout.exchange.own_channels(skip_D.shape[0])].unsqueeze(1)
+    skip_d = skip_D[call.layout.exchange.own_channels(skip_D.shape[0])]
 
     def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
-        if policy.keep_spectra and call.convolution.forward_with_spectra is not None:
-            y_BgL, *spectra = call.convolution.forward_with_spectra(u_BgL, k_dL[channels])
+        convolution, skip_g1 = _of_group(call, skip_d[channels])
+        if policy.keep_spectra and convolution.forward_with_spectra is not None:
+            y_BgL, *spectra = convolution.forward_with_spectra(u_BgL, k_dL[channels])
             groups.append(tuple(spectra))
         else:
-            y_BgL = call.convolution.forward(u_BgL, k_dL[channels])
+            y_BgL = convolution.forward(u_BgL, k_dL[channels])
             if policy.keep_convolution:
                 groups.append((u_BgL,))
-        return (y_BgL if on_device else y_BgL.addcmul_(u_BgL, skip_d1[channels]),)
+        return (y_BgL if skip_g1 is None else y_BgL.addcmul_(u_BgL, skip_g1),)
 
-    with _skip_in_filter(k_dL, skip_d1, on_device):
+    with _skip_in_filter(call, k_dL, skip_d):
         call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
     return y_BDl, tuple(groups)
 
@@ -59,45 +61,63 @@ def convolution_backward(
 ) -> tuple[Tensor, Tensor]:
     """(y, du); du overwrites dy, and y, where it was not kept, u. The filter's gradient goes to `slot`. Collective."""
     own = call.layout.exchange.own_channels(skip_D.shape[0])
-    skip_d1, dskip_d = skip_D[own].unsqueeze(1), dskip_D[own]
+    skip_d, dskip_d = skip_D[own], dskip_D[own]
     at_once = _at_once(dy_BDl, call)
     slot.begin_gradient(k_dL, call.filters.last)
-    on_device = place.on_device(dy_BDl.device)
 
     def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
         of_group = kept_groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
-        if len(of_group) == 2 and call.convolution.backward_from_spectra is not None:
-            du_BgL, dk_gL = call.convolution.backward_from_spectra(dy_BgL, *of_group)
+        convolution, skip_g1 = _of_group(call, skip_d[channels])
+        if len(of_group) == 2 and convolution.backward_from_spectra is not None:
+            du_BgL, dk_gL = convolution.backward_from_spectra(dy_BgL, *of_group)
             y_BgL = None
         else:
-            du_BgL, dk_gL, y_BgL = call.convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
+            du_BgL, dk_gL, y_BgL = convolution.backward(dy_BgL, of_group[0], k_dL[channels], u_BgL is not None)
         slot.add_gradient(channels, dk_gL)
         dskip_d[channels] = dk_gL[:, 0]  # the skip is a filter of lag zero
-        if not on_device:
-            du_BgL.addcmul_(dy_BgL, skip_d1[channels])
+        if skip_g1 is not None:
+            du_BgL.addcmul_(dy_BgL, skip_g1)
             if y_BgL is not None:
-                y_BgL.addcmul_(of_group[0], skip_d1[channels])
+                y_BgL.addcmul_(of_group[0], skip_g1)
         return (du_BgL,) if y_BgL is None else (du_BgL, y_BgL)
 
     buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
-    with _skip_in_filter(k_dL, skip_d1, on_device, restored=not call.filters.last):
+    with _skip_in_filter(call, k_dL, skip_d, restored=not call.filters.last):
         call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
     y_BDl = kept_y_BDl if u_BDl is None else u_BDl
     assert y_BDl is not None
     return y_BDl, dy_BDl
 
 
+def _skip_in_filter(
+    call: ForwardPass, k_dL: Tensor, skip_d: Tensor, restored: bool = True
+) -> AbstractContextManager[None]:
+    """On a device the skip is the part of the filter that it is, of lag zero, while the convolution runs."""
+    if not place.on_device(k_dL.device) or _with_skip(call) is not None:
+        return nullcontext()
+    return _added_at_lag_zero(k_dL, skip_d.unsqueeze(1), restored)
+
+
 @contextmanager
-def _skip_in_filter(k_dL: Tensor, skip_d1: Tensor, on_device: bool, restored: bool = True) -> Iterator[None]:
-    """On a device the skip is the part of the filter that it is, of lag zero, while the convolution runs; on a CPU it is not."""
-    if not on_device:
-        yield
-        return
+def _added_at_lag_zero(k_dL: Tensor, skip_d1: Tensor, restored: bool) -> Iterator[None]:
     lag_zero_d1 = k_dL[:, :1].clone()
     k_dL[:, :1] += skip_d1
     yield
     if restored:  # else the filter's gradient is in its place
         k_dL[:, :1] = lag_zero_d1
+
+
+def _with_skip(call: ForwardPass) -> Callable[[Tensor], Convolution] | None:
+    """The kernels' own convolution, which adds the skip, where they have one and no other back end is wanted."""
+    return call.kernels.fft_with_skip if call.kernels is not None and call.convolution is FFT else None
+
+
+def _of_group(call: ForwardPass, skip_g: Tensor) -> tuple[Convolution, Tensor | None]:
+    """(the convolution, the skip (g, 1) that is still to be added)."""
+    with_skip = _with_skip(call)
+    if with_skip is not None:
+        return with_skip(skip_g), None
+    return call.convolution, None if place.on_device(skip_g.device) else skip_g.unsqueeze(1)
 
 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:

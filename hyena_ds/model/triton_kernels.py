@@ -18,6 +18,8 @@ from hyena_ds.model.mlp_kernels import mlp_backward, mlp_forward
 from hyena_ds.model.operator_kernels import dropped_of, operator_backward, operator_forward
 from hyena_ds.ops.triton import cases
 from hyena_ds.ops.triton.residual import embedded, embedded_backward
+from hyena_ds.ops.triton.spectra import convolution_with_skip
+from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 
 
 class _Embedded(torch.autograd.Function):
@@ -44,8 +46,16 @@ def embed(ids_Bl: Tensor, embedding_VD: Tensor, probability: float, call: Forwar
 
 
 TRITON = Kernels(
-    "triton", operator_forward, operator_backward, mlp_forward, mlp_backward, evaluate_filter, filter_gradients, embed
+    "triton",
+    operator_forward,
+    operator_backward,
+    mlp_forward,
+    mlp_backward,
+    evaluate_filter,
+    filter_gradients,
+    convolution_with_skip,
+    embed,
 )
 
-CASES = tuple(case for case in cases.CASES if case is not cases.LOSS)
+CASES = (*(case for case in cases.CASES if case is not cases.LOSS), *SPECTRA_CASES)
 """The kernels that these are made of, but for the filter's; the loss is no faster than the portable code."""

@@ -57,6 +57,7 @@ def compile_all(word: str = "") -> list[dict[str, Any]]:
     """One record a kernel and precision."""
     from hyena_ds.model.filter_kernel import FILTER_CASES
     from hyena_ds.ops.triton.cases import CASES, CONVOLUTION_CASES, Sizes, random_tensors
+    from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 
     driver.set_active(_NamedDevice())
     run, compiled = JITFunction.run, {}
@@ -69,7 +70,7 @@ def compile_all(word: str = "") -> list[dict[str, Any]]:
 
     JITFunction.run = only_compile
     records = []
-    for case in (*CASES, *FILTER_CASES, *CONVOLUTION_CASES):
+    for case in (*CASES, *FILTER_CASES, *CONVOLUTION_CASES, *SPECTRA_CASES):
         for dtype in (torch.bfloat16, torch.float32):
             if word not in case.name:
                 continue
