@@ -55,6 +55,12 @@ if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" variants "* ]]; then
     hyena-ds bench variants --json bench/results/variants.json
 fi
 
+if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" bytes "* ]]; then
+    echo "== bytes"
+    hyena-ds bench bytes configs/large-1m.yaml --context-length 1048576 --precision bfloat16 float32 --json bench/results/bytes.json
+    hyena-ds bench bytes configs/large-1m.yaml --sequence-parallel 8 --precision bfloat16 float32 --json bench/results/bytes-8.json
+fi
+
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then
     echo "== plan"
     rm -f bench/results/calibration.json bench/results/plan.json

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Device
 from hyena_ds.cost.shape import StepShape, parameters
-from hyena_ds.cost.traffic import channels_at_once, overlap_groups
+from hyena_ds.cost.traffic import channels_at_once, overlap_groups, pieces
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import GIVEN_BACK, fft_length, tokens_of_a_chunk, tokens_of_a_tile
@@ -230,11 +230,11 @@ def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
 
 def _tile(shape: StepShape, widest: int, on_cpu: bool, floats: int | None = None) -> Held:
     """Tensors of a tile, of which a token has so many floats; by default several of the widest."""
-    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(widest, on_cpu))
+    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(pieces(shape, on_cpu) * widest, on_cpu))
     return Held("tiles", float(_FLOAT32 * tokens), _OF_A_TILE * widest if floats is None else floats)
 
 
 def _chunk(shape: StepShape, on_cpu: bool) -> Held:
     widest = max(shape.width, shape.config.filter_width)
-    tokens = min(shape.local_length, tokens_of_a_chunk(widest, on_cpu))
+    tokens = min(shape.local_length, tokens_of_a_chunk(pieces(shape, on_cpu) * widest, on_cpu))
     return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_CHUNK)

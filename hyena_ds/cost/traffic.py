@@ -15,7 +15,13 @@ from hyena_ds.config.policy import Policy
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
-from hyena_ds.ops.sizes import channels_of_a_group, channels_of_an_exchange, tokens_of_a_chunk, tokens_of_a_tile
+from hyena_ds.ops.sizes import (
+    LEANEST_PIECES,
+    channels_of_a_group,
+    channels_of_an_exchange,
+    tokens_of_a_chunk,
+    tokens_of_a_tile,
+)
 
 _FLOAT32 = 4
 _PROJECTION = 12.0
@@ -101,13 +107,19 @@ def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
 
 
 def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
-    return tokens_of_a_chunk(max(shape.width, shape.config.filter_width), on_cpu)
+    return tokens_of_a_chunk(pieces(shape, on_cpu) * max(shape.width, shape.config.filter_width), on_cpu)
 
 
 def channels_at_once(shape: StepShape, on_cpu: bool) -> int:
     """Channels of a rank that go through the convolution together."""
-    cut = shape.sequence_parallel > 1
-    return channels_of_a_group(shape.batch, shape.own_channels, shape.context_length, on_cpu, cut)
+    sizes = (shape.batch, shape.own_channels, shape.context_length, on_cpu)
+    most = -(-channels_of_a_group(*sizes) // pieces(shape, on_cpu))
+    return min(most, channels_of_a_group(*sizes, cut=shape.sequence_parallel > 1))
+
+
+def pieces(shape: StepShape, on_cpu: bool) -> int:
+    """Into how many pieces the policy cuts what is done at once on a device."""
+    return 1 if on_cpu or shape.activation_policy.keep_middle else LEANEST_PIECES
 
 
 def overlap_groups(shape: StepShape, on_cpu: bool) -> int:
@@ -142,7 +154,7 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
     D = shape.width
 
     def tiles(widest: int) -> int:
-        tokens = tokens_of_a_tile(widest, on_cpu)
+        tokens = tokens_of_a_tile(pieces(shape, on_cpu) * widest, on_cpu)
         rows = max(1, tokens // shape.local_length)
         return -(-shape.batch // rows) * -(-shape.local_length // tokens)
 

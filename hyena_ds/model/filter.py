@@ -22,10 +22,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hyena_ds.ops import place
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.products import without_autocast
 from hyena_ds.ops.sizes import tokens_of_a_chunk
 
+_BLOCK = 1 << 12
+"""Tokens of a block on a device."""
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
 
 
@@ -160,6 +163,9 @@ def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int
     exp(-(t0 + t) delta) = exp(-t0 delta) exp(-t delta): the second factor is the same in every chunk.
     """
     device = weights.frequency.device
+    if place.on_device(device):
+        yield from _device_chunks(shape, weights, offset, length, pieces)
+        return
     size = min(length, tokens_of_a_chunk(pieces * max(shape.width, weights.input_bias.numel()), device.type == "cpu"))
     decay_D1 = decay_rates(shape.width, device).unsqueeze(1) / (shape.time_context - 1)
     within_Dc = torch.exp(-decay_D1 * torch.arange(size, device=device, dtype=torch.float64)).float()
@@ -167,6 +173,27 @@ def _chunks(shape: FilterShape, weights: FilterWeights, offset: int, length: int
         c = min(size, length - start)
         before_D1 = torch.exp(-decay_D1 * (offset + start)).float()
         window_Dc = torch.mul(within_Dc[:, :c], before_D1)
+        if shape.shift:
+            window_Dc += shape.shift
+        yield _Chunk(slice(start, start + c), positional_features(shape, offset + start, c, device), window_Dc)
+
+
+def _device_chunks(
+    shape: FilterShape, weights: FilterWeights, offset: int, length: int, pieces: int
+) -> Iterator[_Chunk]:
+    """The same in large chunks, of which each is blocks of some tokens: exponentials in float64 of one block, and one a block."""
+    device = weights.frequency.device
+    widest = max(shape.width, weights.input_bias.numel())
+    size = min(length, tokens_of_a_chunk(pieces * widest, device.type == "cpu"))
+    block = min(size, _BLOCK)
+    decay_D11 = decay_rates(shape.width, device).view(-1, 1, 1) / (shape.time_context - 1)
+    within_D1i = torch.exp(-decay_D11 * torch.arange(block, device=device, dtype=torch.float64)).float()
+    for start in range(0, length, size):
+        c = min(size, length - start)
+        first_b1 = torch.arange(
+            offset + start, offset + start + c, block, device=device, dtype=torch.float64
+        ).unsqueeze(1)
+        window_Dc = torch.mul(within_D1i, torch.exp(-decay_D11 * first_b1).float()).flatten(1)[:, :c]
         if shape.shift:
             window_Dc += shape.shift
         yield _Chunk(slice(start, start + c), positional_features(shape, offset + start, c, device), window_Dc)

@@ -18,6 +18,7 @@ from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
+from hyena_ds.ops.sizes import LEANEST_PIECES
 from hyena_ds.ops.tiles import Tile
 from hyena_ds.parallel.layout import Layout
 
@@ -25,12 +26,9 @@ Watch: TypeAlias = Callable[[Tensor, Tensor], None]
 """watch(r_BlD, u_BDl): a block's residual, and its long convolution's input, which is overwritten afterwards."""
 
 
-_LEANER = 4
-
-
 def pieces(policy: Policy, device: torch.device) -> int:
-    """Into how many pieces the leanest policy cuts what other policies do at once on a device: less memory for more kernels."""
-    return _LEANER if place.on_device(device) and not policy.keep_middle else 1
+    """Into how many pieces a policy cuts what is done at once on a device."""
+    return LEANEST_PIECES if place.on_device(device) and not policy.keep_middle else 1
 
 
 @dataclass(frozen=True, eq=False)

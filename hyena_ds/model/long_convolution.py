@@ -123,5 +123,6 @@ def _of_group(call: ForwardPass, skip_g: Tensor) -> tuple[Convolution, Tensor | 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
     P = call.layout.exchange.size
-    many = channels_at_once(B, D // P, call.layout.context_length, x_BDl.device, P > 1)
-    return -(-many // pieces(call.policy, x_BDl.device))
+    L, device = call.layout.context_length, x_BDl.device
+    most = -(-channels_at_once(B, D // P, L, device) // pieces(call.policy, device))
+    return min(most, channels_at_once(B, D // P, L, device, P > 1))

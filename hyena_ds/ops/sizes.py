@@ -34,6 +34,8 @@ _DEVICE_ELEMENTS = 1 << 29
 """On an accelerator a tile only bounds memory."""
 
 
+LEANEST_PIECES = 4
+"""Into how many pieces the leanest policy cuts on a device what other policies do at once: less memory for more kernels."""
 _POWER_OF_TWO = 1.06
 """How much longer a transform of a device may be to have a power of two points."""
 

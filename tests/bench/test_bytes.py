@@ -19,6 +19,7 @@ from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.cost.memory import moments
 from hyena_ds.cost.shape import StepShape
 from hyena_ds.cost.work import exchange_bytes
 from hyena_ds.ops.triton.traffic import Traffic, launch
@@ -32,13 +33,17 @@ META = torch.device("meta")
 
 def test_a_million_tokens_stay_within_their_bounds() -> None:
     row = count_micro_step(MILLION)
-    assert row["total_bytes"] < 3.65e12
+    assert row["total_bytes"] < 3.5e12
     assert row["kernels"] <= 3_800
     assert row["live_peak_gib"] < 35.5
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert sum(row["bytes_by_file"].values()) == sum(row["bytes_by_operation"].values()) == row["total_bytes"]
     assert 0.6e12 < row["floor_bytes"] < 0.9e12
-    assert count_micro_step(replace(MILLION, policy="leanest"))["live_peak_gib"] < 14
+    leanest = replace(MILLION, policy="leanest")
+    assert count_micro_step(leanest)["live_peak_gib"] < 14
+    for shape, counted in ((MILLION, row["live_peak_gib"]), (leanest, 14)):
+        planned = max(sum(held.size * held.number for held in found) for found in moments(shape, on_cpu=False).values())
+        assert counted < planned / 2**30 < 1.3 * counted, "what plan says is enough, and not much more"
 
 
 def test_tritons_kernels_stay_within_theirs() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import hyena_ds.model.filter as filter_module
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
@@ -31,6 +32,7 @@ from tests.model.test_block_policies import (
 @pytest.fixture(autouse=True)
 def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "on_device", lambda device: True)
+    monkeypatch.setattr(filter_module, "_BLOCK", 7)
 
 
 def passes(call: ForwardPass, B: int, L: int, dropout: float = 0.0) -> Iterator[object]:
