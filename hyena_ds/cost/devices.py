@@ -101,9 +101,9 @@ class Reached:
     gemm: float = 0.43
     """Products with an inner dimension of a few hundred."""
     copy: float = 0.87
-    """Of memory, by copies and transforms."""
+    """Share of memory by copies and transforms."""
     pointwise: float = 0.62
-    """Of memory, by kernels that compute."""
+    """Share of memory by kernels that compute."""
     link: float = 0.7
     """Assumed: there was one card."""
 

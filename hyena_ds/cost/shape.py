@@ -29,7 +29,7 @@ class StepShape:
     precision: Precision = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1
     exchange_precision: Precision = "float32"
-    """Of activations on their way between ranks."""
+    """Precision of activations on their way between ranks."""
 
     @property
     def exchanged_size(self) -> int:

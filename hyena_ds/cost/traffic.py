@@ -133,7 +133,7 @@ def _moved(policy: Policy) -> int:
 
 
 def _exchanged_bytes(shape: StepShape) -> float:
-    """Of a token and channel, moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
+    """Bytes of a token and channel, moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
     policy = shape.activation_policy
     filters = _FLOAT32 * (2 + evaluates_again(shape, policy))
     return shape.layers * (shape.exchanged_size * _moved(policy) * shape.batch * shape.accumulation + filters)
