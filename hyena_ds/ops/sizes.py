@@ -16,7 +16,7 @@ _FEWEST_TRANSFORMS = 2
 """On a CPU a single long transform runs at a quarter to a third of the speed of two (measured on an Intel Xeon)."""
 _MOST_CHANNELS, _MOST_DEVICE_CHANNELS = 64, 128
 _FEWEST_GROUPS = 4
-"""Bytes of channels that are exchanged at once."""
+"""Groups of channels into which an exchange is cut at least, so that it overlaps the work."""
 _EXCHANGED_ELEMENTS = 1 << 21
 """Elements that are exchanged without work in between, on a CPU: 8 MiB."""
 
