@@ -32,7 +32,7 @@ def mlp_forward(
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     out_BlD = empty_like(r_BlD)
     kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
-    for tile in tiles(B, l, inner, r_BlD.device):
+    for tile in tiles(B, l, _widest(inner, dtype), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = empty((x_nD.shape[0], inner), r_BlD.device, dtype)
@@ -42,7 +42,13 @@ def mlp_forward(
         y_nD = torch.mm(gelu(h_nI, weights.up_bias), down_weight.t())
         dropped = dropped_of(call, layer, dropout, tile.rows, tile.first)
         add_dropped(r_BnD, y_nD.view(r_BnD.shape), weights.down_bias, dropped, out_BlD[tile.here])
+        del x_nD, h_nI, y_nD  # not beside those of the next tile
     return out_BlD, kept_BlI
+
+
+def _widest(inner: int, dtype: torch.dtype) -> int:
+    """Tiles of twice the bytes of those of mlp.py: fewer tensors of a tile live at once."""
+    return max(1, inner * dtype.itemsize // 8)
 
 
 def mlp_backward(
@@ -62,14 +68,14 @@ def mlp_backward(
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     gradients = MLPWeights(*(torch.zeros_like(weight) for weight in weights))
     dr_BlD = empty_like(r_BlD)
-    for tile in tiles(B, l, inner, r_BlD.device):
+    for tile in tiles(B, l, _widest(inner, dtype), r_BlD.device):
         r_BnD, dout_BnD = r_BlD[tile.here], dout_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = torch.mm(x_nD, up_weight.t()) if kept_BlI is None else kept_BlI[tile.here].flatten(0, 1)
         dropped = dropped_of(call, layer, dropout, tile.rows, tile.first)
         dy_BnD, ddown_bias = dropped_gradient(dout_BnD, dropped, dtype)
         dy_nD = dy_BnD.flatten(0, 1)
-        a_nI, dh_nI, dup_bias = gelu_backward(h_nI, torch.mm(dy_nD, down_weight), weights.up_bias)
+        a_nI, dh_nI, dup_bias = gelu_backward(h_nI, torch.mm(dy_nD, down_weight), weights.up_bias, True)
         add_product(gradients.down_weight, dy_nD.t().unsqueeze(0), a_nI.unsqueeze(0))
         add_product(gradients.up_weight, dh_nI.t().unsqueeze(0), x_nD.unsqueeze(0))
         dx_BnD = torch.mm(dh_nI, up_weight).view(r_BnD.shape)
@@ -78,4 +84,5 @@ def mlp_backward(
         gradients.norm_bias.add_(dnorm_bias)
         gradients.up_bias.add_(dup_bias)
         gradients.down_bias.add_(ddown_bias)
+        del x_nD, h_nI, a_nI, dh_nI, dy_BnD, dy_nD, dx_BnD  # not beside those of the next tile
     return dr_BlD, gradients

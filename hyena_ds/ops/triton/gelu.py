@@ -38,10 +38,12 @@ def gelu(h_nI: Tensor, bias_I: Tensor | None = None) -> Tensor:
     return a_nI
 
 
-def gelu_backward(h_nI: Tensor, da_nI: Tensor, bias_I: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """(gelu(h + bias), gradient of h, its sum over the tokens in float32)."""
+def gelu_backward(
+    h_nI: Tensor, da_nI: Tensor, bias_I: Tensor | None = None, overwrite: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gelu(h + bias), gradient of h, its sum over the tokens in float32); the first two over h and da with `overwrite`."""
     n, inner = h_nI.shape
-    a_nI, dh_nI = torch.empty_like(h_nI), torch.empty_like(h_nI)
+    a_nI, dh_nI = (h_nI, da_nI) if overwrite else (torch.empty_like(h_nI), torch.empty_like(h_nI))
     steps = steps_of(n, _ROWS, _STEPS)
     grid = (triton.cdiv(n, _ROWS * steps), triton.cdiv(inner, _COLUMNS))
     sums = torch.empty((grid[0], inner), device=h_nI.device, dtype=torch.float32)
