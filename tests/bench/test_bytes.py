@@ -18,7 +18,8 @@ from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import POLICIES, PolicyName
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.memory import moments
-from hyena_ds.cost.shape import StepShape
+from hyena_ds.cost.shape import Precision, StepShape
+from hyena_ds.cost.traffic import MemoryTraffic, traffic
 from hyena_ds.cost.work import exchange_bytes
 from hyena_ds.parallel.devices import send
 from tests.paths import ROOT
@@ -62,6 +63,22 @@ def test_what_is_sent_is_what_the_plan_says(policy: PolicyName) -> None:
     assert wide == sum(exchange_bytes(shape)) and narrow == sum(exchange_bytes(half))
     filters = 2 * narrow - wide  # they stay in float32
     assert narrow < 0.65 * wide and 0 < filters < 0.3 * wide
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_plan_takes_a_layer_of_a_device_to_move_is_what_it_moves(policy: PolicyName, precision: Precision) -> None:
+    def moved(layers: int) -> tuple[float, float, MemoryTraffic]:
+        model = ModelConfig(width=64, layers=layers, inner_width=192, maximum_context=8192, embedding_dropout=0.0)
+        shape = StepShape(model, 8192, policy=policy, precision=precision)
+        found = count_micro_step(shape)["bytes_by_file"]
+        layer = sum(size for file, size in found.items() if file not in ("model/filter.py", "ops/fft_convolution.py"))
+        planned = traffic(shape, on_cpu=False)
+        return layer - planned.layer_bytes, found["model/filter.py"] - planned.filter_bytes, planned
+
+    (one_layer, of_filter, planned), (two_layers, _, _) = moved(1), moved(2)
+    assert abs(two_layers - one_layer) < 0.03 * planned.layer_bytes
+    assert abs(of_filter) < 0.15 * planned.filter_bytes, "so short, a block in float64 shows"
 
 
 def test_kernels_of_known_size_are_counted_with_what_they_hide() -> None:
