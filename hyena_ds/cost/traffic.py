@@ -30,6 +30,13 @@ _SHORT = 30.0
 """The short filter of 3 D channels: three multiply-adds and a bias."""
 _DROPOUT = 62.0
 """A mask from 64-bit words, and its use."""
+_DEVICE_DROPOUT = 32.0
+"""The same mask from 32-bit words."""
+_DEVICE_UNITS = {
+    "float32": {"fastest": (135.0, 16.0), "balanced": (142.0, 15.0), "lean": (159.0, 15.0), "leanest": (188.0, 15.0)},
+    "bfloat16": {"fastest": (139.0, 8.0), "balanced": (145.0, 7.5), "lean": (162.0, 7.5), "leanest": (191.7, 7.5)},
+}
+"""What a layer of a device moves, (a, b) for a + b i units: counted by `hyena-ds bench bytes`, transforms and filter left out."""
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
 
@@ -51,7 +58,8 @@ class MemoryTraffic:
 def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
     """Everything above."""
     tokens = shape.batch * shape.accumulation * shape.local_length
-    units = shape.layers * _layer_units(shape) + _ends_units(shape)
+    of_layer = _layer_units(shape) if on_cpu else _device_units(shape)
+    units = shape.layers * of_layer + _ends_units(shape, _DROPOUT if on_cpu else _DEVICE_DROPOUT)
     cut = shape.sequence_parallel > 1
     # Copied out of tensors and into them, there and here.
     packed = _exchanged_bytes(shape) * 4 * shape.local_length * shape.width if cut else 0.0
@@ -62,6 +70,13 @@ def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
         _messages(shape, on_cpu),
         packed,
     )
+
+
+def _device_units(shape: StepShape) -> float:
+    """Units that a token moves in a layer on a device, where every kernel goes through memory."""
+    of_operator, of_inner = _DEVICE_UNITS[shape.precision][shape.policy]
+    units = of_operator + of_inner * shape.config.mlp_width / shape.width
+    return units + (5 * _DEVICE_DROPOUT if shape.config.residual_dropout else 0.0)
 
 
 def _layer_units(shape: StepShape) -> float:
@@ -88,20 +103,20 @@ def _layer_units(shape: StepShape) -> float:
     return units
 
 
-def _ends_units(shape: StepShape) -> float:
+def _ends_units(shape: StepShape, dropout: float) -> float:
     """Embedding, head and loss of a token."""
     units = 14.0 + 12.0 * VOCABULARY / shape.width
-    return units + (2 * _DROPOUT if shape.config.embedding_dropout else 0.0)
+    return units + (2 * dropout if shape.config.embedding_dropout else 0.0)
 
 
 def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
     """Floats that a position moves in a layer, whatever B and M: evaluated once or twice, and its gradient.
 
-    Each of them makes the window of one chunk in float64 first.
+    Each of them makes the window of one chunk in float64 first, on a device of one block.
     """
     D, F = shape.width, shape.config.filter_width
     evaluations = 2 if evaluates_again(shape, shape.activation_policy) else 1
-    window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length)
+    window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length) if on_cpu else 2.5 * D
     features = 100.0
     return evaluations * (18.0 * F + 6.0 * D + features + window) + 70.0 * F + 7.0 * D + features + window
 
