@@ -36,6 +36,10 @@ ALL = (*CASES, *FLOAT32)
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CARD else ((2, 37, 8, 24), (1, 5, 16, 64))
 """Batch, tokens, width, inner width of the checks."""
+LONG = (
+    ((1, 1 << 20, 4, 8), (2, 100_000, 3, 8), (1, 1 << 21, 2, 8), (1, 1 << 14, 8, 8)) if ON_CARD else ((1, 1_100, 1, 8),)
+)
+"""Of the long convolution's, besides."""
 LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 8, 32)
 """Of the times."""
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 2e-5}
@@ -61,7 +65,7 @@ SWEEPS: tuple[tuple[str, ModuleType, tuple[dict[str, int | str], ...]], ...] = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name has this in it")
-    parser.add_argument("--sweep", action="store_true", help="time other sizes of a program too")
+    parser.add_argument("--sweep", action="store_true", help="time other sizes of a program too, on a device")
     parser.add_argument("--json", type=Path, help="where the rows go")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -75,7 +79,7 @@ def main() -> int:
             if arguments.only in case.name and not (case in FLOAT32 and dtype == torch.bfloat16):
                 rows.append(row(case, dtype))
                 print(sentence(rows[-1]), flush=True)
-    if arguments.sweep:
+    if arguments.sweep and ON_CARD:
         rows += sweep(arguments.only)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1))
@@ -117,7 +121,10 @@ def sweep(only: str) -> list[dict[str, Any]]:
 def check(case: Case, dtype: torch.dtype) -> tuple[float, str]:
     """The worst result's difference from float64 as a share of what is tolerated, and which result it is."""
     worst, where = 0.0, ""
-    for number, shape in enumerate(ODD):
+    shapes = ODD
+    if case in CONVOLUTION_CASES:
+        shapes = (*ODD, *LONG) if ON_CARD else LONG
+    for number, shape in enumerate(shapes):
         tensors = random_tensors(case, Sizes(*shape, dtype, DEVICE), seed=number)
         for name, result, wanted in zip(case.results, case.kernel(*tensors), exact(case, tensors), strict=True):
             assert result.shape == wanted.shape, f"{name}: {tuple(result.shape)}, wanted {tuple(wanted.shape)}"
