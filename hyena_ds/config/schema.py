@@ -227,7 +227,7 @@ class RunConfig(Bounded):
     convolution: Literal["auto", "fft", "cudnn"] = "auto"
     """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
     agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""
-    kernels: Literal["portable", "triton", "auto"] = "portable"
+    kernels: Literal["portable", "triton", "auto"] = "auto"
     """What computes a block around the long convolution: PyTorch's operations; Triton kernels, refused unless there is a GPU on
     which each agrees with the portable code; or auto, which takes Triton's where they would not be refused."""
     cuda_graphs: bool = False

@@ -102,7 +102,7 @@ class Reached:
     """Products with an inner dimension of a few hundred."""
     copy: float = 0.87
     """Share of memory by copies and transforms."""
-    pointwise: float = 0.62
+    pointwise: float = 0.46
     """Share of memory by kernels that compute."""
     link: float = 0.7
     """Assumed: there was one card."""
