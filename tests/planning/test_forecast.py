@@ -59,7 +59,7 @@ def test_every_config_that_ships_is_planned_on_a_gpu_it_asks_for(path: Path) -> 
 @pytest.mark.parametrize(
     ("gib", "setting"),
     [
-        (60.0, "stages.0.sequence_parallel: 8"),  # nothing is recomputed, and links inside a machine are fast
+        (60.0, "stages.0.sequence_parallel: 8"),  # nothing is recomputed, and exchanges run beside transforms
         (25.0, "stages.0.sequence_parallel: 8"),
         (12.0, "activation_policy: balanced and stages.0.sequence_parallel: 8"),
         (7.0, "activation_policy: lean and stages.0.sequence_parallel: 8"),
