@@ -40,7 +40,7 @@ LONG = (
     ((1, 1 << 20, 4, 8), (2, 100_000, 3, 8), (1, 1 << 21, 2, 8), (1, 1 << 14, 8, 8)) if ON_CARD else ((1, 1_100, 1, 8),)
 )
 """Of the long convolution's, besides."""
-LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 8, 32)
+LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 4, 32)
 """Of the times."""
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 2e-5}
 """Largest difference from float64, relative to the largest value, by the type of a result."""
