@@ -28,7 +28,17 @@ from hyena_ds.ops.triton.traffic import __file__ as LAUNCHING
 FFT_PASSES = 3
 """Times that a transform of a million points or more reads and writes its signal: assumed, until a card has said it."""
 
-_FREE = ("_unsafe_view", "detach", "alias", "lift_fresh", "empty", "empty_like", "new_empty", "empty_strided", "set_")
+_FREE: tuple[str, ...] = (
+    "_unsafe_view",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "set_",
+)
 _FREE += ("new_empty_strided", "resize_", "is_pinned", "_reshape_alias")
 _OVERWRITES = ("copy_", "fill_", "zero_", "new_full", "new_zeros", "new_ones", "full_like", "zeros_like", "ones_like")
 """Their first operand is not read."""
