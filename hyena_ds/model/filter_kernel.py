@@ -26,11 +26,9 @@ def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.Filter
     time = f_b.new_full((1,), 1.0 / (shape.time_context - 1))
     none_b = torch.zeros_like(f_b)
     decay_D = decay_rates(shape.width, device) / (shape.time_context - 1)
+    turns_E, phase_E = torch.cat((time, f_b, f_b)), torch.cat((none_b[:1], none_b, none_b + 0.25))
     *layers, frequency = weights
-    return kernels.FilterTensors(
-        *layers, frequency.view(-1), torch.cat((time, f_b, f_b)), torch.cat((none_b[:1], none_b, none_b + 0.25)),
-        decay_D, shape.shift,
-    )  # fmt: skip
+    return kernels.FilterTensors._make((*layers, frequency.view(-1), turns_E, phase_E, decay_D, shape.shift))
 
 
 def evaluate_filter(

@@ -63,7 +63,7 @@ def test_tritons_kernels_stay_within_theirs() -> None:
     assert row["kernels"] < 2_200
     assert row["live_peak_gib"] < 36
     assert row["host_copies"] == 0, row["host_copies_by_line"]
-    assert 1e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1.3e11
+    assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
 
 
 @pytest.mark.parametrize("kernels", ["portable", "triton"])

@@ -273,7 +273,7 @@ def _make_loss(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
 def _loss(r: Tensor, scale: Tensor, shift: Tensor, embedding: Tensor, targets: Tensor) -> Tensors:
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (r, scale, shift, embedding)]
-        loss = summed_cross_entropy(*leaves, targets)
+        loss = summed_cross_entropy(leaves[0], leaves[1], leaves[2], leaves[3], targets)
         return loss.detach(), *torch.autograd.grad(loss, leaves)
 
 

@@ -37,9 +37,11 @@ class Dropped:
     @classmethod
     def of(cls, key: DropoutKey, probability: float, layer: int, offset: int) -> Dropped:
         """As `keyed_dropout` of these; the words of 32 bits are given as signed ones."""
-        base, step = _mix_here(key.seed & _MASK32), key.step
-        if isinstance(step, int):
-            base, step = _mix_here(_mix_here(base + step & _MASK32) + layer & _MASK32), None
+        base, step = _mix_here(key.seed & _MASK32), None
+        if isinstance(key.step, int):
+            base = _mix_here(_mix_here(base + key.step & _MASK32) + layer & _MASK32)
+        else:
+            step = key.step
         threshold = int(probability * (1 << 32))
         return cls(_signed(base), step, layer, key.samples_B, offset, _signed(threshold), 1.0 / (1.0 - probability))
 

@@ -48,8 +48,9 @@ def _correlations(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) ->
 
 
 def _kernel_correlations(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
-    found = tuple(torch.empty_like(value) for value in (U, K, dY))
-    spectra.correlations(*map(view_as_complex, (U, K, dY)), x, tuple(map(view_as_complex, found)))
+    found = torch.empty_like(U), torch.empty_like(K), torch.empty_like(dY)
+    Y, dK, dU = map(view_as_complex, found)
+    spectra.correlations(view_as_complex(U), view_as_complex(K), view_as_complex(dY), x, (Y, dK, dU))
     return found
 
 
