@@ -24,9 +24,10 @@ def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.Filter
     time = f_b.new_full((1,), 1.0 / (shape.time_context - 1))
     none_b = torch.zeros_like(f_b)
     decay_D = decay_rates(shape.width, device) / (shape.time_context - 1)
-    *layers, frequency = weights
+    w = weights
     return kernels.FilterTensors(
-        *layers, frequency.view(-1), torch.cat((time, f_b, f_b)), torch.cat((none_b[:1], none_b, none_b + 0.25)),
+        w.input_weight, w.input_bias, w.hidden1_weight, w.hidden1_bias, w.hidden2_weight, w.hidden2_bias,
+        w.output_weight, w.frequency.view(-1), torch.cat((time, f_b, f_b)), torch.cat((none_b[:1], none_b, none_b + 0.25)),
         decay_D, shape.shift,
     )  # fmt: skip
 
