@@ -142,11 +142,12 @@ class _Recorded:
         call: ForwardPass,
         record: Recorder,
     ):
-        self._batch = MicroBatch(*(None if tensor is None else tensor.clone() for tensor in _tensors(batch)))
+        lengths_B = None if batch.lengths_B is None else batch.lengths_B.clone()
+        self._batch = MicroBatch(batch.token_ids_Bl.clone(), batch.targets.clone(), batch.samples_B.clone(), lengths_B)
         self._step: Tensor | None = None
         key = call.dropout
         if key is not None:
-            self._step = torch.full((), key.step, dtype=torch.int64, device=batch.samples_B.device)
+            self._step = torch.zeros((), dtype=torch.int64, device=batch.samples_B.device)
             key = DropoutKey(key.seed, self._step, self._batch.samples_B)
         self.outputs: list[Tensor] = []
         self.gradients: list[Tensor | None] = []
@@ -156,7 +157,7 @@ class _Recorded:
             outputs, gradients = differentiate(self._batch, how)
             found = [*(output.detach() for output in outputs), *gradients]
             if not self.outputs:
-                self.outputs, self.gradients = [torch.empty_like(x) for x in found[: len(outputs)]], []
+                self.outputs = [torch.empty_like(output) for output in outputs]
                 self.gradients = [None if x is None else torch.empty_like(x) for x in gradients]
             for kept, new in zip((*self.outputs, *self.gradients), found, strict=True):
                 if kept is not None and new is not None:
