@@ -9,7 +9,7 @@ B batch, l local length, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, lay
         return x_BlD
     _, l, D = x_BlD.shape
     device = x_BlD.device
-    base: Any = _mix(_mix(_mix(key.seed & _MASK32) + key.step & _MASK32) + layer & _MASK32)  # a number, or a tensor
+    step = cast(int, key.step)  # a tensor mixes alike
+    base = _mix(_mix(_mix(key.seed & _MASK32) + step & _MASK32) + layer & _MASK32)
     samples_B11 = _mix(base + key.samples_B.view(-1, 1, 1) & _MASK32)
     positions_l1 = torch.arange(offset, offset + l, device=device).view(-1, 1)
     # Past 2^32 the upper word is mixed in apart (twice, or it would stand for a lower one); the mix of 0 is 0.

@@ -90,12 +90,12 @@ def test_bfloat16_is_as_near_as_its_rounding_and_drops_the_same() -> None:
         assert error <= TOLERANCES[torch.bfloat16], (error, name)
 
 
-def test_a_step_on_the_device_draws_the_same_masks() -> None:
-    ids, targets = batch()
-    call = replace(whole("lean"), kernels=TRITON)
+def test_a_step_that_lies_on_the_device_draws_the_same_masks() -> None:
+    call = whole("fastest")
     key = DropoutKey(5, torch.tensor(6), torch.tensor([3, 9]))
-    wanted, found = gradients(call, ids, targets), gradients(replace(call, dropout=key), ids, targets)
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    wanted, found = gradients(call, *batch()), gradients(replace(call, dropout=key, kernels=TRITON), *batch())
+    error, name = worst(found, wanted)
+    assert error <= TOLERANCES[torch.float32], (error, name)
 
 
 def test_sequence_ranks_have_the_gradients_of_one_portable_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +106,9 @@ def test_sequence_ranks_have_the_gradients_of_one_portable_rank(monkeypatch: pyt
             return launch(self, *arguments, **named)
 
     monkeypatch.setattr(GridExecutor, "__call__", locked)
-    monkeypatch.setattr(ranks, "_L", 22)
-    monkeypatch.setattr(ranks, "_CONFIG", replace(CONFIG, embedding_dropout=0.0, residual_dropout=0.0))
+    monkeypatch.setattr(ranks, "_L", 14)
+    monkeypatch.setattr(ranks, "_CONFIG", replace(CONFIG, width=2, embedding_dropout=0.0, residual_dropout=0.0))
+    monkeypatch.setattr(ranks, "POLICIES", {name: POLICIES[name] for name in ("fastest", "leanest")})
     found = ranks.beside_one_rank(2, TRITON)
     errors = [float(number) for number in re.findall(r"\d+e[-+]\d+", found)]
-    assert len(errors) == 8 and max(errors) < TOLERANCES[torch.float32], found
+    assert len(errors) == 4 and max(errors) < TOLERANCES[torch.float32], found
