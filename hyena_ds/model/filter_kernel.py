@@ -13,7 +13,7 @@ from hyena_ds.ops.triton import filter as kernels
 from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
 
 _FEATURES, _WIDTH, _OFFSET, _SHIFT = 5, 64, 777, 0.05
-"""Of the cases."""
+"""The first position and the shift of the cases' filters."""
 
 
 def filter_tensors(shape: FilterShape, weights: FilterWeights) -> kernels.FilterTensors:

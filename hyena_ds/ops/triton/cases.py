@@ -56,7 +56,7 @@ class Case:
     portable: Callable[..., Tensors]
     """Computes in the widest type of what it is given: float32, or float64."""
     traffic: Callable[..., Traffic]
-    """Of the same tensors."""
+    """Bytes, declared for the same tensors."""
     reference: Callable[..., Tensors] | None = None
     """Another function of float64 tensors, where the portable code is float32 in part."""
 
@@ -184,7 +184,7 @@ def _gelu_backward(h: Tensor, da: Tensor) -> Tensors:
 
 
 _PROBABILITY, _LAYER, _OFFSET = 0.1, 3, (1 << 32) - 7
-"""Of the cases' dropout; the positions go beyond 32 bits."""
+"""The key of the cases' dropout; the positions go beyond 32 bits."""
 
 
 def _key(samples: Tensor) -> DropoutKey:

@@ -31,7 +31,7 @@ _CHANNELS = 32
 _STEPS = 4
 _STEPS_BACKWARD = 128
 _WARPS = 8
-"""Of the sizes that were compiled for an H100 these spill least; tokens 32, channels 64 and 4 warps spill 8 KB a thread."""
+"""These spill least of the sizes that were compiled for an H100; tokens 32, channels 64 and 4 warps spill 8 KB a thread."""
 
 
 class FilterTensors(NamedTuple):

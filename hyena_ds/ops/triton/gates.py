@@ -30,7 +30,7 @@ _STEPS = 4
 """Steps of a program that writes no sums."""
 _STEPS_BACKWARD = 8
 _SUMS = 15
-"""Of each of x0, x1 and v: three taps, the short filter's bias and the projection's."""
+"""A channel of x0, x1 and v each sums three taps, the short filter's bias and the projection's."""
 
 
 class ShortWeights(NamedTuple):

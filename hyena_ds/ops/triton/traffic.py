@@ -24,5 +24,5 @@ class Traffic(NamedTuple):
 
 
 def traffic(read: tuple[Tensor | None, ...], written: tuple[Tensor | None, ...]) -> Traffic:
-    """Of a launch that touches all of each tensor; None is a tensor that this launch does without."""
+    """Bytes of a launch that touches all of each tensor; None is a tensor that this launch does without."""
     return Traffic(*(sum(x.numel() * x.element_size() for x in side if x is not None) for side in (read, written)))
