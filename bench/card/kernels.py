@@ -39,9 +39,9 @@ ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CAR
 LONG = (
     ((1, 1 << 20, 4, 8), (2, 100_000, 3, 8), (1, 1 << 21, 2, 8), (1, 1 << 14, 8, 8)) if ON_CARD else ((1, 1_100, 1, 8),)
 )
-"""Of the long convolution's, besides."""
+"""Shapes of the long convolution's checks, besides."""
 LARGE = (1, 1 << 20, 256, 1_024) if ON_CARD else (1, 64, 4, 32)
-"""Of the times."""
+"""The shape of the times."""
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 2e-5}
 """Largest difference from float64, relative to the largest value, by the type of a result."""
 TIMES = 20 if ON_CARD else 1
