@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hyena_ds.ops.triton import long_convolution
-from hyena_ds.ops.triton.cases import CONVOLUTION_CASES, Case, Sizes, exact, random_tensors
+from hyena_ds.ops.triton.cases import Case, Sizes, exact, random_tensors
+from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES
 from tests.kernels.counting import counted
 
 HERE = torch.device("cpu")

@@ -1,0 +1,70 @@
+"""The long convolution's kernels beside the portable functions, as cases.py has the others; float32 whatever the compute dtype is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hyena_ds.ops import fft_convolution
+from hyena_ds.ops.triton import long_convolution
+from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
+
+
+def _make_convolution(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
+    """(u, k, skip, dy)."""
+    shape, D = (sizes.batch, sizes.width, sizes.tokens), sizes.width
+    return random(*shape), random(D, sizes.tokens), random(D), random(*shape)
+
+
+def _convolution(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
+    return (fft_convolution.causal_convolution(u, k).addcmul_(u, skip.unsqueeze(1)),)
+
+
+def _convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
+    du, dk, y = fft_convolution.causal_convolution_backward(dy, u, k, True)
+    assert y is not None
+    return du.addcmul_(dy, skip.unsqueeze(1)), dk, y.addcmul_(u, skip.unsqueeze(1))
+
+
+def _exact_convolution(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
+    points = 2 * u.shape[-1]
+    product = torch.fft.rfft(u, n=points) * torch.fft.rfft(k, n=points)
+    return (torch.fft.irfft(product, n=points)[..., : u.shape[-1]] + u * skip.unsqueeze(1),)
+
+
+def _exact_convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (u, k)]
+        (y,) = _exact_convolution(*leaves, skip, dy)
+        return *torch.autograd.grad(y, leaves, dy), y.detach()
+
+
+def _kernel_convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
+    du, dk, y = long_convolution.causal_convolution_backward(dy, u, k, True, skip)
+    assert y is not None
+    return du, dk, y
+
+
+CONVOLUTION_CASES = (
+    Case(
+        "long convolution",
+        ("y",),
+        _make_convolution,
+        lambda u, k, skip, dy: (long_convolution.causal_convolution(u, k, skip),),
+        _convolution,
+        lambda u, k, skip, dy: long_convolution.convolution_traffic(u, k),
+        _exact_convolution,
+    ),
+    Case(
+        "long convolution backward",
+        ("du", "dk", "y"),
+        _make_convolution,
+        _kernel_convolution_backward,
+        _convolution_backward,
+        lambda u, k, skip, dy: long_convolution.backward_traffic(u, k, True),
+        _exact_convolution_backward,
+    ),
+)
+"""The three passes of the long convolution; float32 whatever the compute dtype is."""
