@@ -13,7 +13,7 @@ EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; sa
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
 
-.PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-packages test-full fuzz soak soak-full lint docs bench clean
+.PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-packages test-full fuzz soak soak-full lint docs bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the documentation into site/; open site/index.html"
 	@echo "make bench REFERENCE=DIR   every measurement of bench/RESULTS.md, beside a clone of HazyResearch/hyena-dna"
+	@echo "make gpu     whether a card computes what the CPU does, and how fast: three parts of at most ten minutes; small without a card"
 	@echo "make clean   remove .venv, data/, site/ and caches (runs/ stays)"
 
 # What training needs; with it everything else, for tests, documents and the use of a model.
@@ -104,6 +105,9 @@ lint: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open site/index.html; for its search: $(BIN)/python -m mkdocs serve"
+
+gpu: $(VENV)/installed
+	PYTHON=$(BIN)/python bash bench/card/run.sh 1 2 3
 
 bench: $(VENV)/installed
 	@[ -n "$(REFERENCE)" ] || { echo "make: bench needs the published code; clone HazyResearch/hyena-dna and say where: make bench REFERENCE=DIR" >&2; exit 2; }

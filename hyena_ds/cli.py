@@ -184,7 +184,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(parsed: argparse.Namespace) -> int:
     config = load_run(parsed.config, parsed.overrides)
-    if config.task is not None and config.task.frozen == "probe":
+    if config.task is not None and config.task.on_embeddings:
+        ranks = int(os.environ["WORLD_SIZE"]) if local_ranks.under_launcher() else 1
+        if ranks > 1:
+            raise UserError(
+                f"task.frozen: found {config.task.frozen} under a launcher with {ranks:,} processes, wanted one: its embeddings are one "
+                "pass of one process; start `hyena-ds finetune` without a launcher"
+            )
         from hyena_ds.predict.probe import probe
 
         return probe(config)

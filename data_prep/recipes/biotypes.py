@@ -81,6 +81,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         splits,
         rule.describe("genes, those that overlap together"),
         "the gene's biotype, as the annotation has it",
+        "forward",
         left_out=+left_out,
         notes=(f"A gene longer than {args.longest:,} bases is cut; start and end are those of what is kept.",),
     )

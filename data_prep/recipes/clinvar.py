@@ -84,6 +84,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         splits,
         rule.describe("variants"),
         f"what {args.label} says of the variant",
+        "either",
         more=("reference",),
         left_out=+left_out,
         notes=(

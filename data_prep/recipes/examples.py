@@ -20,6 +20,8 @@ REPEATED = "its sequence, on either strand, is that of a row that is kept, or ha
 _GUARD = ("test", "valid", "train")
 
 Kind = Literal["classification", "multilabel", "regression", "per_base"]
+Strand = Literal["forward", "either"]
+"""forward: a label is of the strand that its sequence is written on. either: the reverse complement has the same label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Made:
     """How the splits were divided, as a sentence."""
     labels: str
     """What a label says, as a sentence."""
+    strand: Strand
     has_places: bool = True
     more: tuple[str, ...] = ()
     """Names of columns beyond the usual."""

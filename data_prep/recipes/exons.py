@@ -65,6 +65,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         rule.describe("genes and the windows that they reach into, those that overlap together"),
         "a digit a base, of genes on the row's strand alone: 0 outside of genes, 1 intron, 2 exon of any transcript; . where the "
         "base is N",
+        "forward",
         left_out=+left_out,
         notes=(
             "Windows do not overlap on a strand. There are all that hold a base of an exon, and as many that hold none, drawn "

@@ -94,6 +94,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         f"test is every sequence within {args.radius} letters of {centres['test']}; valid the same of {centres['valid']}; train is "
         f"what differs from these centres in {moat} letters or more, so that two splits differ in {args.apart} or more",
         f"the column {args.value} of the table, as it stands there",
+        "forward",
         has_places=False,
         left_out=+left_out,
         notes=("U of the table is T here.",),

@@ -75,6 +75,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         splits,
         rule.describe("the windows of each species"),
         "the species, as the command names it",
+        "either",
         left_out=+left_out,
         notes=(
             f"Windows lie side by side; those with more than {args.most_n:.0%} N are left out. Half of them are read on the "

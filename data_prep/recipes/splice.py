@@ -68,6 +68,7 @@ def make(args: argparse.Namespace, work: Path) -> Made:
         rule.describe("genes, those that overlap together"),
         "donor: the window's second half begins with the intron; acceptor: it begins with the exon; neither: a GT or AG of the "
         "same place that no transcript of any gene splices at",
+        "forward",
         left_out=+left_out,
         notes=("A site that several transcripts or genes share is one row.",),
     )

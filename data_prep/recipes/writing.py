@@ -24,8 +24,12 @@ from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, sync_directory, to_disk
 from hyena_ds.genome.splits import SPLITS
+from hyena_ds.labelled.cards import CARD
 
-CARD = "card.json"
+_STRANDS = {
+    "forward": "A label is of the strand that its sequence is written on: the reverse complement is no example of it",
+    "either": "The reverse complement of a sequence has the same label",
+}
 _PLACE = ("group", "contig", "start", "end", "strand")
 
 
@@ -114,6 +118,7 @@ def _card(made_from: Mapping[str, Any], made: Made, directory: Path) -> dict[str
         "command": _command(made_from),
         "kind": made.kind,
         "labels": made.labels,
+        "strand": made.strand,
         "columns": ["sequence", "label", *(_PLACE if made.has_places else ()), *made.more],
         "coordinates": "0-based, half-open; sequence is that of the strand, 5' end first" if made.has_places else None,
         "split": made.rule,
@@ -143,6 +148,7 @@ def _readme(card: Mapping[str, Any]) -> str:
         f"Made by `{card['command']}`.",
         "",
         f"- Kind: {card['kind']}. Label: {card['labels']}.",
+        f"- {_STRANDS[card['strand']]}.",
         f"- Columns: {', '.join(card['columns'])}."
         + (f" Places are {card['coordinates']}." if card["coordinates"] else ""),
         f"- Split: {card['split']}.",

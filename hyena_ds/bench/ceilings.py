@@ -29,7 +29,7 @@ from hyena_ds.model.filter import FilterShape, ImplicitFilter, evaluate_filter, 
 from hyena_ds.ops.fft_convolution import causal_convolution, causal_convolution_backward, channels_at_once
 from hyena_ds.ops.sizes import fft_length, tokens_of_a_tile
 from hyena_ds.parallel.collectives import start_all_to_all
-from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.devices import Compute, is_accelerated
 
 _GEMMS = ((1024, 1024, 1024), (16384, 128, 512), (16384, 512, 128))
 _DEVICE_GEMMS = ((8192, 8192, 8192), (131072, 256, 1024), (131072, 1024, 256))
@@ -47,7 +47,7 @@ class CeilingsRank:
 
     def __init__(self, compute: Compute):
         self.compute = compute
-        self.on_cpu = not torch.cuda.is_available()
+        self.on_cpu = not is_accelerated(compute)
 
     def limits(self, context_length: int) -> dict[str, float | None]:
         """Flops and bytes a second by part, the best that any program could reach. Collective."""

@@ -10,6 +10,7 @@ precision     what rounding one thing to bfloat16 does to a trained model
 predict       log-probabilities of a batch, beside the published code's forward pass
 generate      seconds of a generated base, beside a forward pass for each
 variants      a further ALT of a window, beside computing its whole sequence again
+bytes         what a micro step gives a GPU to do, counted without one
 warmup        loss and seconds of runs with context warmup beside runs without
 plot          time and memory of a step against context length, from JSON files
 """
@@ -108,6 +109,15 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(variants, "--alts", 3, "ALTs that go through the model together")
     add_option(variants, "--threads", 1, "threads")
     _finish(variants, "variants", rounds=3)
+    text = "what a micro step gives a GPU to do: bytes, kernels, memory, exchanges; counted without one"
+    count = commands.add_parser("bytes", help=text)
+    count.add_argument("config", metavar="CONFIG", help="YAML of a run")
+    add_option(count, "--context-length", None, "tokens of a sequence", shown="the longest of the config", type=int)
+    add_option(count, "--policy", list(POLICIES), "activation policies", choices=list(POLICIES))
+    add_option(count, "--precision", ["bfloat16"], "of projections and MLP", choices=_PRECISIONS)
+    add_option(count, "--sequence-parallel", 1, "ranks that share a sequence")
+    add_option(count, "--kernels", "portable", "whose kernels", choices=["portable", "triton", "fused"])
+    add_measurement(count, "hyena_ds.bench.bytes")
     warmup = commands.add_parser("warmup", help="finished runs with context warmup beside runs without")
     warmup.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the same seeds on both sides")
     add_measurement(warmup, "hyena_ds.bench.warmup")

@@ -20,7 +20,7 @@ from hyena_ds.model.backbone import build_model
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.collectives import Traffic
-from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.devices import Compute, is_accelerated
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.tasks.next_token import NextToken
@@ -90,7 +90,7 @@ class HyenaSide(StepSide):
     def filter_seconds(self) -> float | None:
         """Seconds of the last step's filter; an accelerator runs behind the clock, so there it is not known."""
         seconds = self.filter_clock.take()
-        return None if torch.cuda.is_available() else seconds
+        return None if is_accelerated(self.compute) else seconds
 
     def check(self) -> tuple[float, dict[str, Tensor]]:
         """Loss and gradients at the checked length, which have to be those of the whole sequence. Collective."""

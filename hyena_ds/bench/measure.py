@@ -23,7 +23,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.ops.large import plain
-from hyena_ds.parallel.devices import Compute, peak_memory_gib, start_compute
+from hyena_ds.parallel.devices import (
+    Compute,
+    compute_alone,
+    device_count,
+    is_accelerated,
+    peak_memory_gib,
+    start_compute,
+    synchronize,
+)
 from hyena_ds.runtime.local_ranks import bind_cores, usable_cores
 
 _CLOCK_TICK = 1e-4
@@ -54,27 +62,23 @@ def start_process(grouped: bool, threads: int) -> Compute:
     if grouped:
         bind_cores()
         return start_compute()
-    device, local_rank = torch.get_default_device(), int(os.environ.get("LOCAL_RANK", 0))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-        device = torch.empty(0).cuda().device
-    return Compute(device, "", 0, 1, local_rank)
+    return compute_alone(int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def timed(compute: Compute, work: Callable[[], Any]) -> Timed:
     """Run `work` once. In a group all ranks begin together. Collective."""
     if compute.ranks > 1:
         dist.barrier()
-    on_device = torch.cuda.is_available()
+    on_device = is_accelerated(compute)
     if on_device:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
+        synchronize(compute)
         first.record()
     cpu, began = time.process_time(), time.perf_counter()
     result = work()
     if on_device:
         last.record()
-        torch.cuda.synchronize()
+        synchronize(compute)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     return Timed(first.elapsed_time(last) / 1e3 if on_device else wall, cpu, peak_memory_gib(compute), result)
 
@@ -89,7 +93,7 @@ def best_seconds(compute: Compute, work: Callable[[], Any], computes: bool = Tru
     while calls < 3 or (calls < 5 if compute.ranks > 1 else spent < at_least and calls < 200):
         once = timed(compute, work)
         busy = once.cpu_seconds / torch.get_num_threads()
-        alone = computes and not torch.cuda.is_available() and busy > _CLOCK_TICK
+        alone = computes and not is_accelerated(compute) and busy > _CLOCK_TICK
         best = min(best, once.wall_seconds, busy if alone else once.wall_seconds)
         spent, calls = spent + once.wall_seconds, calls + 1
     return best
@@ -100,7 +104,7 @@ def live_memory_gib(work: Callable[[], Any]) -> float:
 
     The record is the profiler's, and holds every allocation: inside autograd functions and operators too.
     """
-    if torch.cuda.is_available():
+    if device_count():
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated() / 2**30
@@ -124,7 +128,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "torch": torch.__version__,
     }
-    if torch.cuda.is_available():
+    if device_count():
         described["accelerator"] = torch.cuda.get_device_name()
         described["accelerator_gib"] = torch.cuda.get_device_properties().total_memory / 2**30
     return described

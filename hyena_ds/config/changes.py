@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schedule import StageConfig
+from hyena_ds.config.task import TaskConfig
 
 FIXED = ("model.", "data.", "task", "seed")
 """Beginnings of keys that must not change..."""
@@ -38,11 +40,20 @@ class Change:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Every setting that differs between two plain configs."""
-    old, new = _flat(before), _flat(after)
+    """Every setting that differs between two plain configs; a setting of a task that was not known then had its default."""
+    old, new = (_flat(_whole(config)) for config in (before, after))
     keys = sorted(key for key in old.keys() | new.keys() if key not in _UNSAID)
     found = [Change(key, old.get(key, "not set"), new.get(key, "not set")) for key in keys]
     return [change for change in found if change.before != change.after]
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    task = config.get("task")
+    if not isinstance(task, dict):
+        return config
+    known = {one.name: one.default for one in fields(TaskConfig) if one.default is not MISSING}
+    known |= {one.name: one.default_factory() for one in fields(TaskConfig) if one.default_factory is not MISSING}
+    return {**config, "task": {**{name: to_plain(value) for name, value in known.items()}, **task}}
 
 
 def forbidden(

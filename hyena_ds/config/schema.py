@@ -224,6 +224,10 @@ class RunConfig(Bounded):
     convolution: Literal["auto", "fft", "cudnn"] = "auto"
     """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
     agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""
+    cuda_graphs: bool = False
+    """Record forward and backward of a micro step once, and replay it: for contexts of up to 32,768 tokens, whose kernels a
+    card finishes faster than they are started. Needs a GPU, and memory for one more set of gradients. Parts of a cut sequence and
+    longer contexts run as without."""
     initialize_from: str | None = None
     """A weights.safetensors (ours or in the published layout), a checkpoint or a run to start from. Its maximum context
     must be the model's, unless `model.extension` says how it is extended."""

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from hyena_ds.config.limits import ABOVE_0, MOST, MOST_CONTEXT, MOST_SEQUENCES, MOST_STEPS, MOST_WIDTH, Bound, Bounded
 from hyena_ds.config.loading import require
 
-_WEIGHED = ("classification", "per_base")
 _LETTERS = "ACGTN"
 """Tokens that may stand for a class."""
 
@@ -51,6 +50,20 @@ class DemonstrationsConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class TreesConfig(Bounded):
+    """Boosted trees on a frozen model's pooled states; by default as many as HyenaDNA's evaluation of biotypes has."""
+
+    rounds: Annotated[int, Bound(1, MOST_STEPS)] = 1000
+    """Trees at most, one a round for each class or number (of two classes one); those up to the best round are kept."""
+    depth: Annotated[int, Bound(1, 32)] = 3
+    """Splits between a tree's root and its leaves."""
+    rate: Annotated[float, Bound(ABOVE_0, 1)] = 0.1
+    """What a tree's answer is multiplied by."""
+    patience: Annotated[int, Bound(1, MOST_STEPS)] = 50
+    """No more trees are added after so many rounds in a row that are no better on the validation split."""
+
+
+@dataclass(frozen=True)
 class TaskConfig(Bounded):
     """Labelled sequences, and what is learnt of them."""
 
@@ -80,15 +93,20 @@ class TaskConfig(Bounded):
     """Letters that stand for the classes, in their order: a [SEP] ends a sequence, and the outputs are the model's own logits of
     these letters there, in the place of a head's. With demonstrations, if they are left out: A and N of two classes; A, G and N of
     three."""
-    frozen: Literal["false", "backbone", "probe"] = "false"
+    frozen: Literal["false", "backbone", "probe", "trees"] = "false"
     """What stays as it is: nothing; the backbone, so that the head alone is trained; or, with probe, the backbone under a
     logistic or ridge regression (scikit-learn) of its pooled states, whose strength of regularisation is chosen on the
-    validation split."""
+    validation split; or, with trees, the backbone under boosted trees (XGBoost) on them, as many as the validation split wants."""
+    trees: TreesConfig = field(default_factory=TreesConfig)
+    """For `frozen: trees` alone."""
     reverse_complement: bool = False
     """Train on half of the sequences from the other strand, and predict by the mean of both strands' outputs."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: in training the loss of a class counts the more, the rarer it is, as a weighted mean. Validation does not
-    weigh."""
+    """balanced: in training the loss of a class counts the more, the rarer it is, as a weighted mean; of several outputs the loss
+    of each one's positives, so that they weigh as much as its negatives. Validation does not weigh."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Sets of outputs of the kind multilabel that are also scored apart on the test set: name, and what the names of its outputs
+    begin with, as in {TF: TF_, DHS: DHS_}."""
     metric: str | None = None
     """By which the weights are chosen on the validation split; by default mcc, median_auroc, pearson or mcc, by kind."""
     patience: Annotated[int | None, Bound(1, MOST_STEPS)] = None
@@ -108,20 +126,36 @@ class TaskConfig(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.class_weights == "none" or self.kind in _WEIGHED,
+            self.class_weights == "none" or self.kind != "regression",
             "class_weights",
-            f"found balanced with the kind {self.kind}, wanted none: only {' and '.join(_WEIGHED)} have classes to balance",
+            "found balanced with the kind regression, wanted none: numbers have no classes to balance",
         )
         require(
-            self.kind != "per_base" or self.frozen != "probe",
+            not self.groups or self.kind == "multilabel",
+            "groups",
+            f"found them with the kind {self.kind}, wanted multilabel, whose outputs they are of; leave them out",
+        )
+        require(
+            self.kind != "per_base" or not self.on_embeddings,
             "frozen",
-            "found probe with the kind per_base, wanted false or backbone: a probe is of one state a sequence",
+            f"found {self.frozen} with the kind per_base, wanted false or backbone: a {self.frozen.removesuffix('s')} is of one state a "
+            "sequence",
+        )
+        require(
+            self.kind != "multilabel" or self.frozen != "trees",
+            "frozen",
+            "found trees with the kind multilabel, wanted false, backbone or probe: trees are of classes or numbers",
+        )
+        require(
+            self.trees == TreesConfig() or self.frozen == "trees",
+            "trees",
+            f"found settings of trees with frozen {self.frozen}, wanted frozen: trees; leave them out",
         )
         self._check_in_context()
         require(
-            self.head.hidden is None or self.frozen != "probe",
+            self.head.hidden is None or not self.on_embeddings,
             "head",
-            f"hidden: found {self.head.hidden} with frozen probe, wanted null: a probe is linear; or freeze the backbone alone",
+            f"hidden: found {self.head.hidden} with frozen {self.frozen}, wanted null: it has no layers; or freeze the backbone alone",
         )
         ascending = all(
             here < after for here, after in zip((0, *self.buckets), (*self.buckets, MOST_CONTEXT), strict=True)
@@ -169,6 +203,11 @@ class TaskConfig(Bounded):
                 "frozen",
                 f"found {self.frozen} with label tokens and no prompt, wanted false, or a prompt: there is nothing to train",
             )
+
+    @property
+    def on_embeddings(self) -> bool:
+        """Whether nothing is trained here, but something else is fitted on one pass of embeddings."""
+        return self.frozen in ("probe", "trees")
 
     @property
     def in_context(self) -> bool:

@@ -131,7 +131,7 @@ def _messages(shape: StepShape, on_cpu: bool) -> float:
         return 0.0
     policy, d = shape.activation_policy, shape.own_channels
     pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
-    halos = 3 + (0 if policy.keep_middle else 1)
+    halos = 3 + (not policy.keep_middle) - policy.keep_projections
     filters = (2 + evaluates_again(shape, policy)) * pieces
     return shape.layers * (shape.accumulation * (_moved(policy) * overlap_groups(shape, on_cpu) + halos) + filters)
 
@@ -150,3 +150,21 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
     layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
     loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
     return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)
+
+
+def fused_bytes(shape: StepShape) -> float:
+    """What one rank must move in a micro step, with everything fused that can be: a floor that a table of bytes is read beside.
+
+    In bytes of a token, layer and channel, a = 2 for bfloat16 and 4 for float32, i = inner width / D:
+    - the long convolution in three passes, of which every pair passes 8 bytes on and takes them up again: forward 2
+      transforms in and 1 out, backward 3 and 3; gates read and write 12 a, the filter and its gradient 12;
+    - operator, forward: residual in 4, projections 3 a; convolution's result a, residual 4 and 4. Backward: two residuals and
+      a gradient 12, and projections, gradients and results of the products once each, 14 a;
+    - MLP, forward: residual 4 and 4, inner tensor 2 i a. Backward: 12, and three times the inner tensor out and in, 6 i a;
+    - filter, once: evaluated 4, its gradient 4.
+    """
+    a, i = (2 if shape.precision == "bfloat16" else 4), shape.config.mlp_width / shape.width
+    convolution = 9 * 16 + 12 * a + 12
+    operator = 24 + 18 * a
+    mlp = 20 + 8 * i * a
+    return (convolution + operator + mlp + 8) * float(shape.layers * shape.batch * shape.local_length * shape.width)

@@ -27,6 +27,7 @@ from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.tokenizer import UNKNOWN, N
 from hyena_ds.ops.cross_entropy import IGNORED
+from hyena_ds.parallel.devices import send
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,8 @@ class MicroBatch:
     """int64: tokens of each whole sequence that are no padding; None where none is padding."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device))
+        """The same batch on `device`; the host goes on before it is there."""
+        return self._each(lambda tensor: send(tensor, device))
 
     def rows(self, rows: slice) -> MicroBatch:
         """Some of its sequences."""

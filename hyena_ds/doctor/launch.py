@@ -1,6 +1,6 @@
 """Starts the ranks of the collective part as a run's are started, and listens to them until they end or are late.
 
-local: deepspeed launcher          --+
+local: runtime/launcher.py         --+
 hosts: deepspeed launcher, pdsh, ssh-+--> hyena_ds.doctor.ranks --lines--> findings
 """
 

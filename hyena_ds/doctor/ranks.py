@@ -29,7 +29,7 @@ from hyena_ds.doctor.probe import say
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.collectives import start_all_to_all
-from hyena_ds.parallel.devices import Compute, largest_of_ranks, start_compute
+from hyena_ds.parallel.devices import Compute, largest_of_ranks, start_compute, synchronize
 from hyena_ds.runtime.heartbeat import FAULT_CODE, this_place
 from hyena_ds.runtime.local_ranks import end_rank
 from hyena_ds.tasks.deriving import load_run
@@ -67,8 +67,6 @@ class _Step:
 
 def main(arguments: list[str]) -> int:
     """One rank; its exit code."""
-    # DeepSpeed's launcher puts its own first; the rank is read from the environment.
-    arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
     step = _Step(float(arguments[0]))
     step.tell("started")
     try:
@@ -156,16 +154,11 @@ def _exchanged(pieces_P: torch.Tensor, group: Any) -> torch.Tensor:
 
 def _timed(compute: Compute, work: Callable[..., Any], *given: Any) -> float:
     """Seconds of a call, whatever it queues on the device included."""
-    _finish(compute)
+    synchronize(compute)
     began = time.perf_counter()
     work(*given)
-    _finish(compute)
+    synchronize(compute)
     return time.perf_counter() - began
-
-
-def _finish(compute: Compute) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize(compute.device)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pyfaidx import Faidx, FastaIndexingError, FetchError
 
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, to_disk, write_whole
@@ -33,6 +32,8 @@ class Genome:
     """Random access to the bases of an indexed plain FASTA; opens in any process."""
 
     def __init__(self, path: Path, index: Path):
+        from pyfaidx import Faidx  # not before: most commands and every rank that trains read no FASTA
+
         self.path, self.index = path, index
         self._faidx = Faidx(str(path), indexname=str(index), as_raw=True, rebuild=False)
 
@@ -44,6 +45,8 @@ class Genome:
         """Letters `[start, end)` of a record, as they stand in the file."""
         if end <= start:
             return np.zeros(0, dtype=np.uint8)
+        from pyfaidx import FetchError
+
         try:
             text: str = self._faidx.fetch(record, start + 1, end)
         except FetchError as error:
@@ -130,6 +133,8 @@ def _tidy(scanner: Scanner, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _write_index(source: Path, plain: Path, index: Path) -> None:
+    from pyfaidx import Faidx, FastaIndexingError
+
     with aside(index) as unfinished:
         try:
             Faidx(str(plain), indexname=str(unfinished), as_raw=True).close()

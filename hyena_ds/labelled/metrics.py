@@ -5,7 +5,8 @@ n rows, C classes, K outputs; «truth» and «guess» are class indices, «score
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,65 +17,82 @@ from hyena_ds.labelled.sets import UNLABELLED
 Array = NDArray[Any]
 
 
-def measured(kind: str, targets: Array, predictions: Array) -> dict[str, float]:
-    """All metrics of a kind of task, by name.
+def measured(kind: str, targets: Array, predictions: Array, only: str | None = None) -> dict[str, float]:
+    """All metrics of a kind of task, by name; with `only` that one alone.
 
     classification: (n,) indices and (n, C) probabilities. per_base: the same for the bases, those that are UNLABELLED left out.
     multilabel: (n, K) 0, 1 or NaN, and (n, K) scores. regression: (n,) or (n, K), both; of several outputs the mean of each
     metric.
     """
     if kind == "multilabel":
-        return of_outputs(targets, predictions)
+        return of_outputs(targets, predictions, only)
     if kind == "regression":
         columns = np.reshape(targets, (len(targets), -1)), np.reshape(predictions, (len(targets), -1))
-        each = [of_values(truth, found) for truth, found in zip(columns[0].T, columns[1].T, strict=True)]
+        each = [of_values(truth, found, only) for truth, found in zip(columns[0].T, columns[1].T, strict=True)]
         return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     known = targets != UNLABELLED
-    return of_classes(targets[known], predictions[known])
+    return of_classes(targets[known], predictions[known], only)
 
 
-def of_classes(truth: Array, probabilities: Array) -> dict[str, float]:
+def of_classes(truth: Array, probabilities: Array, only: str | None = None) -> dict[str, float]:
     """Metrics of (n, C) probabilities; f1, auroc and auprc are those of class 1 where there are two, else means over classes."""
     guess = probabilities.argmax(1)
     classes = probabilities.shape[1]
     binary = classes == 2
-    per_class = range(1, 2) if binary else range(classes)
-    return {
-        "accuracy": accuracy(truth, guess),
-        "mcc": mcc(truth, guess),
-        "f1": f1(truth, guess, classes, "binary" if binary else "macro"),
-        "f1_macro": f1(truth, guess, classes, "macro"),
-        "f1_weighted": f1(truth, guess, classes, "weighted"),
-        "auroc": float(np.mean([auroc(truth == c, probabilities[:, c]) for c in per_class])),
-        "auprc": float(np.mean([auprc(truth == c, probabilities[:, c]) for c in per_class])),
+
+    def mean_of(metric: Callable[[Array, Array], float]) -> float:
+        return float(
+            np.mean([metric(truth == c, probabilities[:, c]) for c in (range(1, 2) if binary else range(classes))])
+        )
+
+    found: dict[str, Callable[[], float]] = {
+        "accuracy": lambda: accuracy(truth, guess),
+        "mcc": lambda: mcc(truth, guess),
+        "f1": lambda: f1(truth, guess, classes, "binary" if binary else "macro"),
+        "f1_macro": lambda: f1(truth, guess, classes, "macro"),
+        "f1_weighted": lambda: f1(truth, guess, classes, "weighted"),
+        "auroc": lambda: mean_of(auroc),
+        "auprc": lambda: mean_of(auprc),
     }
+    return _called(found, only)
 
 
-def of_outputs(targets: Array, scores: Array) -> dict[str, float]:
+def of_outputs(targets: Array, scores: Array, only: str | None = None) -> dict[str, float]:
     """Metrics of (n, K) scores, each over the outputs for which it can be said."""
     known = ~np.isnan(targets)
     each = [(targets[known[:, k], k] == 1, scores[known[:, k], k]) for k in range(targets.shape[1])]
-    areas = np.array([auroc(truth, score) for truth, score in each])
-    precisions = np.array([auprc(truth, score) for truth, score in each])
-    said = ~np.isnan(areas)
-    if not said.any():
-        return dict.fromkeys(("median_auroc", "mean_auroc", "median_auprc", "mean_auprc"), float("nan"))
-    return {
-        "median_auroc": float(np.median(areas[said])),
-        "mean_auroc": float(np.mean(areas[said])),
-        "median_auprc": float(np.median(precisions[said])),
-        "mean_auprc": float(np.mean(precisions[said])),
+    each = [(truth, score) for truth, score in each if 0 < np.count_nonzero(truth) < len(truth)]
+
+    @cache
+    def areas() -> Array:
+        return np.array([auroc(truth, score) for truth, score in each])
+
+    @cache
+    def precisions() -> Array:
+        return np.array([auprc(truth, score) for truth, score in each])
+
+    found: dict[str, Callable[[], float]] = {
+        "median_auroc": lambda: float(np.median(areas())),
+        "mean_auroc": lambda: float(np.mean(areas())),
+        "median_auprc": lambda: float(np.median(precisions())),
+        "mean_auprc": lambda: float(np.mean(precisions())),
     }
+    return _called(found if each else {name: lambda: float("nan") for name in found}, only)
 
 
-def of_values(truth: Array, found: Array) -> dict[str, float]:
+def of_values(truth: Array, found: Array, only: str | None = None) -> dict[str, float]:
     """Metrics of (n,) numbers."""
-    return {
-        "r2": r2(truth, found),
-        "pearson": pearson(truth, found),
-        "spearman": spearman(truth, found),
-        "mse": float(np.mean((truth.astype(np.float64) - found) ** 2)),
+    names: dict[str, Callable[[], float]] = {
+        "r2": lambda: r2(truth, found),
+        "pearson": lambda: pearson(truth, found),
+        "spearman": lambda: spearman(truth, found),
+        "mse": lambda: float(np.mean((truth.astype(np.float64) - found) ** 2)),
     }
+    return _called(names, only)
+
+
+def _called(found: Mapping[str, Callable[[], float]], only: str | None) -> dict[str, float]:
+    return {name: metric() for name, metric in found.items() if only in (None, name)}
 
 
 def accuracy(truth: Array, guess: Array) -> float:

@@ -25,6 +25,7 @@ from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, OperatorWeights, operator_backward, operator_forward
 from hyena_ds.ops.layer_norm import NORM_EPSILON
+from hyena_ds.ops.products import without_autocast
 
 _NOTHING_KEPT = Policy(False, False, False, False, False, False, False)
 
@@ -138,7 +139,7 @@ class _BlockFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, r_BlD: Tensor, block: Block, call: ForwardPass, *weights: Tensor) -> Tensor:
         spec = _Spec(block, call, weights)
-        with torch.autocast(r_BlD.device.type, enabled=False):
+        with without_autocast(r_BlD.device):
             middle_BlD, kept = spec.operator_forward(r_BlD, call)
             out_BlD, inner_BlI = spec.mlp_forward(middle_BlD)
         ctx.block, ctx.call = block, call
@@ -157,7 +158,7 @@ class _BlockFunction(torch.autograd.Function):
         ctx.maybe_clear_saved_tensors()
         del saved
         spec = _Spec(ctx.block, ctx.call, weights)
-        with torch.autocast(dout_BlD.device.type, enabled=False):
+        with without_autocast(dout_BlD.device):
             if middle_BlD is None:
                 middle_BlD, _ = spec.operator_forward(r_BlD, replace(ctx.call, policy=_NOTHING_KEPT))
             dmiddle_BlD, mlp = spec.mlp_backward(dout_BlD, middle_BlD, inner_BlI)

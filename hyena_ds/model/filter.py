@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hyena_ds.ops.large import empty
+from hyena_ds.ops.products import without_autocast
 from hyena_ds.ops.sizes import tokens_of_a_chunk
 
 _FAST_DECAY, _SLOW_DECAY, _DECAY_TARGET = 0.3, 1.5, 1e-2
@@ -83,7 +84,7 @@ def evaluate_filter(shape: FilterShape, weights: FilterWeights, offset: int, len
         )
     padded = length + -length % columns
     k_Dl = empty((shape.width, padded), weights.frequency.device)
-    with torch.autocast(k_Dl.device.type, enabled=False):
+    with without_autocast(k_Dl.device):
         for chunk in _chunks(shape, weights, offset, padded):
             h_Fc = chunk.z_Ec
             for weight, bias in _sine_layers(weights):
@@ -98,7 +99,7 @@ def filter_gradients(shape: FilterShape, weights: FilterWeights, offset: int, dk
     frequency_F1 = weights.frequency.view(-1, 1)
     dfrequency_F = gradients.frequency.view(-1)
     sine_gradients = list(_sine_layers(gradients))
-    with torch.autocast(dk_Dl.device.type, enabled=False):
+    with without_autocast(dk_Dl.device):
         for chunk in _chunks(shape, weights, offset, dk_Dl.shape[1]):
             inputs, sums = [chunk.z_Ec], []
             for weight, bias in _sine_layers(weights):

@@ -245,9 +245,11 @@ class _Projection:
         self._missing = set() if held_BCm is not None else {_corner(tile) for tile in tiles(B, l, 4 * D, r_BlD.device)}
         self._r_BlD, self._weights, self._call = r_BlD, weights, call
         self._in_weight = weights.in_weight.to(call.compute_dtype)
-        tail_B2D = r_BlD.new_zeros((B, HALO, D))
-        tail_B2D[:, -l:] = r_BlD[:, -HALO:]
-        self._halo = call.layout.exchange.from_left(tail_B2D)
+        self._halo = None
+        if held_BCm is None:  # else no tile needs the neighbour again
+            tail_B2D = r_BlD.new_zeros((B, HALO, D))
+            tail_B2D[:, -l:] = r_BlD[:, -HALO:]
+            self._halo = call.layout.exchange.from_left(tail_B2D)
 
     def tiles(self) -> list[Tile]:
         B, l, D = self._r_BlD.shape
@@ -266,6 +268,7 @@ class _Projection:
         if tile.first:
             r_BmD = self._r_BlD[tile.rows, tile.first - HALO : tile.last]
         else:
+            assert self._halo is not None
             r_BmD = torch.cat((self._halo.wait()[tile.rows], self._r_BlD[tile.here]), dim=1)
         x_BmD = layer_norm(r_BmD, self._weights.norm_weight, self._weights.norm_bias).x
         p_BCm = to_channels(self._in_weight, x_BmD.to(self._call.compute_dtype), held_BCm)

@@ -1,6 +1,6 @@
 """TensorBoard's event files, written as the scalars come.
 
-    [("train/loss", 1.31), ...], step --> events, framed by TensorBoard's own writer --> one append to the newest file
+    [("train/loss", 1.31), ...], step --> events, framed as TensorBoard's own writer does --> one append to the newest file
 
 torch's SummaryWriter writes in a thread of its own: what goes wrong there is a traceback on the terminal, and is heard of
 rows later, by whoever calls next. Here a write has succeeded when it returns.
@@ -8,9 +8,9 @@ rows later, by whoever calls next. Here a write has succeeded when it returns.
 
 from __future__ import annotations
 
-import io
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from hyena_ds.files.growing import GrowingFile
 from hyena_ds.monitoring.scalars import Scalar
@@ -49,7 +48,7 @@ class Events:
             name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
             file = GrowingFile(self._directory / name)
         self._file = None  # after an error nothing is known of its end: the next events go into another one
-        file.append(_framed(events))
+        file.append(framed(events))
         self._file, self._step = file, 0
 
     def close(self) -> None:
@@ -66,10 +65,28 @@ class Events:
         return events
 
 
-def _framed(events: Sequence[Event]) -> bytes:
-    """Records with their checksums."""
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    for event in events:
-        writer.write(event.SerializeToString())
-    return buffer.getvalue()
+def framed(events: Sequence[Event]) -> bytes:
+    """Records with their checksums. TensorBoard's writer imports a stand-in for TensorFlow, and boto3 where it is installed."""
+    return b"".join(map(_record, (event.SerializeToString() for event in events)))
+
+
+def _record(data: bytes) -> bytes:
+    length = struct.pack("<Q", len(data))
+    return length + _masked_crc32c(length) + data + _masked_crc32c(data)
+
+
+def _masked_crc32c(data: bytes) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _crc32c_of_byte(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C = tuple(map(_crc32c_of_byte, range(256)))

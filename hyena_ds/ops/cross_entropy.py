@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from hyena_ds.ops.large import empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
+from hyena_ds.ops.products import without_autocast
 from hyena_ds.ops.tiles import tiles
 
 IGNORED = -100
@@ -50,7 +51,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         gradients = None
         if wanted:
             gradients = empty_like(r_BlD), *(torch.zeros_like(weight) for weight in (scale, shift, embedding))
-        with torch.autocast(r_BlD.device.type, enabled=False):
+        with without_autocast(r_BlD.device):
             for tile in tiles(B, l, max(D, 4 * embedding.shape[0]), r_BlD.device):
                 r_BnD, targets_n = r_BlD[tile.here], targets_Bl[tile.here].flatten()
                 normed = layer_norm(r_BnD, scale, shift)

@@ -9,11 +9,13 @@ B batch, l local length, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
+Number = TypeVar("Number", Tensor, int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,8 @@ class DropoutKey:
     """What, with position and layer, a mask depends on. `None` in its place means no dropout."""
 
     seed: int
-    step: int
+    step: int | Tensor
+    """A scalar int64 tensor where a recorded pass reads it (training/graphs.py)."""
     samples_B: Tensor
     """Number of each sequence within the step's global batch (int64, on the activations' device)."""
 
@@ -39,7 +42,7 @@ def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, lay
         return x_BlD
     _, l, D = x_BlD.shape
     device = x_BlD.device
-    base = _mix(_mix(_mix(torch.tensor(key.seed & _MASK32, device=device)) + key.step & _MASK32) + layer & _MASK32)
+    base = _mix(_mix(_mix(key.seed & _MASK32) + key.step & _MASK32) + layer & _MASK32)
     samples_B11 = _mix(base + key.samples_B.view(-1, 1, 1) & _MASK32)
     positions_l1 = torch.arange(offset, offset + l, device=device).view(-1, 1)
     # Past 2^32 the upper word is mixed in apart (twice, or it would stand for a lower one); the mix of 0 is 0.
@@ -50,8 +53,8 @@ def keyed_dropout(x_BlD: Tensor, probability: float, key: DropoutKey | None, lay
     return x_BlD * keep_BlD / (1.0 - probability)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """A 32-bit finaliser in int64 arithmetic (constants below 2^31, so no product overflows).
+def _mix(x: Number) -> Number:
+    """A 32-bit finaliser in int64 arithmetic (constants below 2^31, so no product overflows), of a tensor or one number.
 
     Source: hash-prospector's two-round search (github.com/skeeto/hash-prospector), 16 21f0aaad 15 735a2d97 15.
     """

@@ -26,11 +26,11 @@ def gelu(x: Tensor) -> Tensor:
 def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """(gelu(x), gelu'(x))."""
     gate = _gate(x)
-    slope = torch.addcmul(x.new_tensor(_LINEAR), x, x, value=3.0 * _CUBIC)
+    slope = torch.addcmul(x.new_full((), _LINEAR), x, x, value=3.0 * _CUBIC)
     slope = torch.addcmul(gate, slope, torch.ops.aten.sigmoid_backward(x, gate), out=slope)
     return gate.mul_(x), slope
 
 
 def _gate(x: Tensor) -> Tensor:
-    z = torch.addcmul(x.new_tensor(_LINEAR), x, x, value=_CUBIC).mul_(x)
+    z = torch.addcmul(x.new_full((), _LINEAR), x, x, value=_CUBIC).mul_(x)
     return z.sigmoid_()

@@ -28,6 +28,10 @@ class Traffic:
 
     bytes_sent: int = 0
     """By all-to-alls."""
+    started: int = 0
+    """Exchanges that were started, halos among them."""
+    awaited: int = 0
+    """Exchanges that were waited for: in the end all."""
     seconds_waited: float = 0.0
     """In which the calling thread could not go on; next to nothing where exchanges are queued on a device."""
 
@@ -40,7 +44,11 @@ class Pending:
     _sent: Tensor | None = None
     _work: Any = None
     traffic: Traffic | None = None
-    """Where the wait is counted, if it is."""
+    """Where the exchange and the wait are counted, if they are."""
+
+    def __post_init__(self) -> None:
+        if self.traffic is not None:
+            self.traffic.started += 1
 
     def wait(self) -> Tensor:
         """The tensor, once it is here."""
@@ -49,6 +57,7 @@ class Pending:
             self._work.wait()
             if self.traffic is not None:
                 self.traffic.seconds_waited += time.perf_counter() - began
+                self.traffic.awaited += 1
             self._work = self._sent = None
         return self._received
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import resource
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +17,10 @@ import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
+
+_NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
+_GOODBYE_SECONDS = 10.0
+"""For which rank 0 keeps its store for ranks that have yet to read why they end."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,43 @@ class Compute:
 
 
 def device_count() -> int:
-    """Accelerators of this machine; 0 when ranks compute on the CPU."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Accelerators that ranks of this machine compute on; 0 when they compute on the CPU.
+
+    DS_ACCELERATOR decides, as it does for DeepSpeed; without it, what torch finds. Raises UserError where that would be the
+    CPU of a machine with an NVIDIA device.
+    """
+    wanted = os.environ.get("DS_ACCELERATOR") or "cuda"
+    if wanted == "cpu":
+        return 0
+    if wanted != "cuda":
+        raise UserError(
+            f"DS_ACCELERATOR: found {wanted}, wanted cuda or cpu; unset it to take a GPU where there is one"
+        )
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if glob.glob(_NVIDIA_DEVICES) and not hidden:
+        build = f"torch {torch.__version__}" + (" without CUDA" if torch.version.cuda is None else "")
+        raise UserError(
+            f"this machine: found an NVIDIA device that {build} cannot use, wanted a working CUDA; install a torch and a "
+            "driver that fit each other (nvidia-smi names the driver's CUDA), or set DS_ACCELERATOR=cpu to compute on the CPU"
+        )
+    if "DS_ACCELERATOR" in os.environ and not hidden:
+        raise UserError(
+            "DS_ACCELERATOR: found cuda on a machine without a CUDA device, wanted cpu or nothing; unset it"
+        )
+    return 0
+
+
+def pin_float32() -> None:
+    """Let float32 be IEEE's and sums of products be whole: whatever the image's variables say, such as vendors' TF32.
+
+    The filter's sines amplify a rounding of 2^-11 a thousand times.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def check_ranks_here(ranks: int, devices: int) -> None:
@@ -51,24 +92,53 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    check_ranks_here(
-        int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1), device_count()
-    )
-    if device_count() > 0:
-        device, backend = torch.device("cuda", local_rank), "nccl"
-        torch.cuda.set_device(device)
-    else:
-        device, backend = torch.device("cpu"), "gloo"
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    compute = Compute(device, backend, rank, ranks, local_rank)
+    devices = device_count()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1)
+    check_ranks_here(here, devices)
+    device = _device(local_rank)
+    os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed looks no further
+    pin_float32()
+    compute = Compute(device, "nccl" if devices else "gloo", rank, ranks, local_rank)
     _join(compute, timeout, engine)
     return compute
 
 
-def compute_alone() -> Compute:
+def compute_alone(local_rank: int = 0) -> Compute:
     """This process's device, for work that no other process shares: there is no process group."""
-    device = torch.device("cuda", torch.cuda.current_device()) if device_count() > 0 else torch.device("cpu")
-    return Compute(device, "", 0, 1, 0)
+    pin_float32()
+    return Compute(_device(local_rank), "", 0, 1, local_rank)
+
+
+def is_accelerated(compute: Compute) -> bool:
+    """Whether work is queued on a device of its own, and goes on behind the host's back."""
+    return compute.device.type != "cpu"
+
+
+def synchronize(compute: Compute) -> None:
+    """Wait for all that is queued on the device."""
+    if is_accelerated(compute):
+        torch.cuda.synchronize(compute.device)
+
+
+def _device(local_rank: int) -> torch.device:
+    devices = device_count()
+    if not devices:
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % devices)
+    torch.cuda.set_device(device)
+    return device
+
+
+def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`x` on `device`. To an accelerator it goes from pinned memory, whole numbers of small size as single bytes, and nobody
+    waits for it."""
+    if device.type == "cpu":
+        return x.to(device)
+    small = x.dtype == torch.int64 and int(x.amin()) >= -128 and int(x.amax()) < 128
+    sent = x.to(torch.int8) if small else x
+    if torch.accelerator.is_available():
+        sent = sent.pin_memory()
+    return sent.to(device, non_blocking=True).to(x.dtype)
 
 
 def peak_memory_gib(compute: Compute) -> float:
@@ -170,6 +240,7 @@ def _join(compute: Compute, timeout: timedelta, engine: bool) -> None:
                 f"MASTER_PORT {port}: {why}, wanted a free one for the ranks to meet; choose another (--master_port of the "
                 "launcher, or the variable MASTER_PORT on every machine)"
             ) from None
+    _agree_on_the_back_end(compute, timeout, store)
     if engine:
         import deepspeed
         import deepspeed.ops
@@ -181,6 +252,33 @@ def _join(compute: Compute, timeout: timedelta, engine: bool) -> None:
     else:
         dist.init_process_group(compute.backend, timeout=timeout)
     del store  # the process group has its own by now, of the same server
+
+
+def _agree_on_the_back_end(compute: Compute, timeout: timedelta, own: dist.TCPStore | None) -> None:
+    """Raise UserError on all ranks unless all talk over the same back end: else each kind would wait for the other for ever.
+
+    The last to say what it has sums up.
+    """
+    if compute.ranks == 1:
+        return
+    store = own or dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timeout, wait_for_workers=False
+    )
+    prefix = f"hyena-ds {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # torchrun's store outlives its ranks
+    store.add(f"{prefix} {compute.backend}", 1)
+    if store.add(f"{prefix} ranks", 1) == compute.ranks:
+        on_devices, on_cpus = (store.add(f"{prefix} {backend}", 0) for backend in ("nccl", "gloo"))
+        store.set(f"{prefix} agreed", f"{on_devices} {on_cpus}")
+    on_devices, on_cpus = map(int, store.get(f"{prefix} agreed").split())
+    if on_devices and on_cpus:
+        read, patience = store.add(f"{prefix} read", 1), time.monotonic() + _GOODBYE_SECONDS
+        while own is not None and read < compute.ranks and time.monotonic() < patience:  # the others read it here
+            time.sleep(0.05)
+            read = store.add(f"{prefix} read", 0)
+        raise UserError(
+            f"ranks: found {on_devices} that compute on GPUs and {on_cpus} on CPUs, wanted all on the same; set "
+            "DS_ACCELERATOR=cpu for all of them, or find out why torch sees no GPU on some hosts (hyena-ds doctor)"
+        )
 
 
 def _choose_interface(compute: Compute) -> None:

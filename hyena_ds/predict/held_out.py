@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyena_ds.errors import UserError, say
+from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, say
 from hyena_ds.predict.windows import Region, Window
 from hyena_ds.runs.trained_on import Spans, merged, training_of
 
@@ -74,6 +74,13 @@ def verdict_of(model: Path, spans: Spans, assembly: str | None) -> Verdict:
             UNKNOWN,
             None,
             f"the model began from the weights {training.beginning}, whose training bases are not recorded",
+        )
+    if training.tuned_on:
+        files = ", ".join(sorted({file for file, _ in training.tuned_on}))
+        return Verdict(
+            UNKNOWN,
+            None,
+            f"the model was fine-tuned on {in_one_line(files, MOST_QUOTED)}, of whose bases nobody knows where they lie",
         )
     return Verdict(HELD_OUT, 0, f"none of the {total:,} target bases is among the model's training bases{taken}")
 

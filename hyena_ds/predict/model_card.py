@@ -99,8 +99,8 @@ def model_card(
     front = _FRONT if head is None else _FRONT.replace("text-generation", _PIPELINES[head.kind == "per_base"])
     use = _use(origin) if head is None else _use_of_head(head)
     sections = [f"{front}\n# {title}\n\n{_shape(config, parameters)}", use]
-    if training is not None and head is None:
-        sections.append(_trained_on(training))
+    if training is not None and (head is None or training.bases):
+        sections.append(_trained_on(training, "Trained on" if head is None else "The backbone was trained on"))
     if origin is not None and head is not None:
         sections += [_task(origin), _training(origin).replace("hyena-ds train", "hyena-ds finetune")]
     elif origin is not None:
@@ -181,7 +181,7 @@ def _use(origin: Origin | None) -> str:
     return _USE.replace("{end}", end)
 
 
-def _trained_on(training: Training) -> str:
+def _trained_on(training: Training, title: str) -> str:
     rows = []
     for assembly, contigs in training.bases.items():
         for contig, spans in contigs.items():
@@ -191,7 +191,7 @@ def _trained_on(training: Training) -> str:
     table = "\n".join(markdown_table(("assembly", "chromosome", "bases", "from", "to"), rows))
     began = f" Training began from `{in_one_line(training.beginning, MOST_QUOTED)}`." if training.beginning else ""
     return (
-        f"## Trained on\n\n{table}\n\nThe longest sequences had {training.longest_context:,} tokens.{began} Scores of these "
+        f"## {title}\n\n{table}\n\nThe longest sequences had {training.longest_context:,} tokens.{began} Scores of these "
         f"bases say little of others; `{TRAINING}` says it to programs.\n"
     )
 

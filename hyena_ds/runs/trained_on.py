@@ -2,6 +2,7 @@
 
     checkpoint or run --manifest, config, shards.json--> index of its shards, by digest --+--> Training
     exported folder --training.json, by the digest of its weights-------------------------+
+    fine-tuned run --initialize_from--> the same of what it began from, and its labelled files
 
 The file goes with an exported model, so that scores of others can say which of their bases it has seen.
 """
@@ -44,6 +45,8 @@ class Training:
     """Tokens of the longest sequences."""
     beginning: str | None
     """The weights that training began from, of which nothing more is known; None where it began from random ones."""
+    tuned_on: tuple[tuple[str, str], ...] = ()
+    """(name, SHA-256) of the files of labelled sequences that it was fine-tuned on, whose bases have no known place."""
 
     def text(self, weights: str, content: bytes) -> str:
         """The text of training.json beside the file `weights` that holds `content`."""
@@ -51,7 +54,9 @@ class Training:
             assembly: {name: [list(span) for span in merged(each)] for name, each in spans.items()}
             for assembly, spans in self.bases.items()
         }
-        facts = {"longest_context": self.longest_context, "beginning": self.beginning, "bases": bases}
+        facts: dict[str, Any] = {"longest_context": self.longest_context, "beginning": self.beginning, "bases": bases}
+        if self.tuned_on:
+            facts["tuned_on"] = [{"file": file, "sha256": sha256} for file, sha256 in self.tuned_on]
         digest = hashlib.sha256(content).hexdigest()
         return json.dumps({"format": _FORMAT, "weights": {"file": weights, "sha256": digest}, **facts}) + "\n"
 
@@ -66,6 +71,8 @@ def training_of(model: str | Path) -> Training:
     if listed is None or listed.digest != checkpoint.manifest.shards:
         found = "there is no list" if listed is None else "found another list"
         raise UserError(f"{run / SHARDS}: {found} of the shards that {checkpoint} was trained on")
+    if checkpoint.record.config.get("task") is not None:
+        return fine_tuned(checkpoint.record.config.get("initialize_from"), listed, _longest(checkpoint), run)
     try:
         places = [str(source["shards"]) for source in checkpoint.record.config["data"]["sources"]]
     except (KeyError, TypeError):
@@ -83,6 +90,22 @@ def training_of(model: str | Path) -> Training:
             spans[name] += each
         trained[index.assembly] = spans
     return Training(trained, _longest(checkpoint), checkpoint.record.config.get("initialize_from"))
+
+
+def fine_tuned(beginning: Any, files: ShardList, longest: int, run: Path) -> Training:
+    """What fine-tuning leaves that began from `beginning`, on `files`, in sequences of at most `longest` tokens.
+
+    `beginning` counts from where training was started, as what lies above `run` tells; None is random weights.
+    """
+    base = Training({}, 0, None if beginning is None else str(beginning))
+    for start in (Path(), *run.parents) if beginning is not None else ():
+        if (start / str(beginning)).exists():
+            with suppress(UserError, RecursionError):
+                base = training_of(start / str(beginning))
+            break
+    shards = [shard for source in files.sources for shard in source.shards if shard.split == "train"]
+    tuned_on = (*base.tuned_on, *((shard.file, shard.sha256) for shard in shards))
+    return Training(base.bases, max(longest, base.longest_context), base.beginning, tuned_on)
 
 
 def _index(place: str, run: Path, listed: ShardList, number: int) -> ShardIndex:
@@ -104,11 +127,11 @@ def trained_context(model: str | Path) -> int | None:
     Raises UserError where its checkpoint is damaged.
     """
     checkpoint = find_checkpoint(model)
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.record.config.get("task") is None:
         return _longest(checkpoint)
     with suppress(UserError):
-        return _read(Path(model)).longest_context
-    return None
+        return training_of(model).longest_context
+    return None if checkpoint is None else _longest(checkpoint)
 
 
 def _longest(checkpoint: Checkpoint) -> int:
@@ -139,7 +162,9 @@ def _read(model: Path) -> Training:
             for assembly, spans in raw["bases"].items()
         }
         beginning = raw["beginning"]
-        training = Training(bases, int(raw["longest_context"]), None if beginning is None else str(beginning))
+        tuned_on = tuple((str(each["file"]), str(each["sha256"])) for each in raw.get("tuned_on", ()))
+        beginning = None if beginning is None else str(beginning)
+        training = Training(bases, int(raw["longest_context"]), beginning, tuned_on)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file}: cannot be read as what weights were trained on ({error}); export them again"

@@ -1,4 +1,4 @@
-"""`hyena-ds train` on a workstation: start the `deepspeed` launcher with this machine's ranks.
+"""`hyena-ds train` on a workstation: start this machine's ranks.
 
     cpu_settings(processes) --> environment of the launcher --> environment of every rank, before its C library starts
 
@@ -8,10 +8,8 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import contextlib
 import glob
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -40,7 +38,7 @@ _DRIVERS = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
 
 
 def under_launcher() -> bool:
-    """Whether this process is already a rank of the deepspeed launcher or torchrun."""
+    """Whether this process is already a rank, whoever started it."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -79,8 +77,10 @@ def local_ranks(config: RunConfig) -> int:
 
 
 def devices_here() -> int:
-    """Accelerators of this machine that torch can use. Without a driver the answer is 0, and takes no second of importing torch."""
-    if sys.platform == "linux" and not any(glob.glob(driver) for driver in _DRIVERS):
+    """Accelerators of this machine that torch can use. Without a driver, or with DS_ACCELERATOR=cpu, it is 0, and takes no
+    second of importing torch."""
+    driverless = sys.platform == "linux" and not any(glob.glob(driver) for driver in _DRIVERS)
+    if driverless or os.environ.get("DS_ACCELERATOR") == "cpu":
         return 0
     from hyena_ds.parallel.devices import device_count
 
@@ -136,23 +136,16 @@ def start_local_ranks(arguments: list[str], ranks: int, module: str = "hyena_ds"
 
 
 def local_launch(arguments: list[str], ranks: int, module: str) -> tuple[list[str], dict[str, str]]:
-    """DeepSpeed's launcher of one machine for that, and its environment.
-
-    `deepspeed` itself would come to the same command, after seconds of its own, and it passes over CUDA_VISIBLE_DEVICES.
-    """
+    """The command of a launcher for that, and its environment."""
     environment = {**QUIET, **os.environ}
     settings = cpu_settings(ranks, environment)
-    places = [str(number) for number in range(ranks)]
     if devices_here() == 0:
-        environment.setdefault("DS_ACCELERATOR", "cpu")
+        environment["DS_ACCELERATOR"] = "cpu"
     else:
         settings.pop("GLIBC_TUNABLES", None)  # tensors are on the GPU; the tunables would only hold host memory
-        if visible := environment.get("CUDA_VISIBLE_DEVICES"):
-            places = visible.split(",")[:ranks]
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": places}).encode()).decode()
-    command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "-q", f"--world_info={world}"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-    command += ["--module", module, *arguments]
+        places = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(ranks))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(places.split(",")[:ranks])
+    command = [sys.executable, "-m", "hyena_ds.runtime.launcher", str(ranks), str(free_port()), module, *arguments]
     return command, environment | settings
 
 

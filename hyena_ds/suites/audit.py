@@ -3,6 +3,7 @@
     train, test --equal, near, overlapping sequences--+
                 --sequences made from others----------+--> reasons --the worst--> OK, WARN or FAIL
                 --row zero: rules without a model-----+
+    dev --what it shares with train, and test with it-+
 
 All is done on the letters and labels alone; nothing depends on a set's name. m test sequences.
 """
@@ -23,8 +24,49 @@ from hyena_ds.suites.judge import Reason
 from hyena_ds.suites.kmers import Joined
 from hyena_ds.suites.made import Made, find_made
 from hyena_ds.suites.row_zero import Rule, row_zero, skill_on, true_targets, wrong
-from hyena_ds.suites.shared import Duplicates, Flags, Nearest, Sketches, Twins, find_duplicates, find_twins
+from hyena_ds.suites.shared import (
+    Duplicates,
+    Flags,
+    Nearest,
+    Shared,
+    Sketches,
+    Twins,
+    find_duplicates,
+    find_shared,
+    find_twins,
+)
 from hyena_ds.suites.thresholds import LEVELS, Verdict
+
+
+@dataclass(frozen=True)
+class Dev:
+    """What the set on which a model is chosen shares with the others."""
+
+    rows: int
+    class_rows: tuple[int, ...]
+    """Sequences of each class; empty for other kinds."""
+    lengths: tuple[int, int, int]
+    """Shortest, median and longest."""
+    in_train: Shared
+    """Its sequences that train has."""
+    test_in_it: Shared
+    """Sequences of test that it has."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        sides = {"dev_in_train": self.in_train, "test_in_dev": self.test_in_it}
+        return {
+            "sequences": self.rows,
+            **{
+                name: {
+                    "exact": _count(one.equal & ~one.reverse),
+                    "reverse_complement": _count(one.reverse),
+                    "twins": _count(one.twin),
+                    "near": _count(one.near),
+                }
+                for name, one in sides.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -47,6 +89,7 @@ class Audit:
     easy: float
     """The best skill of composition on the test sequences that share nothing with train."""
     reasons: tuple[Reason, ...]
+    dev: Dev | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -76,6 +119,7 @@ class Audit:
             "train": self._side(0),
             "test": self._side(1),
             "classes": list(self.classes),
+            **({} if self.dev is None else {"dev": self.dev.as_dict()}),
             "duplicates": {
                 "exact": _count(duplicates.exact),
                 "reverse_complement": _count(duplicates.reverse),
@@ -123,9 +167,17 @@ class Audit:
         return {"sequences": self.rows[side], "classes": counts, "shortest_median_longest": list(self.lengths[side])}
 
 
-def audit(train: LabelledSet, test: LabelledSet) -> Audit:
-    """Audit two sets of the same classes or outputs. Raises UserError where they are not, or a set is too small."""
+def audit(train: LabelledSet, test: LabelledSet, dev: LabelledSet | None = None) -> Audit:
+    """Audit two sets of the same classes or outputs, and the one on which a model is chosen, where there is one.
+
+    Raises UserError where they are not, or a set is too small.
+    """
     _check(train, test)
+    held_out = None
+    if dev is not None:
+        _check(train, dev, "dev")
+        of_train, of_test = find_shared(train, dev), find_shared(dev, test)
+        held_out = Dev(len(dev), _class_rows(dev), _lengths(dev), of_train, of_test)
     kind = train.kind
     duplicates = find_duplicates(train, test)
     sketches = Sketches(Joined.of(train.sequences), Joined.of(test.sequences))
@@ -145,6 +197,7 @@ def audit(train: LabelledSet, test: LabelledSet) -> Audit:
         *judge.of_near(nearest, duplicates.exact | duplicates.reverse | twins.any_label),
         *judge.of_made(made, train.classes),
         *judge.of_rules(rules, easy, len(test)),
+        *(judge.of_dev(held_out.test_in_it, held_out.in_train) if held_out is not None else ()),
     ]
     return Audit(
         kind,
@@ -159,15 +212,16 @@ def audit(train: LabelledSet, test: LabelledSet) -> Audit:
         tuple(rules),
         easy,
         tuple(sorted(reasons, key=lambda reason: -LEVELS.index(reason.level))),
+        held_out,
     )
 
 
-def _check(train: LabelledSet, test: LabelledSet) -> None:
-    if train.kind != test.kind or train.classes != test.classes:
+def _check(train: LabelledSet, other: LabelledSet, what: str = "test") -> None:
+    if train.kind != other.kind or train.classes != other.classes:
         raise UserError(
-            "audit: found a train and a test set of other kinds or classes, wanted the same; read both alike"
+            f"audit: found a train and a {what} set of other kinds or classes, wanted the same; read both alike"
         )
-    for name, data in (("train", train), ("test", test)):
+    for name, data in (("train", train), (what, other)):
         if len(data) < 2:
             raise UserError(f"audit: found {len(data)} sequences to {name} on, wanted two or more")
 

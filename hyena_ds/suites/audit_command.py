@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from hyena_ds.suites.thresholds import SHORTEST_KMER
 from hyena_ds.text import aligned
 
 if TYPE_CHECKING:
-    from hyena_ds.suites.audit import Audit
+    from hyena_ds.suites.audit import Audit, Dev
 
 FAIL_CODE = 1
 _NAMES = {"mcc": "MCC", "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "r2": "R2", "mse": "MSE"}
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forms = "CSV, TSV or Parquet with sequence,label; a directory with a file per class; FASTA, BED or VCF with labels"
     parser.add_argument("train", metavar="TRAIN", help=forms)
     parser.add_argument("test", metavar="TEST", help="the same, of the test set")
+    parser.add_argument("--dev", metavar="FILE", help="the same, of the set on which a model is chosen")
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"what is predicted (default: {KINDS[0]})")
     parser.add_argument("--genome", metavar="FASTA", help="what intervals are cut from, where a file has no sequences")
     parser.add_argument("--sequence", metavar="COLUMN", default=SEQUENCE, help=f"of sequences (default: {SEQUENCE})")
@@ -58,10 +60,13 @@ def _audit(parsed: argparse.Namespace) -> int:
     options = {"genome": parsed.genome, "sequence": parsed.sequence, "label": parsed.label}
     train = read_labelled(parsed.train, parsed.kind, **options)
     test = read_labelled(parsed.test, parsed.kind, classes=train.classes, **options)
-    found = audit(train, test)
+    dev = None if parsed.dev is None else read_labelled(parsed.dev, parsed.kind, classes=train.classes, **options)
+    found = audit(train, test, dev)
     print("\n".join(map(in_one_line, described(found))))
     if parsed.json is not None:
-        about = {"train_file": parsed.train, "test_file": parsed.test, **found.as_dict()}
+        files = {"train_file": parsed.train, "test_file": parsed.test}
+        files |= {} if dev is None else {"dev_file": parsed.dev}
+        about = {**files, **found.as_dict()}
         write_whole(Path(parsed.json), json.dumps(about, indent=1) + "\n")
     return FAIL_CODE if found.verdict == "FAIL" else 0
 
@@ -83,6 +88,8 @@ def described(found: Audit) -> list[str]:
     if twins["places_known"]:
         rows.append(["overlapping by half or more", _of(twins["test"], m), "", ""])
         rows.append(["  with another label", _of(twins["other_label"], m), "", ""])
+    if found.dev is not None:
+        rows = [[*row, *cells] for row, cells in zip(rows, _of_dev(rows, found.dev, m), strict=True)]
     lines += ["", *aligned(rows, left=(0,))]
     metrics = _SHOWN[found.kind]
     titles = ["row zero", "", *(_NAMES.get(name, name.replace("_", " ").replace("au", "AU")) for name in metrics)]
@@ -96,9 +103,21 @@ def described(found: Audit) -> list[str]:
     ]
 
 
+def _of_dev(rows: list[list[str]], dev: Dev, tests: int) -> Iterator[list[str]]:
+    """Two cells more of each row of the table of what is shared."""
+    about = dev.as_dict()
+    keys = {"equal": "exact", "equal on the other strand": "reverse_complement"}
+    for title, *_ in rows:
+        key = "near" if title.startswith("near") else "twins" if title.startswith("over") else keys.get(title)
+        sides = (("dev_in_train", "dev in train", dev.rows), ("test_in_dev", "test in dev", tests))
+        yield [_of(about[side][key], count) if key else "" if title else name for side, name, count in sides]
+
+
 def _sides(found: Audit) -> list[list[str]]:
-    sides = []
-    for name, rows, lengths, counts in zip(("train", "test"), found.rows, found.lengths, found.class_rows, strict=True):
+    sides, dev = [], found.dev
+    of = [*zip(("train", "test"), found.rows, found.lengths, found.class_rows, strict=True)]
+    of += [] if dev is None else [("dev", dev.rows, dev.lengths, dev.class_rows)]
+    for name, rows, lengths, counts in of:
         each = ", ".join(f"{label} {count:,}" for label, count in zip(found.classes, counts, strict=False))
         sides.append([name, f"{rows:,}", *(f"{length:,}" for length in lengths), in_one_line(each, MOST_QUOTED) or "-"])
     return sides

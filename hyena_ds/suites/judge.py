@@ -13,7 +13,7 @@ import numpy as np
 from hyena_ds.suites import thresholds as at
 from hyena_ds.suites.made import Made
 from hyena_ds.suites.row_zero import LENGTH, Rule
-from hyena_ds.suites.shared import Duplicates, Flags, Nearest, Twins
+from hyena_ds.suites.shared import Duplicates, Flags, Nearest, Shared, Twins
 from hyena_ds.suites.thresholds import Verdict
 
 _METRICS = {"mcc": "MCC", "pearson": "Pearson", "median_auroc": "median AUROC"}
@@ -69,6 +69,32 @@ def of_near(found: Nearest, said: Flags) -> Iterator[Reason]:
         besides = " besides" if said.any() else ""
         text = f"{share(alone, test)} of the test sequences{besides} share half or more of their {found.k}-mers with one of train"
         yield Reason("FAIL" if alone > at.NEAR_FAIL * test else "WARN", text)
+
+
+def of_dev(of_test: Shared, of_dev: Shared) -> Iterator[Reason]:
+    """What test shares with dev, and dev with train: a model is chosen on dev, which then is part of test, or of train."""
+    sides: tuple[tuple[Shared, str, str, Verdict], ...] = (
+        (of_test, "test", "dev, on which a model is chosen", "FAIL"),
+        (of_dev, "dev", "train, so that a model is chosen that has learnt train by heart", "WARN"),
+    )
+    for found, name, where, level in sides:
+        rows, count = len(found.equal), int(np.count_nonzero(found.equal))
+        if count > at.DUPLICATES * rows:
+            yield Reason(level, f"{share(count, rows)} of the {name} sequences are in {where}")
+        elif count and level == "FAIL":
+            yield Reason("WARN", f"{share(count, rows)} of the {name} sequences are in {where}")
+        other = where.partition(",")[0]
+        for flags, threshold, how in (
+            (found.twin & ~found.equal, at.TWINS, f"overlap one of {other} by half or more"),
+            (
+                found.near & ~found.twin & ~found.equal,
+                at.NEAR_WARN,
+                f"share half or more of their {found.k}-mers with one of {other}",
+            ),
+        ):
+            alike = int(np.count_nonzero(flags))
+            if alike > threshold * rows:
+                yield Reason("WARN", f"{share(alike, rows)} of the {name} sequences{' besides' if count else ''} {how}")
 
 
 def of_made(found: Sequence[Made], classes: Sequence[str]) -> Iterator[Reason]:

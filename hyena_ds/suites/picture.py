@@ -13,7 +13,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.plots import COLOURS, GREY, INK, MARKERS, dress, panels
 from hyena_ds.suites.plan import Plan
 from hyena_ds.suites.scores import TaskScores
-from hyena_ds.suites.table import ZERO
+from hyena_ds.suites.table import ONE, ZERO
 
 _INCHES = 0.42
 """Height of a task."""
@@ -41,7 +41,7 @@ def _draw(axes: Any, plan: Plan, drawn: list[TaskScores]) -> None:
             label = f"{ZERO}, the best rule without a model" if place == 0 else None
             zero = found.row_zero[1]
             axes.plot([zero, zero], [place - 0.38, place + 0.38], color=INK, linewidth=2.5, label=label)
-        for score in plan.suite.published_of(found.task):
+        for score in plan.suite.published_of(found.task, found.group):
             if score.metric == found.task.metric:
                 compares = score.why_not_comparable is None
                 face = GREY if compares else "none"
@@ -60,7 +60,18 @@ def _draw(axes: Any, plan: Plan, drawn: list[TaskScores]) -> None:
             capsize=2,
             label=row,
         )
-    if any(plan.suite.published_of(found.task) for found in drawn):
+        ones = [(place, one) for place, one in points if one.is_one]
+        axes.plot(
+            [one.mean for _, one in ones],
+            [place - 0.3 + number * apart if len(models) > 1 else place for place, _ in ones],
+            "x",
+            color=INK,
+            markersize=5,
+            zorder=3,
+        )
+    if any(one.is_one and one.mean is not None for found in drawn for one in found.rows):
+        axes.plot([], [], "x", color=INK, linestyle="none", label=f"crossed out: {ONE}, no seed in it")
+    if any(plan.suite.published_of(found.task, found.group) for found in drawn):
         axes.plot([], [], "d", color=GREY, linestyle="none", label="published, comparable")
         axes.plot([], [], "d", color=GREY, markerfacecolor="none", linestyle="none", label="published, not comparable")
     dress(axes, "", label="score by the task's metric")
@@ -71,4 +82,4 @@ def _draw(axes: Any, plan: Plan, drawn: list[TaskScores]) -> None:
 
 def _named(found: TaskScores) -> str:
     verdict = found.prepared.verdict if found.prepared is not None else None
-    return f"{found.task.name} ({found.task.metric}{f', audit {verdict}' if verdict else ''})"
+    return f"{found.name} ({found.task.metric}{f', audit {verdict}' if verdict else ''})"

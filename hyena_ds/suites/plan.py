@@ -26,13 +26,22 @@ from hyena_ds.redaction import redacted
 from hyena_ds.runs.directory import SUMMARY
 from hyena_ds.suites.schema import RANDOM, SuiteConfig, SuiteModel, SuiteTask, load_suite
 
-_FROZEN = {"full": "false", "head": "backbone", "probe": "probe"}
-TREES = (
-    "boosted trees are not trained here; `hyena-ds embed` gives their features, and XGBoost or scikit-learn trains them"
-)
-"""Why a row of trees has no runs."""
+_FROZEN = {"full": "false", "head": "backbone", "probe": "probe", "trees": "trees"}
 _OURS = ("name", "output", "resume", "seed", "initialize_from")
-_OF_TASK = ("kind", "train", "valid", "test", "genome", "sequence", "label", "metric", "rows", "frozen", "like")
+_OF_TASK = (
+    "kind",
+    "train",
+    "valid",
+    "test",
+    "genome",
+    "sequence",
+    "label",
+    "metric",
+    "rows",
+    "groups",
+    "frozen",
+    "like",
+)
 _ODD = re.compile(r"[^\w.+-]")
 """Characters of a row's name that its directories do not have."""
 _SHAPE = {"width": 8, "layers": 1, "maximum_context": 64}
@@ -102,7 +111,7 @@ class Plan:
         model = self.suite.models[row]
         if model.tasks and task.name not in model.tasks:
             return "this row is of other tasks"
-        return TREES if model.training == "trees" else None
+        return None
 
     def chosen(self, tasks: Sequence[str], rows: Sequence[str]) -> list[SuiteRun]:
         """The runs of tasks whose names match one of the patterns, and of these rows; all where none are named.
@@ -131,7 +140,7 @@ def load_plan(file: str, overrides: list[str]) -> Plan:
     places: dict[Path, str] = {}
     for task in suite.tasks:
         for row, model in suite.rows_of(task):
-            for seed in suite.seeds if model.training != "trees" else ():
+            for seed in suite.seeds:
                 directory = suite.directory / "runs" / task.name / f"{_ODD.sub('_', row)}-{seed}"
                 run = _run(file, suite, task, row, model, seed, directory, len(runs))
                 if directory in places:
@@ -187,7 +196,7 @@ def _task(suite: SuiteConfig, task: SuiteTask) -> dict[str, Any]:
     if task.valid_fraction is not None:
         files["valid"] = str(task.valid_fraction)
     said = {"genome": task.genome and str(suite.path(task.genome))}
-    said |= {name: getattr(task, name) for name in ("sequence", "label", "rows")}
+    said |= {name: getattr(task, name) for name in ("sequence", "label", "rows")} | {"groups": task.groups or None}
     return {
         "kind": task.kind,
         **files,

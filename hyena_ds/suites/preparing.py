@@ -3,7 +3,7 @@
     recipe --hyena-ds prep task--> files --digests--> known already? --no--> audit of train against test, row zero
     --> OUTPUT/NAME/tasks/TASK.json: {digests, audit, row_zero} or {error}
 
-The audit is of the whole train set. Row zero is fitted on what the models train on: where a task draws rows, on those of the
+The audit is of the whole train set, and of the validation set where that is a file. Row zero is fitted on what the models train on: where a task draws rows, on those of the
 first seed. Takes no torch.
 """
 
@@ -103,11 +103,14 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     digests = {split: digest(str(path)) for split, path in files.items()}
     (first, *_) = plan.runs_of(task)
     about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
-    if all(kept.get(name) == value for name, value in about.items()) and "audit" in kept:
+    judged = kept.get("audit")
+    same = isinstance(judged, dict) and ("dev" in judged) == ("valid" in files)
+    if same and all(kept.get(name) == value for name, value in about.items()):
         return kept
     train = read_labels(first.config, files["train"])
     test = read_labels(first.config, files["test"], train.classes)
-    whole = zero = audit(train, test)
+    dev = read_labels(first.config, files["valid"], train.classes) if "valid" in files else None
+    whole = zero = audit(train, test, dev)
     drawn = len(train)
     if task.rows is not None and task.rows < len(train):
         part = read_sets(first.config, first.seed).train

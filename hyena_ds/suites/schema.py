@@ -92,8 +92,8 @@ class SuiteTask(Bounded):
     rows: Annotated[int | None, Bound(1, MOST)] = None
     """Rows of the train set that are drawn with the run's seed; by default all. The table says so."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Sets of outputs of a multilabel task that others score apart, by what their names begin with; published scores name them
-    TASK/GROUP, and stand beside ours, which is of all outputs, as not comparable."""
+    """Sets of outputs of a multilabel task that are scored apart, by what their names begin with; the tables and published scores
+    name them TASK/GROUP."""
     leaks: str | None = None
     """What is known to be wrong with the split; the table marks the task. The audit is run all the same."""
     differs: str | None = None
@@ -228,6 +228,12 @@ class SuiteConfig(Bounded):
         """Settings of the fine-tuning config of a row and a task: the row's before the task's before the suite's."""
         return {**self.settings, **task.settings, **self.models[row].settings}
 
+    def is_one_measurement(self, row: str, task: SuiteTask) -> bool:
+        """Whether nothing of a row depends on the seed: given weights stay as they are, and all files are given as a whole."""
+        model = self.models[row]
+        fitted = model.training in ("probe", "trees") and model.initialize_from != RANDOM
+        return fitted and task.rows is None and task.valid_fraction is None
+
     def path(self, place: str) -> Path:
         """Where a path of a task is. Raises UserError where a variable that it names is not set."""
         return Path(_expanded(self.data), _expanded(place)).expanduser()
@@ -287,8 +293,7 @@ class PublishedScore:
         """What differs from our runs of the task; None where nothing is known to."""
         drawn = None if self.task.rows is None else f"we train on {self.task.rows:,} rows"
         metric = None if self.metric == self.task.metric else f"it is {self.metric}"
-        part = None if self.name == self.task.name else "it is of a part of the outputs, ours is of all"
-        said = [text for text in (metric, part, drawn, self.task.differs, self.table.differs) if text]
+        said = [text for text in (metric, drawn, self.task.differs, self.table.differs) if text]
         return "; ".join(said) or None
 
 

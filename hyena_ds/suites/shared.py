@@ -204,3 +204,26 @@ def _overlap(train: LabelledSet, row: int, test: LabelledSet, test_row: int) -> 
     mine, theirs = test.places[test_row], train.places[row]
     assert mine is not None and theirs is not None
     return min(mine.end, theirs.end) - max(mine.start, theirs.start)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a set of m sequences shares with another one."""
+
+    equal: Flags
+    """(m): in the other set, on either strand."""
+    reverse: Flags
+    """(m): on the other strand only."""
+    twin: Flags
+    """(m): with a place that overlaps one of the other set by ALIKE or more."""
+    near: Flags
+    """(m): with ALIKE or more of the long k-mers of one."""
+    k: int
+
+
+def find_shared(other: LabelledSet, mine: LabelledSet) -> Shared:
+    """What sequences of `mine` share with those of `other`."""
+    duplicates, sketches = find_duplicates(other, mine), Sketches(Joined.of(other.sequences), Joined.of(mine.sequences))
+    near = (_best(Index(sketches.train), sketches.test)[1] >= ALIKE) & (sketches.k >= SHORTEST_KMER)
+    twin = find_twins(other, mine, sketches).any_label
+    return Shared(duplicates.exact | duplicates.reverse, duplicates.reverse, twin, near, sketches.k)

@@ -22,6 +22,8 @@ from hyena_ds.sweeps.results import COMPLETE
 from hyena_ds.text import aligned, counted, markdown_table
 
 ZERO = "row zero"
+ONE = "one measurement"
+BEST = " *"
 NOT_COMPARABLE = "not comparable"
 _MOST_SAID = 400
 """Characters of a cell."""
@@ -51,14 +53,22 @@ class Table:
 
 def tables_of(plan: Plan, scores: list[TaskScores]) -> list[Table]:
     """All of them; the first is the one that is looked at first."""
-    return [_scored(plan, scores), _audits(scores), _pairs(scores), _published(plan, scores), _not_run(scores)]
+    wholes = [found for found in scores if found.group is None]
+    return [
+        _scored(plan, scores),
+        _errors(scores),
+        _audits(wholes),
+        _pairs(scores),
+        _published(plan, scores),
+        _not_run(scores),
+    ]
 
 
 def markdown_of(plan: Plan, scores: list[TaskScores]) -> str:
     """The text of results.md."""
     suite, complete = (
         plan.suite,
-        sum(one.status == COMPLETE for task in scores for row in task.rows for one in row.runs),
+        sum(one.status == COMPLETE for task in scores if task.group is None for row in task.rows for one in row.runs),
     )
     lines = [f"# {suite.name}", "", f"{complete:,} of {counted(len(plan.runs), 'run')} complete.", ""]
     lines += [f"Protocol: {suite.protocol}", ""] if suite.protocol else []
@@ -77,29 +87,23 @@ def shown(mean: float | None, deviation: float | None = None) -> str:
 def _scored(plan: Plan, scores: list[TaskScores]) -> Table:
     rows = []
     for found in scores:
-        zero, prepared = found.row_zero, found.prepared
-        train, test = (f"{count:,}" for count in prepared.rows) if prepared and prepared.rows else ("-", "-")
-        verdict = prepared.verdict if prepared is not None and prepared.verdict else "-"
+        zero, best = found.row_zero, None if found.zero_wins else found.best
+        verdict = found.prepared.verdict if found.prepared is not None and found.prepared.verdict else "-"
         rows.append(
             [
-                found.task.name,
+                found.name,
                 found.task.metric,
-                f"{train}, drawn" if found.task.rows and train != "-" else train,
-                test,
-                f"{verdict}, known to leak" if found.task.leaks else verdict,
-                f"{shown(zero[1])} ({zero[0]})" if zero else "-",
-                *(_cell(row) for row in found.rows),
-                winner(found),
-                ", ".join(_beside(plan, found)) or "-",
+                "-" if found.group is not None else f"{verdict}, known" if found.task.leaks else verdict,
+                shown(zero[1] if zero else None) + (BEST if found.zero_wins else ""),
+                *(_cell(row) + (BEST if row is best else "") for row in found.rows),
             ]
         )
-    titles = ("task", "metric", "train", "test", "audit", ZERO, *plan.suite.models, "best", "published")
+    titles = ("task", "metric", "audit", ZERO, *plan.suite.models)
     note = (
-        "Train and test are numbers of sequences; «drawn» is a part of the train set, chosen by the seed. Row zero is the best "
-        "rule without a model by the task's metric on the test set itself, so an upper bound for rules. Scores are of the test "
-        "set, opened once a run by the weights that were best on the validation split: mean ± standard deviation over seeds. A "
-        "score on a task whose audit says FAIL says little about biology. Published is the first score of the suite's file, and the first "
-        "re-run by others; the table Published has all of them, and why they do not compare."
+        f"Scores are of the test set, opened once a run by the weights that were best on the validation split: mean ± standard "
+        f"deviation over seeds.{BEST} is the best of a task. «{ONE}»: nothing of that row depends on the seed, so its runs are one. Row "
+        "zero is the best rule without a model by the task's metric on the test set itself, so an upper bound for rules. A score "
+        "on a task whose audit says FAIL says little about biology; «known» is a task whose suite says that it leaks."
     )
     return Table("Scores", titles, rows, note)
 
@@ -108,28 +112,34 @@ def _cell(row: RowScores) -> str:
     if not row.runs:
         return "not run"
     done = len(row.by_seed)
+    if row.is_one and done:
+        return f"{shown(row.mean)} ({ONE})"
     part = (
         f" ({done} of {counted(len(row.runs), 'seed')})" if done < len(row.runs) else " (1 seed)" if done == 1 else ""
     )
     return f"{shown(row.mean, row.deviation)}{part}"
 
 
-def winner(found: TaskScores) -> str:
-    """What is best of a task, row zero included."""
-    if found.zero_wins:
-        return "row zero wins"
-    return "-" if found.best is None else found.best.row
-
-
-def _beside(plan: Plan, found: TaskScores) -> Iterator[str]:
-    """The first that is published, and the first independent re-run."""
-    published = plan.suite.published_of(found.task)
-    again = next((score for score in published if score.table.independent), None)
-    for score in [*published[:1], *([again] if again and again is not published[0] else [])]:
-        what = ["re-run"] if score.table.independent else []
-        what += [score.metric] if score.metric != found.task.metric else []
-        mark = f" ({NOT_COMPARABLE})" if score.why_not_comparable else ""
-        yield " ".join([*what, shown(score.score, score.spread)]) + mark
+def _errors(scores: list[TaskScores]) -> Table:
+    rows = []
+    for found in scores:
+        zero, prepared = found.row_zero, found.prepared
+        train, test = (f"{count:,}" for count in prepared.rows) if prepared and prepared.rows else ("-", "-")
+        sizes = [f"{train}, drawn" if found.task.rows and train != "-" else train, test]
+        if zero is not None:
+            rows.append([found.name, f"{ZERO}: {zero[0]}", shown(zero[1]), "-", "-", "-", *sizes])
+        for row in found.rows:
+            if row.mean is not None:
+                seeds = ONE if row.is_one else str(len(row.by_seed))
+                rows.append([found.name, row.row, *map(shown, (row.mean, row.deviation, row.sampling)), seeds, *sizes])
+    note = (
+        "Over seeds: standard deviation of the runs, which differ in first weights, order, and, where they are drawn, in train "
+        "sequences and validation split. Of the test set: standard error that its size brings, by drawing its sequences anew; "
+        "rows of a task share their test set, so their differences have less. Train and test are numbers of sequences; «drawn» is a part "
+        "of the train set, chosen by the seed."
+    )
+    titles = ("task", "row", "score", "over seeds", "of the test set", "seeds", "train", "test")
+    return Table("Scores and their errors", titles, rows, note)
 
 
 def _audits(scores: list[TaskScores]) -> Table:
@@ -153,7 +163,7 @@ def _pairs(scores: list[TaskScores]) -> Table:
             if p is not None:
                 counts.append(n)
             tested = ("-", "-") if t is None or p is None else (f"{t:.2f}", f"{p:.3f}" if p >= 0.001 else "< 0.001")
-            rows.append([found.task.name, f"{pair.first} - {pair.second}", f"{pair.mean:+.3f}", str(n), *tested])
+            rows.append([found.name, f"{pair.first} - {pair.second}", f"{pair.mean:+.3f}", str(n), *tested])
     return Table(
         "Rows against each other", ("task", "rows", "difference", "seeds", "t", "p"), rows, paired_note(counts)
     )
@@ -178,9 +188,8 @@ def paired_note(counts: list[int]) -> str:
 def _published(plan: Plan, scores: list[TaskScores]) -> Table:
     rows = []
     for found in scores:
-        for group in (None, *found.task.groups):
-            for score in plan.suite.published_of(found.task, group):
-                rows.append([score.name, *_of_published(score)])
+        for score in plan.suite.published_of(found.task, found.group):
+            rows.append([score.name, *_of_published(score)])
     note = "Shares of 1. A re-run is by others than the model's authors."
     return Table("Published", ("task", "model", "score", "of", "compares", "source"), rows, note)
 
@@ -201,17 +210,18 @@ def _of_published(score: PublishedScore) -> list[str]:
 
 def _not_run(scores: list[TaskScores]) -> Table:
     rows = []
+    scored = {one.run.number for found in scores for row in found.rows for one in row.runs if one.score is not None}
     for found in scores:
         error = found.prepared.error if found.prepared is not None else None
         for row in found.rows:
-            if row.why is not None:
-                rows.append([found.task.name, row.row, "-", "left out", row.why])
+            if row.why is not None and found.group is None:
+                rows.append([found.name, row.row, "-", "left out", row.why])
             groups: dict[tuple[str, str], list[str]] = {}
             for one in row.runs:
-                if one.score is None:
+                if one.score is None and (found.group is None or one.run.number in scored):
                     said = error if error and one.status == NOT_STARTED else one.error
                     groups.setdefault((one.status, said or ""), []).append(str(one.run.seed))
-            rows += [[found.task.name, row.row, ", ".join(seeds), *key] for key, seeds in groups.items()]
+            rows += [[found.name, row.row, ", ".join(seeds), *key] for key, seeds in groups.items()]
     return Table("Not in the table", ("task", "row", "seeds", "status", "why"), rows, "")
 
 
@@ -223,7 +233,9 @@ _COLUMNS = (
         "row",
         "mean",
         "deviation",
+        "standard_error",
         "seeds",
+        "measurements",
         "scores",
         "train",
         "test",
@@ -247,7 +259,7 @@ def write_csv(file: Path, plan: Plan, scores: list[TaskScores]) -> None:
 def _csv_rows(plan: Plan, found: TaskScores) -> Iterator[dict[str, object]]:
     prepared, zero = found.prepared, found.row_zero
     train, test = prepared.rows if prepared is not None and prepared.rows else (None, None)
-    about: dict[str, object] = {"task": found.task.name, "metric": found.task.metric, "train": train, "test": test}
+    about: dict[str, object] = {"task": found.name, "metric": found.task.metric, "train": train, "test": test}
     about |= {"audit": prepared.verdict if prepared is not None else None, "row_zero_wins": found.zero_wins}
     if zero is not None:
         yield {**about, "what": ZERO, "row": zero[0], "mean": zero[1]}
@@ -259,21 +271,21 @@ def _csv_rows(plan: Plan, found: TaskScores) -> Iterator[dict[str, object]]:
             "row": row.row,
             "mean": row.mean,
             "deviation": row.deviation,
+            "standard_error": row.sampling,
             "seeds": len(row.by_seed),
+            "measurements": min(1, len(row.by_seed)) if row.is_one else len(row.by_seed),
             "scores": " ".join(f"{seed}:{score:.6g}" for seed, score in row.by_seed.items()),
             "status": row.why or "; ".join(states),
         }
-    for group in (None, *found.task.groups):
-        for score in plan.suite.published_of(found.task, group):
-            yield {
-                **about,
-                "task": score.name,
-                "metric": score.metric,
-                "what": "published",
-                "row": score.table.model,
-                "mean": score.score,
-                "deviation": score.spread,
-                "seeds": score.table.seeds,
-                "compares": f"{NOT_COMPARABLE}: {score.why_not_comparable}" if score.why_not_comparable else "yes",
-                "source": score.table.source,
-            }
+    for score in plan.suite.published_of(found.task, found.group):
+        yield {
+            **about,
+            "metric": score.metric,
+            "what": "published",
+            "row": score.table.model,
+            "mean": score.score,
+            "deviation": score.spread,
+            "seeds": score.table.seeds,
+            "compares": f"{NOT_COMPARABLE}: {score.why_not_comparable}" if score.why_not_comparable else "yes",
+            "source": score.table.source,
+        }

@@ -39,16 +39,17 @@ def write_results(plan: Plan) -> tuple[list[str], list[TaskScores]]:
 
 def _page(plan: Plan, scores: list[TaskScores], image: Path) -> str:
     suite = plan.suite
-    runs = [one for found in scores for row in found.rows for one in row.runs]
+    wholes = [found for found in scores if found.group is None]
+    runs = [one for found in wholes for row in found.rows for one in row.runs]
     complete, failed = (sum(one.status.startswith(state) for one in runs) for state in (COMPLETE, "failed"))
     state, kind = (
         ("complete", "good") if complete == len(runs) else ("failed runs", "bad") if failed else ("unfinished", "open")
     )
     known = [found.zero_wins for found in scores if found.zero_wins is not None]
-    verdicts = [found.prepared.verdict for found in scores if found.prepared is not None and found.prepared.verdict]
+    verdicts = [found.prepared.verdict for found in wholes if found.prepared is not None and found.prepared.verdict]
     cards = [
         ("runs", f"{complete:,}", f"of {len(runs):,} complete, {failed:,} failed"),
-        ("tasks", f"{len(scores):,}", f"{len(suite.models):,} rows, {len(suite.seeds):,} seeds"),
+        ("tasks", f"{len(wholes):,}", f"{len(suite.models):,} rows, {len(suite.seeds):,} seeds"),
         ("audits", f"{verdicts.count('FAIL'):,} FAIL", f"{verdicts.count('WARN'):,} WARN, {verdicts.count('OK'):,} OK"),
         ("row zero wins", f"{sum(known):,}", f"of {len(known):,} tasks with scores"),
     ]

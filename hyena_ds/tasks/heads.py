@@ -59,7 +59,7 @@ class LabelledObjective(Objective):
     """
 
     def __init__(self, model: HyenaDNA, task: TaskConfig, outputs: int, seed: int, class_weights: Tensor | None = None):
-        """`class_weights` (C,) count in training alone: there the loss is a weighted mean."""
+        """`class_weights` (C,), or (K,) of the positives of outputs, count in training alone: there the loss is a weighted mean."""
         super().__init__()
         self.backbone = model.backbone
         self.head = Head(model.config.width, outputs, task.head, seed)
@@ -102,13 +102,15 @@ class LabelledObjective(Objective):
         return loss, known_n.sum() if weights is None else (weights[target_n.clamp(min=0)] * known_n).sum()
 
     def _of_numbers(self, output_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:
-        known_BK = ~target_BK.isnan()
-        target_BK = torch.where(known_BK, target_BK, 0.0)
+        weight_BK = (~target_BK.isnan()).float()
+        target_BK = target_BK.nan_to_num(0.0)
         if self.kind == "multilabel":
             losses_BK = F.binary_cross_entropy_with_logits(output_BK.float(), target_BK, reduction="none")
+            if self.class_weights is not None and torch.is_grad_enabled():
+                weight_BK = weight_BK * torch.where(target_BK == 1, self.class_weights, 1.0)
         else:
             losses_BK = (output_BK.float() - target_BK) ** 2
-        return torch.where(known_BK, losses_BK, 0.0).sum(), known_BK.sum()
+        return (losses_BK * weight_BK).sum(), weight_BK.sum()
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """As of every objective; the head, which has a rate of its own, apart."""

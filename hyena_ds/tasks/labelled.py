@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyena_ds.checkpoints.weights import check_same_shape, find_weights
+from hyena_ds.checkpoints.weights import check_same_shape, read_aloud
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
@@ -58,7 +58,6 @@ from hyena_ds.tasks.outcomes import (
 from hyena_ds.tasks.task import Conclusion, Objective, Task
 from hyena_ds.weights.heads import HEAD, head_header
 from hyena_ds.weights.published import published_tensors
-from hyena_ds.weights.reading import read_weights
 
 _ORDER, _STRAND = range(2)  # what a hash is for
 _UNITS = {
@@ -105,9 +104,8 @@ class LabelledTask(Task):
 
     def initialize(self, objective: Objective) -> None:
         """Load a model's weights under the head. Raises UserError where they do not fit."""
-        path = find_weights(self._config.initialize_from or "")
-        weights = read_weights(path, self._config.model.filter_shift)
-        check_same_shape(path, weights.config, self._config.model)
+        weights = read_aloud(self._config.initialize_from or "", self._config.model.filter_shift)
+        check_same_shape(weights.path, weights.config, self._config.model)
         objective.load_state_dict(weights.parameters, strict=False)
 
     def check_data(self, compute: Compute) -> ShardList:
@@ -174,7 +172,11 @@ class LabelledTask(Task):
         """The sum of the weights of a step's losses."""
         weights, targets = self.sets.class_weights, np.concatenate([np.atleast_1d(each.target) for each in chosen])
         if self._task.kind in ("multilabel", "regression"):
-            return float((~np.isnan(targets)).sum()) or 1.0
+            known = ~np.isnan(targets)
+            if weights is None:
+                return float(known.sum()) or 1.0
+            each = np.where(targets == 1, np.tile(weights, len(chosen)), 1.0)
+            return float(each[known].sum(dtype=np.float64)) or 1.0
         labels = targets[targets != UNLABELLED].astype(np.int64)
         return float(len(labels) if weights is None else weights[labels].sum(dtype=np.float64)) or 1.0
 

@@ -22,6 +22,7 @@ from hyena_ds.data.order import permutation
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line
 from hyena_ds.labelled import LabelledSet, read_labelled
+from hyena_ds.labelled.cards import CARD, is_of_one_strand
 from hyena_ds.labelled.metrics import HIGHER_IS_BETTER, OF_KIND
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.labelled.splitting import validation_split
@@ -55,10 +56,17 @@ class Sets:
 
     @cached_property
     def class_weights(self) -> NDArray[np.float32] | None:
-        """(C,), rows / (classes x rows of the class) of the train set; 0 for a class without any. None: all count the same."""
+        """(C,), rows / (classes x rows of the class) of the train set; 0 for a class without any. None: all count the same.
+
+        Of a multilabel set (K,), what positives of an output weigh where negatives weigh 1: negatives / positives; 1 where one
+        of both is missing.
+        """
         if self.task.class_weights == "none":
             return None
         targets = self.train.targets
+        if self.task.kind == "multilabel":
+            ones, zeros = ((np.asarray(targets) == value).sum(0) for value in (1, 0))
+            return np.where(ones * zeros > 0, zeros / np.maximum(ones, 1), 1).astype(np.float32)
         known = np.concatenate(targets) if isinstance(targets, tuple) else targets
         counts = np.bincount(known[known != UNLABELLED].astype(np.int64), minlength=self.outputs)
         return np.where(counts > 0, counts.sum() / (self.outputs * np.maximum(counts, 1)), 0).astype(np.float32)
@@ -76,6 +84,11 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     task = config if isinstance(config, TaskConfig) else config.task
     assert task is not None
     chosen_by(task)
+    if task.reverse_complement and is_of_one_strand(task.train):
+        raise UserError(
+            f"task.reverse_complement: found true with {task.train}, wanted false: its {CARD} says that a label is of the strand "
+            "that its sequence is written on (strand: forward), so the other strand would be learnt with a wrong label; leave it out"
+        )
     train = read_labels(task, task.train)
     fraction = task.valid_fraction
     if fraction is None:
@@ -83,6 +96,7 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     else:
         of_train, of_valid = validation_split(train, fraction, seed)
         valid, train = train.take(of_valid), train.take(of_train)
+    groups_of(task, train.classes)
     around, pool = tokens_around(task, train), train
     if task.rows is not None and task.rows < len(train):
         train = train.take(np.sort(permutation(len(train), seed, _ROWS)[: task.rows]))
@@ -90,6 +104,20 @@ def read_sets(config: RunConfig | TaskConfig, seed: int) -> Sets:
     if task.kind == "regression" and not (np.nanstd(np.asarray(train.targets, dtype=np.float64), axis=0) > 0).any():
         raise UserError(f"{task.train}: found one and the same number for every sequence, wanted numbers that vary")
     return sets
+
+
+def groups_of(task: TaskConfig, outputs: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
+    """The numbers of the outputs of each of the task's groups. Raises UserError for a group without any."""
+    found = {}
+    for name, beginning in task.groups.items():
+        found[name] = np.flatnonzero([output.startswith(beginning) for output in outputs])
+        if not len(found[name]):
+            shown = in_one_line(", ".join(outputs), MOST_QUOTED)
+            raise UserError(
+                f"task.groups.{in_one_line(name, MOST_QUOTED)}: found no output of {task.train} whose name begins with "
+                f"'{in_one_line(beginning, MOST_QUOTED)}' ({shown}); correct the beginning, or leave the group out"
+            )
+    return found
 
 
 def read_test(task: TaskConfig, classes: tuple[str, ...]) -> LabelledSet:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyena_ds.baselines.markov import bits, markov_losses
-from hyena_ds.checkpoints.weights import check_same_shape, find_weights
+from hyena_ds.checkpoints.weights import check_same_shape, read_aloud
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
@@ -26,7 +26,6 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.tasks.task import Conclusion, Objective, Task
 from hyena_ds.weights.published import published_tensors
-from hyena_ds.weights.reading import read_weights
 
 BASELINE_ORDERS = (0, 2, 5)
 _TITLES = {"loss": "nats a base", "bits_per_base": "bits a base", "perplexity": "perplexity"}
@@ -80,9 +79,8 @@ class NextTokenTask(Task):
 
     def initialize(self, objective: Objective) -> None:
         """Load published weights, a checkpoint's or a run's. Raises UserError where they do not fit the model."""
-        path = find_weights(self._config.initialize_from or "")
-        weights = read_weights(path, self._config.model.filter_shift)
-        check_same_shape(path, weights.config, self._config.model)
+        weights = read_aloud(self._config.initialize_from or "", self._config.model.filter_shift)
+        check_same_shape(weights.path, weights.config, self._config.model)
         objective.load_state_dict(weights.parameters)
 
     def check_data(self, compute: Compute) -> ShardList:

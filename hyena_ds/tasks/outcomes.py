@@ -8,7 +8,8 @@ n sequences, K outputs, L bases of one sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from hyena_ds.config.task import TaskConfig
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import encode, reverse_complement
 from hyena_ds.labelled import LabelledSet
-from hyena_ds.labelled.metrics import measured
+from hyena_ds.labelled.metrics import OF_KIND, measured, of_outputs
 from hyena_ds.labelled.sets import UNLABELLED
+from hyena_ds.labelled.uncertainty import standard_error
 from hyena_ds.monitoring.metrics import finite
-from hyena_ds.tasks.labelled_sets import digest
+from hyena_ds.tasks.labelled_sets import chosen_by, digest, groups_of
 
 PREDICTIONS = "test_predictions.tsv"
 Floats = NDArray[np.float64]
@@ -132,16 +134,44 @@ def record_test(
     predictions = [predictions_of(task.kind, each, scale) for each in outputs]
     write_predictions(directory / PREDICTIONS, task.kind, data, predictions)
     measured = {"loss": mean_loss(task.kind, data, outputs, scale), **measures(task.kind, data, predictions)}
-    summary = {
+    metric = chosen_by(task)[0]
+    metric = OF_KIND[task.kind][0] if metric == "loss" else metric
+    summary: dict[str, Any] = {
         "file": task.test,
         "sha256": digest(task.test),
         "n": len(data),
         "step": step,
         "metrics": finite(measured),
+        "standard_error": _error(task.kind, metric, data.targets, predictions),
         "predictions": PREDICTIONS,
     }
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-    return summary, [f"test set, {len(data):,} sequences, opened once, by the chosen weights: {shown}"]
+    lines = [
+        f"test set, {len(data):,} sequences, opened once, by the chosen weights: {_shown(measured)}"
+        + _error_shown(summary["standard_error"])
+    ]
+    for name, columns in groups_of(task, data.classes).items():
+        parts = np.asarray(data.targets)[:, columns], np.stack(predictions)[:, columns]
+        found = of_outputs(*parts)
+        error = _error(task.kind, metric, *parts)
+        group = {"outputs": len(columns), "metrics": finite(found), "standard_error": error}
+        summary.setdefault("groups", {})[name] = group
+        of = f"{len(columns):,} of its {len(data.classes):,} outputs"
+        lines.append(f"{name}, {of}: {_shown(found)}{_error_shown(error)}")
+    return summary, lines
+
+
+def _error(kind: str, metric: str, targets: Any, predictions: Sequence[Floats]) -> dict[str, float | None]:
+    """The standard error of the metric that weights are chosen by."""
+    parts = predictions if kind == "per_base" else np.stack([*predictions])
+    return finite({metric: standard_error(kind, metric, targets, parts)})
+
+
+def _shown(measured: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+
+
+def _error_shown(error: Mapping[str, float | None]) -> str:
+    return "".join(f"; standard error of {name} {value:.4f}" for name, value in error.items() if value is not None)
 
 
 def write_predictions(file: Path, kind: str, data: LabelledSet, predictions: Sequence[Floats]) -> None:
@@ -171,3 +201,24 @@ def write_predictions(file: Path, kind: str, data: LabelledSet, predictions: Seq
             cells = ["" if np.isnan(value) else f"{value:.6g}" for value in (*label, *found)]
         rows.append("\t".join([name, *cells]))
     write_whole(file, "\n".join(rows) + "\n")
+
+
+def error_from(file: Path, kind: str, metric: str) -> float | None:
+    """The standard error of a metric, from what `write_predictions` wrote of classes or numbers; None where it does not say."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            titles, *rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        table = {name: [row[at] for row in rows] for at, name in enumerate(titles)}
+        if kind == "classification":
+            given = [name for name in titles if name.startswith("probability_")]
+            classes = {name.removeprefix("probability_"): at for at, name in enumerate(given)}
+            targets = np.array([classes[name] for name in table["label"]])
+        elif kind == "regression":
+            given, targets = ["predicted"], np.array(table["label"], dtype=np.float64)
+        else:
+            return None
+        predictions = np.array([table[name] for name in given], dtype=np.float64).T
+        found = standard_error(kind, metric, targets, predictions)
+    except (OSError, ValueError, KeyError, IndexError, csv.Error):
+        return None
+    return found if np.isfinite(found) else None

@@ -16,6 +16,8 @@ import torch
 
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
 from hyena_ds.tasks.task import Objective
+from hyena_ds.training.compiler import leave_out_compiler
+from hyena_ds.training.graphs import GraphedForward
 
 _BUCKET_ELEMENTS = 1 << 24
 
@@ -26,6 +28,9 @@ def build_engine(
     """Wrap an objective, with the weights it has now, for training. `optimizer` replaces AdamW, for tests. Collective."""
     if not config.deepspeed_log:
         quiet()
+    if config.cuda_graphs:
+        objective.forward = GraphedForward(objective)  # type: ignore[method-assign]
+    leave_out_compiler()
     engine, *_ = deepspeed.initialize(
         model=objective,
         optimizer=optimizer or adamw(config.optimizer, objective),

@@ -47,6 +47,7 @@ from hyena_ds.training.convolution import common_convolution
 from hyena_ds.training.ending import conclude
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
+from hyena_ds.training.graphs import check_graphs
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
@@ -100,6 +101,7 @@ def train_on(
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
     choice = common_convolution(config, compute)
+    agreed(lambda: check_graphs(config, compute.device))
     shards = task.check_data(compute)
     agreed(lambda: directory.compare_data(checkpoint, shards))
     patience = 2 * config.watchdog.silence

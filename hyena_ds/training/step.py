@@ -26,7 +26,7 @@ from hyena_ds.data.loader import StepBatch
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.dropout import DropoutKey
-from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.devices import Compute, send
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def train_step(
         mark(f"backward of micro step {number + 1}")
         # The engine's own test for the boundary misfires when accumulation changes between stages.
         engine.set_gradient_accumulation_boundary(filters.last)
-        scale = torch.where(micro_loss.detach().isfinite(), compute.ranks / batch.scored, math.nan)
-        engine.backward(micro_loss * scale, scale_wrt_gas=False)
+        engine.backward(scaled_loss(micro_loss, compute.ranks / batch.scored), scale_wrt_gas=False)
         found = torch.cat((micro_loss.detach().double().view(1), micro_sums[1:]))
         totals = found if totals is None else totals + found
         if filters.last:
@@ -93,14 +92,31 @@ def train_step(
                 engine.set_gradient_accumulation_boundary(False)
             mark("update")
         engine.step()
-    if norm is None:
-        norm = float(engine.get_global_grad_norm())
     assert totals is not None
-    voted = torch.tensor([*votes()], dtype=torch.float64, device=compute.device)
-    everywhere = torch.cat((totals, voted))
+    found_norm = engine.get_global_grad_norm() if norm is None else norm
+    norm, sums = _read_at_the_boundary(totals, votes(), found_norm, compute)
+    means = tuple(total / batch.scored for total in sums[: len(totals)])
+    return StepResult(means[0], norm, tuple(sums[len(totals) :]), means[1:])
+
+
+def _read_at_the_boundary(
+    totals: Tensor, votes: Sequence[float], norm: Tensor | float, compute: Compute
+) -> tuple[float, list[float]]:
+    """(gradient norm, sums over all ranks of `totals` and `votes`): the only values that the host waits for in a step.
+
+    Without ZeRO it has waited for the norm before the update. Collective.
+    """
+    everywhere = torch.cat((totals, send(torch.tensor([*votes], dtype=torch.float64), compute.device)))
     dist.all_reduce(everywhere)
-    means = tuple(total / batch.scored for total in everywhere[: len(totals)].tolist())
-    return StepResult(means[0], norm, tuple(everywhere[len(totals) :].tolist()), means[1:])
+    if not isinstance(norm, Tensor):
+        return float(norm), everywhere.tolist()
+    *sums, found = torch.cat((everywhere, norm.detach().to(everywhere).view(1))).tolist()
+    return found, sums
+
+
+def scaled_loss(loss: Tensor, scale: float) -> Tensor:
+    """The loss to back-propagate; every gradient of a loss that is not finite is NaN."""
+    return loss * torch.where(loss.detach().isfinite(), scale, math.nan)
 
 
 def _unsharded_norm(engine: deepspeed.DeepSpeedEngine) -> float:

@@ -1,6 +1,7 @@
 """The head of a fine-tuned model, beside the model in its weights.safetensors.
 
 header: head = {kind, pool, classes[, mean, deviation]}; tensors head.hidden.*, head.output.* --read_head--> TaskHead
+header: head = {kind, pool, classes, trees: trees.json}: boosted trees, which stand beside the weights and are no layers
 header: in_context = {prompt, demonstrations_per_class, label_tokens, classes}; tensor head.prompt
 """
 
@@ -26,6 +27,8 @@ PROMPT = f"{HEAD}.prompt"
 """Key of the embeddings before every sequence, (N, D)."""
 IN_CONTEXT = "in_context"
 """Key of a header that says what stands around the sequences."""
+TREES = "trees.json"
+"""Beside the weights, where boosted trees read the states: XGBoost's own JSON."""
 _OUTPUT, _HIDDEN = f"{HEAD}.output", f"{HEAD}.hidden"
 
 
@@ -62,12 +65,18 @@ class TaskHead:
 
 
 def head_header(
-    kind: str, pool: str, classes: Sequence[str], scale: tuple[Sequence[float], Sequence[float]] | None = None
+    kind: str,
+    pool: str,
+    classes: Sequence[str],
+    scale: tuple[Sequence[float], Sequence[float]] | None = None,
+    trees: str | None = None,
 ) -> dict[str, str]:
-    """What the header of weights says of a head."""
+    """What the header of weights says of a head; `trees` is the file of boosted trees, which it may be."""
     said: dict[str, Any] = {"kind": kind, "pool": pool, "classes": list(classes)}
     if scale is not None:
         said |= {"mean": list(scale[0]), "deviation": list(scale[1])}
+    if trees is not None:
+        said["trees"] = trees
     return {HEAD: json.dumps(said)}
 
 
@@ -80,7 +89,7 @@ def prompt_header(prompt: int, demonstrations: int, label_tokens: str, classes: 
 def read_head(path: Path) -> TaskHead | None:
     """The head in a file of weights; None where there is none.
 
-    Raises UserError where it is not whole, or reads behind a prompt, without which it is worth nothing.
+    Raises UserError where it is not whole, is boosted trees, or reads behind a prompt, without which it is worth nothing.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -98,6 +107,11 @@ def read_head(path: Path) -> TaskHead | None:
         return None
     try:
         said = json.loads(text)
+        if "trees" in said:
+            raise UserError(
+                f"{path}: found boosted trees on the model's states, wanted a head of layers: no other program's model has a place "
+                f"for trees; XGBoost opens {TREES} beside it, and `hyena-ds embed` gives the states that they read"
+            )
         kind, pool, classes = str(said["kind"]), str(said["pool"]), tuple(map(str, said["classes"]))
         scale = None
         if kind == "regression":

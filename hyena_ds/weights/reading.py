@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hyena_ds.config.limits import MOST_LAYERS
 from hyena_ds.config.loading import Invalid
@@ -29,6 +30,7 @@ from hyena_ds.text import counted
 from hyena_ds.weights.archive import OLD, ZIP, open_archive
 from hyena_ds.weights.derived import check_derived
 from hyena_ds.weights.folder import Told, read_told
+from hyena_ds.weights.heads import PROMPT
 from hyena_ds.weights.layouts import EMBEDDING, HEAD, Found, Stored, find_layout
 from hyena_ds.weights.published import (
     DERIVED,
@@ -126,6 +128,11 @@ def read_weights(path: str | Path, shift: float | None = None) -> Weights:
         chosen = choose_shift(config, parameters)
         config, shift_from = replace(config, filter_shift=chosen.shift), str(chosen)
         notes.append(f"nothing says the filter's shift: took {chosen.shift:g}, {chosen}; `shift` overrides it")
+    if PROMPT in tensors:
+        notes.append(
+            "it was trained to read sequences behind a soft prompt, which is left out: it reads them alone, as it did before the "
+            "prompt was trained"
+        )
     return Weights(path, found.layout.name, config, parameters, shift_from, keys, found.left_out, tuple(notes))
 
 
@@ -227,8 +234,20 @@ def _beside(layers: int) -> set[str]:
 
 
 def _skeleton(config: ModelConfig) -> HyenaDNA:
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return HyenaDNA(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """New parameters have no values: where there is no memory either, torch draws them through its compiler, whose import
+    takes more than a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        named = named or {}
+        draws = getattr(function, "__module__", "") == nn.init.__name__
+        return named["tensor"] if draws else function(*arguments, **named)
 
 
 def _check(found: Found, name: str, shape: tuple[int, ...]) -> None:

@@ -43,6 +43,8 @@ class Counted(TorchDispatchMode):
         if function.is_view or "empty" in name or name in ("_unsafe_view", "detach", "alias", "lift_fresh"):
             return result
         read = {id(t): t for t in tree_flatten(args)[0] if isinstance(t, Tensor)}
+        if name == "new_full":  # of its template only the type is read
+            read.clear()
         written = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
         if name == "copy_":  # what was there is not read; a copy of a view to itself is none
             if args[0].data_ptr() == args[1].data_ptr():

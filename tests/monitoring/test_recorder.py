@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from contextlib import closing
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.files.rows import METRICS, read_rows
-from hyena_ds.monitoring.events import Events
+from hyena_ds.monitoring.events import Events, framed
 from hyena_ds.monitoring.monitors import Monitors, _drop_after
 from hyena_ds.monitoring.progress import Progress
 from hyena_ds.monitoring.recorder import Recorder
@@ -89,6 +92,15 @@ def test_what_somebody_removes_is_made_again(name: str, tmp_path: Path, capsys: 
 def curve(directory: Path) -> dict[int, float]:
     events = EventAccumulator(str(directory)).Reload()
     return {event.step: pytest.approx(event.value, rel=1e-6) for event in events.Scalars("train/loss")}
+
+
+def test_records_are_those_of_tensorboard_s_own_writer() -> None:
+    events = [Event(step=step, file_version="\xff" * step) for step in range(0, 400, 57)]
+    wanted = io.BytesIO()
+    writer = RecordWriter(wanted)
+    for event in events:
+        writer.write(event.SerializeToString())
+    assert framed(events) == wanted.getvalue()
 
 
 def test_a_resumed_run_goes_on_in_the_same_curve_without_what_it_does_again(tmp_path: Path) -> None:

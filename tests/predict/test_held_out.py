@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
-from hyena_ds.data.identity import SHARDS, ShardList
+from hyena_ds.data.identity import SHARDS, ListedShard, ListedSource, ShardList
 from hyena_ds.data.shards import read_index
 from hyena_ds.predict.export import export
 from hyena_ds.predict.held_out import HELD_OUT, TRAINED_ON, UNKNOWN, shared_bases, spans_of, verdict_of
@@ -154,6 +154,47 @@ def test_what_does_not_know_its_training_is_exported_without(tmp_path: Path) -> 
     weights, _ = save_model(tmp_path)
     export(weights, tmp_path / "folder", "huggingface")
     assert not (tmp_path / "folder" / TRAINING).exists()
+
+
+def test_a_fine_tuned_model_says_what_its_backbone_was_trained_on(trained: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    export(trained, base, "huggingface")
+    spans = {"A": [(100, 130)]}
+    wanted = verdict_of(trained, spans, "tiny")
+    assert wanted.shared == 28
+    for number, (beginning, known) in enumerate((("base", True), ("runs/small", True), ("gone", False), (None, None))):
+        tuned = _fine_tuned(tmp_path, f"tuned-{number}", beginning, trained)
+        folder = tmp_path / f"folder-{number}"
+        export(tuned, folder, "huggingface")
+        for model in (tuned, folder):
+            found = training_of(model)
+            assert found.tuned_on == (("mine.csv", "5" * 64),) and trained_context(model) == found.longest_context == 64
+            if known:
+                assert verdict_of(model, spans, "tiny") == wanted and found.beginning is None
+                apart = verdict_of(model, {"chrV": [(0, 50)]}, "tiny")
+                assert apart.verdict == UNKNOWN and "fine-tuned on mine.csv, of whose bases nobody knows" in apart.why
+            else:
+                assert (found.bases, found.beginning) == ({}, beginning)
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
+        assert "has changed since" in verdict_of(folder, spans, "tiny").why
+
+
+def _fine_tuned(directory: Path, name: str, beginning: str | None, like: Path) -> Path:
+    """A run of one step on labelled sequences of 64 bases, as far as it is recorded."""
+    run, old = directory / "runs" / name, like / "checkpoints" / "step-00000001"
+    folder = run / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    files = [ListedShard(f"{what}.csv", split, 9, "5" * 64, ()) for what, split in (("mine", "train"), ("my", "valid"))]
+    listed = ShardList((ListedSource("0" * 64, tuple(files)),))
+    (run / SHARDS).write_text(listed.text)
+    stage = {"context_length": 64, "steps": 1, "global_batch": 1}
+    config = {"data": {"sources": []}, "task": {"kind": "classification"}, "initialize_from": beginning}
+    record = Record(name, RunState(1, 0, 0), 1, 1, {}, 0, [stage], config)
+    texts = {RUN_STATE: record.text().encode(), WEIGHTS: (old / WEIGHTS).read_bytes()}
+    written = {name: write_file(folder / name, [text]) for name, text in texts.items()}
+    write_manifest(folder, name, 1, written, listed.digest)
+    (folder.parent / "latest").write_text(folder.name)
+    return run
 
 
 @pytest.mark.parametrize("verb", ["score", "variants"])

@@ -55,12 +55,14 @@ def write_suite(directory: Path, **changes: Any) -> Path:
     return file
 
 
-def finish(plan: Plan, row: str, name: str, scores: dict[int, float | None], sha256: str = "f" * 64) -> None:
+def finish(
+    plan: Plan, row: str, name: str, scores: dict[int, float | None], sha256: str = "f" * 64, **more: Any
+) -> None:
     """Leave summaries as runs that came to these scores by mcc would."""
     for run in plan.runs:
         if run.row == row and run.task.name == name and run.seed in scores:
             run.directory.mkdir(parents=True, exist_ok=True)
-            test = {"metrics": {"mcc": scores[run.seed], "accuracy": 0.5}, "sha256": sha256, "n": 48}
+            test = {"metrics": {"mcc": scores[run.seed], "accuracy": 0.5}, "sha256": sha256, "n": 48, **more}
             (run.directory / "summary.json").write_text(json.dumps({"step": 3, "test": test}))
 
 

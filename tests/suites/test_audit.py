@@ -53,6 +53,42 @@ def test_duplicates_across_and_within_sets_and_their_labels() -> None:
     assert not two.share_nothing[0] and two.share_nothing[3]
 
 
+def test_what_test_shares_with_dev_and_dev_with_train_is_judged_by_what_it_spoils() -> None:
+    train, test = clean()
+    dev = labelled(sequences(100, seed=5), halves(100), "dev")
+    assert audit(train, test, dev).reasons == ()
+    leaky = replaced(
+        dev,
+        {0: test.sequences[3], 1: other_strand(test.sequences[4]), 2: train.sequences[7], 3: test.sequences[9]},
+        "dev",
+    )
+    leaky = replaced(leaky, {row: mutated(train.sequences[row], row) for row in range(10, 15)}, "dev")
+    found = audit(train, test, leaky)
+    assert said(found) == [
+        "FAIL: 3 (1.5%) of the test sequences are in dev, on which a model is chosen",
+        "WARN: 5 (5.0%) of the dev sequences besides share half or more of their 21-mers with one of train",
+    ]
+    assert found.verdict == "FAIL" and found.share_nothing.all(), "train and test share nothing"
+    kept = found.as_dict()["dev"]
+    assert kept["test_in_dev"] == {"exact": 2, "reverse_complement": 1, "twins": 0, "near": 3}
+    assert kept["dev_in_train"] == {"exact": 1, "reverse_complement": 0, "twins": 0, "near": 6}
+    assert "dev" not in audit(train, test).as_dict()
+    half = audit(train, test, replaced(dev, {row: train.sequences[row] for row in range(50)}, "dev"))
+    assert said(half) == [
+        "WARN: 50 (50.0%) of the dev sequences are in train, so that a model is chosen that has learnt train by heart"
+    ]
+    one = audit(train, test, replaced(dev, {0: test.sequences[3]}, "dev"))
+    assert said(one) == ["WARN: 1 (0.5%) of the test sequences are in dev, on which a model is chosen"]
+    places = [Interval("1", 1000 * row, 1000 * row + LENGTH, "+") for row in range(200)]
+    twins = labelled(test.sequences, test.targets, "test", places)
+    moved = [Interval("1", place.start + 40, place.end + 40, "+") for place in places[:100]]
+    texts = [text[40:] + sequences(1, seed=row)[0][:40] for row, text in enumerate(test.sequences[:100])]
+    beside = audit(train, twins, labelled(texts, halves(100), "dev", moved))
+    assert said(beside) == ["WARN: 100 (50.0%) of the test sequences overlap one of dev by half or more"]
+    with pytest.raises(UserError, match="found a train and a dev set of other kinds or classes, wanted the same"):
+        audit(train, test, labelled(dev.sequences, dev.targets, "dev", classes=("a", "b")))
+
+
 def test_sequences_that_a_set_holds_many_times_or_with_two_labels_are_warned_of() -> None:
     train, test = clean()
     found = audit(replaced(train, {2 * n: train.sequences[300 + 2 * n] for n in range(6)}, "train"), test)

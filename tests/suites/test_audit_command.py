@@ -42,6 +42,22 @@ def test_a_leak_fails_with_code_1_names_one_and_is_in_the_json(tmp_path: Path, c
     assert about["verdict"] == "FAIL" and about["duplicates"]["exact"] == 1 and about["test_file"] == paths[1]
 
 
+def test_a_dev_set_stands_beside_the_two(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train, test = clean(120, 60)
+    dev = replaced(labelled(sequences(40, seed=7), np.arange(40, dtype=np.int64) % 2), {0: test.sequences[5]}, "dev")
+    paths = [
+        str(write_csv(tmp_path / f"{name}.csv", data)) for name, data in zip("abc", (train, test, dev), strict=True)
+    ]
+    assert main(["audit", *paths[:2], "--dev", paths[2], "--json", str(tmp_path / "found.json")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split()[:2] == ["dev", "40"]
+    assert lines[5].split()[-6:] == ["dev", "in", "train", "test", "in", "dev"]
+    assert lines[6].split()[-4:] == ["0", "(0.0%)", "1", "(1.7%)"]
+    assert "  FAIL  1 (1.7%) of the test sequences are in dev, on which a model is chosen" in lines
+    about = json.loads((tmp_path / "found.json").read_text())
+    assert about["dev_file"] == paths[2] and about["dev"]["test_in_dev"]["exact"] == 1
+
+
 def test_a_warning_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sets = []
     for name, n, seed in (("train", 120, 1), ("test", 60, 3)):

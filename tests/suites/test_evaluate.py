@@ -60,6 +60,9 @@ def test_a_run_s_config_has_the_task_and_the_settings_of_its_row(tmp_path: Path)
         "model": {"width": 8, "layers": 1, "maximum_context": 64},
     }
     assert probe[0].config.frozen == "probe" and probe[0].config.rows == 12
+    trees = {"t": {"initialize_from": "w", "training": "trees", "settings": {"task.trees.depth": "4"}}}
+    grown = load(write_suite(tmp_path, name="grown", models=trees, tasks=[task("of/a")])).runs[0].config
+    assert grown.frozen == "trees" and grown.trees.depth == 4
     assert compose(scratch[0].text, "again") is not None
     pretrained = load(write_suite(tmp_path)).runs[-4]
     assert (pretrained.row, pretrained.task.name) == ("pretrained", "of/b")
@@ -86,6 +89,21 @@ def test_a_task_is_audited_once_as_long_as_its_files_are_the_same(
         prepare(plan, first)
     monkeypatch.undo()
     assert prepare(plan, first).verdict == "FAIL"
+
+
+def test_a_validation_set_that_is_a_file_is_audited_too(tmp_path: Path) -> None:
+    plan = load(write_suite(tmp_path, tasks=[task("of/a", valid="a/test.csv"), task("of/b")]))
+    first, second = plan.suite.tasks
+    found = prepare(plan, first)
+    assert found.verdict == "FAIL"
+    assert "FAIL: 48 (100.0%) of the test sequences are in dev, on which a model is chosen" in found.reasons
+    assert not any("dev" in reason for reason in prepare(plan, second).reasons)
+    file = plan.suite.directory / "tasks" / "of" / "a.json"
+    kept = json.loads(file.read_text())
+    del kept["audit"]["dev"]
+    kept["audit"]["reasons"] = []
+    file.write_text(json.dumps(kept))  # as before validation sets were looked at
+    assert prepare(plan, first) == found
 
 
 @pytest.mark.parametrize(
@@ -128,17 +146,18 @@ def suite_with_scores(tmp_path: Path) -> Any:
     models = {
         "pretrained": {"initialize_from": "w"},
         "scratch": {"initialize_from": "random", "like": "pretrained"},
-        "trees": {"initialize_from": "w", "training": "trees"},
+        "trees": {"initialize_from": "w", "training": "trees", "tasks": ["of/a"]},
     }
     file = write_suite(
         tmp_path,
         seeds=[0, 1, 2],
         models=models,
         published=published,
-        tasks=[task("of/a"), task("of/b", leaks="it leaks")],
+        tasks=[task("of/a", without={"trees": "no memory"}), task("of/b", leaks="it leaks")],
     )
     plan = load(file)
-    finish(plan, "pretrained", "of/a", {0: 0.5, 1: 0.6, 2: 0.7})
+    for seed, score, error in ((0, 0.5, 0.03), (1, 0.6, 0.05), (2, 0.7, None)):
+        finish(plan, "pretrained", "of/a", {seed: score}, standard_error={"mcc": error})
     finish(plan, "scratch", "of/a", {0: 0.4, 1: 0.5, 2: 0.3})
     audited(plan, "of/a", {"majority": 0.0, "k-mers": 0.55})
     finish(plan, "pretrained", "of/b", {1: 0.8})
@@ -152,31 +171,17 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
     assert [row.mean for row in a.rows] == [pytest.approx(0.6), pytest.approx(0.4), None]
     assert a.rows[0].deviation == pytest.approx(0.1) and b.rows[0].deviation is None
     assert (a.zero_wins, b.zero_wins) == (False, True) and a.row_zero == ("k-mers", 0.55)
-    scores, audits, pairs, published, missing = tables_of(plan, [a, b])
-    assert scores.rows[0] == [
-        *(
-            "of/a",
-            "mcc",
-            "48",
-            "48",
-            "WARN",
-            "0.550 (k-mers)",
-            "0.600 ± 0.100",
-            "0.400 ± 0.100",
-            "not run",
-            "pretrained",
-        ),
-        "0.700, re-run 0.600 ± 0.010 (not comparable)",
+    scores, errors, audits, pairs, published, missing = tables_of(plan, [a, b])
+    assert scores.rows == [
+        ["of/a", "mcc", "WARN", "0.550", "0.600 ± 0.100 *", "0.400 ± 0.100", "not run"],
+        ["of/b", "mcc", "FAIL, known", "0.950 *", "0.800 (1 of 3 seeds)", "- (0 of 3 seeds)", "not run"],
     ]
-    assert scores.rows[1][4:10] == [
-        *(
-            "FAIL, known to leak",
-            "0.950 (nearest train sequence)",
-            "0.800 (1 of 3 seeds)",
-            "- (0 of 3 seeds)",
-            "not run",
-        ),
-        "row zero wins",
+    assert errors.rows == [
+        ["of/a", "row zero: k-mers", "0.550", "-", "-", "-", "48", "48"],
+        ["of/a", "pretrained", "0.600", "0.100", "0.040", "3", "48", "48"],
+        ["of/a", "scratch", "0.400", "0.100", "-", "3", "48", "48"],
+        ["of/b", "row zero: nearest train sequence", "0.950", "-", "-", "-", "48", "48"],
+        ["of/b", "pretrained", "0.800", "-", "-", "1", "48", "48"],
     ]
     assert audits.rows[1] == ["of/b", "FAIL", "50 / 48", "FAIL: planted; known: it leaks"]
     # Differences 0.1, 0.1, 0.4: mean 0.2, standard deviation 0.1732, t = 0.2 / (0.1732 / sqrt 3) = 2
@@ -189,10 +194,77 @@ def test_the_tables_have_the_numbers_that_a_hand_gets(tmp_path: Path) -> None:
         "not comparable: <b>its own split</b>",
     ]
     assert ["of/b", "scratch", "0, 1, 2", "not started", ""] in missing.rows
-    assert missing.rows[0][:4] == ["of/a", "trees", "-", "left out"] and "hyena-ds embed" in missing.rows[0][4]
+    assert missing.rows[0] == ["of/a", "trees", "-", "left out", "no memory"]
+    assert missing.rows[-1] == ["of/b", "trees", "-", "left out", "this row is of other tasks"]
     text = markdown_of(plan, [a, b])
     assert "7 of 12 runs complete" in text and "| Ours \\| theirs | 0.700 |" in text
     assert all(line.startswith("|") for line in text.splitlines() if " | " in line)
+
+
+def test_a_row_without_a_seed_is_one_measurement_in_every_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {
+        "probe": {"initialize_from": "w", "training": "probe"},
+        "trees": {"initialize_from": "w", "training": "trees"},
+        "random": {"initialize_from": "random", "like": "probe", "training": "probe"},
+        "head": {"initialize_from": "w", "training": "head"},
+    }
+    given = task("of/a", valid="b/train.csv")
+    tasks = [given, task("of/b"), {**given, "name": "of/c", "rows": 12}]
+    plan = load(write_suite(tmp_path, models=models, tasks=tasks))
+    assert {
+        (one.name, row) for one in plan.suite.tasks for row in models if plan.suite.is_one_measurement(row, one)
+    } == {
+        ("of/a", "probe"),
+        ("of/a", "trees"),
+    }
+    for row, score in (("probe", 0.5), ("trees", 0.6), ("random", 0.3), ("head", 0.4)):
+        finish(plan, row, "of/a", {0: score, 1: score + 1e-9})
+    found = scores_of(plan)
+    scores, errors, _, pairs, *_ = tables_of(plan, found)
+    assert scores.rows[0][4:] == [
+        "0.500 (one measurement)",
+        "0.600 (one measurement) *",
+        "0.300 ± 0.000",
+        "0.400 ± 0.000",
+    ]
+    assert [row[3:6] for row in errors.rows[:3]] == [["-", "-", "one measurement"]] * 2 + [["0.000", "-", "2"]]
+    assert pairs.rows[0] == ["of/a", "probe - trees", "-0.100", "1", "-", "-"]
+    texts: list[str] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.legend", lambda self, **_: texts.extend(self.axes[0].get_legend_handles_labels()[1])
+    )
+    write_results(plan)
+    assert "crossed out: one measurement, no seed in it" in texts
+    rows = list(csv.DictReader((tmp_path / "runs" / "small" / "results.csv").open(newline="")))
+    assert [(row["seeds"], row["measurements"], row["deviation"]) for row in rows[:2]] == [("2", "1", "")] * 2
+
+
+def test_groups_of_outputs_have_rows_beside_what_is_published_of_them(tmp_path: Path) -> None:
+    published = [{"model": "M", "source": "a table", "scores": {"of/a/TF": 0.7}}]
+    grouped = task("of/a", kind="multilabel", metric="median_auroc", groups={"TF": "TF_", "HM": "HM_"})
+    models = {"pretrained": {"initialize_from": "w"}, "other": {"initialize_from": "w"}}
+    plan = load(write_suite(tmp_path, models=models, tasks=[grouped], published=published))
+    assert yaml.safe_load(plan.runs[0].text)["task"]["groups"] == {"TF": "TF_", "HM": "HM_"}
+    for number, row in enumerate(models):
+        of = {"metrics": {"median_auroc": 0.8 + number / 10}, "standard_error": {"median_auroc": 0.02}, "outputs": 3}
+        finish(plan, row, "of/a", {0: 0.1, 1: 0.1}, metrics={"median_auroc": 0.6}, groups={"TF": of})
+    found = scores_of(plan)
+    scores, errors, audits, _, beside, missing = tables_of(plan, found)
+    assert [row[0] for row in scores.rows] == ["of/a", "of/a/TF", "of/a/HM"]
+    assert scores.rows[1][2:] == ["-", "-", "0.800 ± 0.000", "0.900 ± 0.000 *"]
+    assert ["of/a/TF", "pretrained", "0.800", "0.000", "0.020", "2", "-", "-"] in errors.rows
+    assert beside.rows == [["of/a/TF", "M", "0.700", "median_auroc", "yes", "a table (authors)"]]
+    assert [(row[0], row[3]) for row in missing.rows] == [("of/a/HM", "damaged")] * 4
+    assert len(audits.rows) == 1 and "4 of 4 runs complete" in markdown_of(plan, found)
+    assert (
+        found[2].rows[0].runs[0].error == f"{plan.runs[0].directory / 'summary.json'}: found no metrics of the group HM"
+    )
+    write_results(plan)
+    rows = list(csv.DictReader((tmp_path / "runs" / "small" / "results.csv").open(newline="")))
+    mine = {(row["task"], row["what"], row["row"]): row["mean"] for row in rows}
+    assert mine["of/a/TF", "model", "other"] == "0.9" and mine["of/a/TF", "published", "M"] == "0.7"
 
 
 def test_a_paired_test_is_scipy_s(tmp_path: Path) -> None:
@@ -214,7 +286,8 @@ def test_what_is_written_stays_text_and_says_what_is_known(tmp_path: Path, capsy
     file, _ = suite_with_scores(tmp_path)
     assert main(["evaluate", str(file), "--table"]) == 0
     printed = capsys.readouterr().out
-    assert "0.600 ± 0.100" in printed and "row zero wins" in printed and "no plot" not in printed
+    assert "0.600 ± 0.100 *" in printed and "no plot" not in printed
+    assert max(map(len, printed.split("Rows against")[0].split("Audits")[0].splitlines())) < 100
     directory = tmp_path / "runs" / "small"
     page = (directory / "report.html").read_text()
     assert "&lt;b&gt;its own split&lt;/b&gt;" in page and "<b>its own" not in page
@@ -224,6 +297,7 @@ def test_what_is_written_stays_text_and_says_what_is_known(tmp_path: Path, capsy
     mine = {(row["task"], row["what"], row["row"]): row for row in rows}
     one = mine["of/a", "model", "pretrained"]
     assert (float(one["mean"]), one["seeds"], one["scores"]) == (pytest.approx(0.6), "3", "0:0.5 1:0.6 2:0.7")
+    assert (float(one["standard_error"]), one["measurements"]) == (pytest.approx(0.04), "3")
     assert mine["of/b", "row zero", "nearest train sequence"]["row_zero_wins"] == "True"
     assert mine["of/b", "published", "Again"]["compares"] == "not comparable: <b>its own split</b>"
     assert mine["of/a", "published", "Ours | theirs"]["compares"] == "yes"
@@ -289,7 +363,7 @@ def test_a_task_of_the_array_is_given_its_own_config(tmp_path: Path, monkeypatch
         ({"models": {"a b": PRETRAINED, "a_b": PRETRAINED}, "tasks": [task("of/a")]}, [], "would both be"),
         ({"tasks": [task("of/b", train="none.csv")]}, ["--slurm"], "found tasks that cannot be run, named above"),
         (
-            {"models": {"t": {"initialize_from": "w", "training": "trees"}}, "tasks": [task("of/a")]},
+            {"models": {"t": {"initialize_from": "w"}}, "tasks": [task("of/a", without={"t": "no"})]},
             ["--slurm"],
             "found 0 runs, wanted 1 to 1,000",
         ),

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hyena_ds.cli import main
 from hyena_ds.config.loading import dump_yaml
@@ -15,6 +18,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.tasks.deriving import load_run
 from hyena_ds.tasks.labelled import LabelledTask
+from hyena_ds.weights.heads import PROMPT
 from hyena_ds.weights.published import write_weights
 from tests.distributed.work import lively_model
 from tests.tasks.labels import made, write_rows
@@ -121,10 +125,16 @@ ROWS = made("classification", 40)
         (ROWS, "sequence,label", {"buckets": [64, 32]}, "task.buckets: found [64, 32], wanted ascending positive lengths"),
         (ROWS, "sequence,label", {"frozen": "probe", "head": {"hidden": 3}}, "task.head: hidden: found 3 with frozen probe"),
         (ROWS, "sequence,label", {"kind": "per_base", "frozen": "probe"}, "task.frozen: found probe with the kind per_base"),
+        (ROWS, "sequence,label", {"frozen": "trees", "head": {"hidden": 3}}, "task.head: hidden: found 3 with frozen trees"),
+        (ROWS, "sequence,label", {"kind": "per_base", "frozen": "trees"}, "task.frozen: found trees with the kind per_base"),
+        (ROWS, "sequence,label", {"kind": "multilabel", "frozen": "trees"}, "task.frozen: found trees with the kind multilabel"),
+        (ROWS, "sequence,label", {"trees": {"depth": 4}}, "task.trees: found settings of trees with frozen false"),
         (ROWS, "sequence,label", {"kind": "regression"}, "found 'x' as a label, wanted a finite number"),
         ([(bases, "0" * len(bases)) for bases, _ in ROWS], "sequence,label", {"kind": "per_base"}, "wanted two or more"),
         ([(bases, "1.5") for bases, _ in ROWS], "sequence,label", {"kind": "regression"}, "found one and the same number for every sequence"),
-        (ROWS, "sequence,label", {"kind": "multilabel", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind multilabel"),
+        (ROWS, "sequence,label", {"kind": "regression", "class_weights": "balanced"}, "task.class_weights: found balanced with the kind regression"),
+        (ROWS, "sequence,label", {"groups": {"a": "b"}}, "task.groups: found them with the kind classification, wanted multilabel"),
+        (made("multilabel", 40), "sequence,label", {"kind": "multilabel", "groups": {"a": "0", "TF": "TF_"}}, "task.groups.TF: found no output of"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fine_tuned_on_is_said_in_a_sentence(
@@ -185,8 +195,66 @@ def test_a_resumed_run_may_not_change_its_task_but_for_what_is_done_with_it(tmp_
     assert refused("task.head.pool=max") == ["task.head.pool"]
     assert refused("task.reverse_complement=true") == ["task.reverse_complement"]
     assert refused("task.valid=0.3")[0] == "task.valid"
+    older = to_plain(load_run(short(tmp_path)))
+    for name in ("trees", "rows"):
+        del older["task"][name]
+    assert not changes(older, to_plain(load_run(short(tmp_path))))
+    again = changes(older, to_plain(load_run(short(tmp_path), ["task.rows=9"])))
+    assert "task.rows" in [each.key for each in again] and not any("trees" in each.key for each in again)
     assert refused("task.patience=3") == refused("task.test=t.csv") == refused("task.epochs=5") == []
 
 
 def test_data_of_a_task_without_one_is_not_asked_for() -> None:
     assert isinstance(load_run("configs/quickstart.yaml"), RunConfig)
+
+
+def test_labels_of_one_strand_are_not_learnt_from_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "train.csv", ROWS)
+    file = str(short(tmp_path, reverse_complement=True))
+    card = tmp_path / "card.json"
+    for text in (
+        "[]",
+        "{",
+        json.dumps({"strand": "either", "files": {"train.csv": ""}}),
+        '{"strand": "forward", "files": {}}',
+    ):
+        card.write_text(text)
+        assert main(["check", file]) == 0
+    card.write_text(json.dumps({"strand": "forward", "files": {"train.csv": ""}}))
+    assert main(["check", file, "task.reverse_complement=false"]) == 0
+    words = said(capsys, "finetune", file)
+    assert (
+        f"task.reverse_complement: found true with {tmp_path / 'train.csv'}, wanted false: its card.json says" in words
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("frozen", ["probe", "trees"])
+def test_one_pass_of_embeddings_is_refused_to_several_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, frozen: str
+) -> None:
+    write_rows(tmp_path / "train.csv", ROWS)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    words = said(capsys, "finetune", str(short(tmp_path, frozen=frozen)))
+    assert f"task.frozen: found {frozen} under a launcher with 2 processes, wanted one" in words
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_soft_prompt_of_the_weights_is_said_to_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "train.csv", ROWS)
+    file = short(tmp_path)
+    task = LabelledTask(load_run(file))
+    task.initialize(task.objective())
+    assert "prompt" not in capsys.readouterr().err
+    weights = tmp_path / "model.safetensors"
+    with safe_open(weights, framework="pt") as kept:
+        header = kept.metadata()
+    save_file({**load_file(weights), PROMPT: torch.zeros(3, 16)}, weights, header)
+    task.initialize(task.objective())
+    assert (
+        f"{weights}: it was trained to read sequences behind a soft prompt, which is left out"
+        in capsys.readouterr().err
+    )

@@ -28,6 +28,7 @@ from hyena_ds.labelled import read_labelled
 from hyena_ds.labelled.metrics import mcc
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.parallel.layout import Layout
+from hyena_ds.runs.trained_on import training_of
 from hyena_ds.tasks.deriving import load_run
 from hyena_ds.tasks.labelled import LabelledTask
 from hyena_ds.tasks.outcomes import outputs_of, predictions_of
@@ -239,3 +240,6 @@ def test_a_probe_is_the_regression_of_its_states_with_the_strength_that_validati
     (tmp_path / "test.csv").unlink()
     assert main(["finetune", str(file)]) == 0
     assert main(["export", str(run), str(tmp_path / "probe")]) == 0
+    told = [training_of(model) for model in (run, tmp_path / "probe")]
+    assert told[0] == told[1] and [name for name, _ in told[0].tuned_on] == ["train.csv"]
+    assert told[0].beginning == str(tmp_path / "model.safetensors")

@@ -46,7 +46,7 @@ COMBINATIONS = [
 def make_config(folder: Path, kind: str, grid: Grid, zero_stage: int, head: HeadConfig) -> RunConfig:
     train = write_rows(folder / "train.csv", made(kind, 21))
     valid = write_rows(folder / "valid.csv", made(kind, 7, seed=2))
-    weights = "balanced" if kind in ("classification", "per_base") else "none"
+    weights = "none" if kind == "regression" else "balanced"
     task = TaskConfig(
         kind=kind,  # type: ignore[arg-type]
         train=str(train),
@@ -69,7 +69,10 @@ class Plain:
         self.train = read_labelled(config.task.train, self.kind)
         self.valid = read_labelled(config.task.valid, self.kind, classes=self.train.classes)
         targets = np.concatenate(self.train.targets) if self.kind == "per_base" else np.asarray(self.train.targets)
-        if config.task.class_weights == "balanced":
+        if self.kind == "multilabel":
+            self.weights = (targets == 0).sum(0) / (targets == 1).sum(0)
+            assert max(self.weights) > 1.2, "nothing is to be balanced"
+        elif config.task.class_weights == "balanced":
             counts = np.array([(targets == label).sum() for label in range(len(self.train.classes))])
             self.weights = counts.sum() / (len(counts) * counts)
         else:
@@ -97,13 +100,15 @@ class Plain:
                     weight = float(self.weights[label]) if weighed else 1.0
                     total, count = total - weight * logits.log_softmax(0)[label], count + weight
             return total, count
-        for value, wanted in zip(output, np.atleast_1d(target).tolist(), strict=True):
+        for k, (value, wanted) in enumerate(zip(output, np.atleast_1d(target).tolist(), strict=True)):
             if wanted == wanted:
+                weight = 1.0
                 if self.kind == "multilabel":
                     each = -F.logsigmoid(value if wanted else -value)
+                    weight = float(self.weights[k]) if weighed and wanted else 1.0
                 else:
                     each = (value - (wanted - float(self.mean)) / float(self.deviation)) ** 2
-                total, count = total + each, count + 1
+                total, count = total + weight * each, count + weight
         return total, count
 
 

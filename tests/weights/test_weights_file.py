@@ -6,6 +6,8 @@ import json
 import os
 import random
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -201,3 +203,8 @@ def _mutated(rng: random.Random, header: Header) -> Header:
         elif isinstance(new[key], dict):
             new[key]["data_offsets"] = [rng.choice([0, 4, 2**40, -1, odd]), rng.choice([0, 128, 2**62, odd])]
     return new
+
+
+def test_a_model_loads_without_the_compiler_of_torch() -> None:
+    code = f"import sys, hyena_ds; hyena_ds.load_model({str(GOLDEN[0])!r}); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=100)

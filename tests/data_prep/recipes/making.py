@@ -68,6 +68,8 @@ class Task:
     def __init__(self, directory: Path):
         self.directory = directory
         self.card = json.loads((directory / "card.json").read_text())
+        forward = self.card["recipe"] in ("splice", "exons", "biotypes", "mpsa")
+        assert self.card["strand"] == ("forward" if forward else "either")
 
     def rows(self, split: str) -> list[dict[str, str]]:
         with gzip.open(self.directory / f"{split}.csv.gz", "rt", newline="") as file:
