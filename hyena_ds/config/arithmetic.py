@@ -61,11 +61,9 @@ def plan_stages(config: RunConfig, ranks: int) -> tuple[StagePlan, ...]:
             )
         data_parallel = ranks // sp
         # A row with fewer sequences than a micro batch may have takes all it has at once.
-        most = (
-            None
-            if stage.micro_batch_size is None
-            else min(stage.micro_batch_size, max(1, stage.sequences // data_parallel))
-        )
+        most, of_a_row = stage.micro_batch_size, max(1, stage.sequences // data_parallel)
+        if most is not None and of_a_row < most:
+            most = 1 if stage.sequences % data_parallel else of_a_row
         per_micro_step = data_parallel * (most or 1)
         if stage.sequences % per_micro_step:
             size, cure = "", "the number of ranks"

@@ -181,7 +181,7 @@ def test_a_mistake_is_one_sentence_before_any_host_is_asked(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(
-        "hyena-ds: error: stages.0.global_batch: found 16 sequences, wanted a multiple of 24"
+        "hyena-ds: error: stages.0.global_batch: found 16 sequences, wanted a multiple of 3"
     ), done.stderr
     done = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("usage: bash launch/hostfile.sh HOSTFILE CONFIG")
