@@ -75,7 +75,7 @@ def install(
 
 
 def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution_backend, "_is_cuda", lambda device: True)
+    monkeypatch.setattr(convolution_backend, "is_cuda", lambda device: True)
 
 
 class _Padded(torch.autograd.Function):

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hyena_ds.model.filter_kernel import FILTER_CASES  # noqa: E402
 from hyena_ds.ops.triton import cross_entropy, gates, gelu, long_convolution  # noqa: E402
 from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
-from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors  # noqa: E402
+from hyena_ds.ops.triton.case import Case, Sizes, exact, random_tensors  # noqa: E402
+from hyena_ds.ops.triton.cases import CASES  # noqa: E402
 from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES  # noqa: E402
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES  # noqa: E402
 

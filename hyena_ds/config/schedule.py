@@ -32,8 +32,8 @@ class StageConfig(Bounded):
     steps: _Steps = None
     """Optimizer steps in this stage. Give this or `tokens`."""
     micro_batch_size: _Sequences = None
-    """Sequences per forward pass on one data-parallel row; all that a row has, where it has fewer. Left out, it is chosen: the largest that divides the row's
-    sequences and holds no more tokens on a rank than one sequence of the run's longest stage does (fewer where the
+    """Sequences per forward pass on one data-parallel row; all that a row has, where it has fewer. Left out, it is chosen: the
+    largest that divides the row's sequences and holds no more tokens on a rank than one sequence of the run's longest stage does (fewer where the
     stage's activation policy keeps more of each), so that no stage needs more memory than that one."""
     global_batch: _Sequences = None
     """Sequences per optimizer step over all ranks. Give this or `global_batch_tokens`."""

@@ -12,7 +12,7 @@ from hyena_ds.model import filter as portable
 from hyena_ds.model.filter import FilterShape, FilterWeights, check_positions, decay_rates
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.triton import filter as kernels
-from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
+from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
 _OFFSET, _SHIFT = 777, 0.05
 """The first position and the shift of the cases' filters."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.kernels import Kernels
+from hyena_ds.ops.start_check import Unusable, difference, first_line, is_cuda
 
 Wanted = Literal["portable", "triton", "auto"]
 CHECKED = ((2, 1031), (3, 77))
@@ -28,14 +28,6 @@ class KernelChoice(NamedTuple):
     why: str
 
 
-class _Unusable(Exception):
-    """What was found in place of kernels that can be trusted, and what to do."""
-
-    def __init__(self, found: str, cure: str):
-        super().__init__(found)
-        self.cure = cure
-
-
 def choose_kernels(
     wanted: Wanted, config: ModelConfig, precision: Literal["float32", "bfloat16"], device: torch.device
 ) -> KernelChoice:
@@ -46,10 +38,10 @@ def choose_kernels(
     if wanted == "portable":
         return KernelChoice(None, "as configured")
     try:
-        if not _is_cuda(device):
-            raise _Unusable("no CUDA device", "train on a machine with one")
+        if not is_cuda(device):
+            raise Unusable("no CUDA device", "train on a machine with one")
         kernels, worst = _checked(config, getattr(torch, precision), device)
-    except _Unusable as problem:
+    except Unusable as problem:
         if wanted == "triton":
             raise UserError(
                 f"kernels: found {problem}, wanted triton; {problem.cure}, or set kernels: portable"
@@ -58,19 +50,15 @@ def choose_kernels(
     return KernelChoice(kernels, f"{worst:.0e} from the portable code at most")
 
 
-def _is_cuda(device: torch.device) -> bool:
-    return torch.empty(0, device=device).is_cuda
-
-
 def _checked(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> tuple[Kernels, float]:
     """The kernels, and the largest difference of any result from the portable code's as a share of the largest value."""
     try:
         from hyena_ds.model.filter_kernel import filter_cases
         from hyena_ds.model.triton_kernels import CASES, TRITON
-        from hyena_ds.ops.triton.cases import Sizes, random_tensors
+        from hyena_ds.ops.triton.case import Sizes, random_tensors
     except ImportError as error:
-        raise _Unusable(
-            f"no triton that can be imported ({_first_line(error)})", "pip install 'hyena-ds[triton]'"
+        raise Unusable(
+            f"no triton that can be imported ({first_line(error)})", "pip install 'hyena-ds[triton]'"
         ) from error
     worst = 0.0
     for case in (*CASES, *filter_cases(config.filter_features, config.filter_width)):
@@ -79,22 +67,12 @@ def _checked(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> t
             tensors = random_tensors(case, sizes, seed=tokens)
             try:
                 found, wanted = case.kernel(*tensors), case.portable(*tensors)
-                differences = [_difference(a, b) for a, b in zip(found, wanted, strict=True)]
+                differences = [difference(a, b) for a, b in zip(found, wanted, strict=True)]
             except Exception as error:
-                raise _Unusable(f"a kernel, {case.name}, that fails ({_first_line(error)})", "report it") from error
-            for name, result, difference in zip(case.results, found, differences, strict=True):
-                if not difference <= TOLERANCES[result.dtype]:  # NaN too
-                    what = f"{name} of {batch} x {tokens} tokens {difference:.0e} away from the portable code's"
-                    raise _Unusable(f"a kernel, {case.name}, whose results differ: {what}", "report it")
-                worst = max(worst, difference)
+                raise Unusable(f"a kernel, {case.name}, that fails ({first_line(error)})", "report it") from error
+            for name, result, far_off in zip(case.results, found, differences, strict=True):
+                if not far_off <= TOLERANCES[result.dtype]:  # NaN too
+                    what = f"{name} of {batch} x {tokens} tokens {far_off:.0e} away from the portable code's"
+                    raise Unusable(f"a kernel, {case.name}, whose results differ: {what}", "report it")
+                worst = max(worst, far_off)
     return TRITON, worst
-
-
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise ValueError(f"{found.dtype} {tuple(found.shape)} where {wanted.dtype} {tuple(wanted.shape)} was due")
-    return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max())
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hyena_ds.errors import UserError
 from hyena_ds.ops import fft_convolution
+from hyena_ds.ops.start_check import Unusable, difference, first_line, is_cuda
 
 Wanted = Literal["auto", "fft", "cudnn"]
 
@@ -69,14 +70,6 @@ _OLDEST_CUDNN = (9, 26, 0)
 _INSTALL = "install nvidia-cudnn-frontend 1.28.0 or newer"
 
 
-class _Unusable(Exception):
-    """What was found in place of a cuDNN convolution that can be trusted, and what to do."""
-
-    def __init__(self, found: str, cure: str):
-        super().__init__(found)
-        self.cure = cure
-
-
 def choose_convolution(wanted: Wanted, device: torch.device, lengths: Iterable[int] = ()) -> Choice:
     """The back end for `device`; `lengths` are context lengths to check cuDNN at besides CHECKED_LENGTHS.
 
@@ -85,11 +78,11 @@ def choose_convolution(wanted: Wanted, device: torch.device, lengths: Iterable[i
     if wanted == "fft":
         return Choice(FFT, "as configured")
     try:
-        if not _is_cuda(device):
-            raise _Unusable("no CUDA device", "train on a machine with one")
+        if not is_cuda(device):
+            raise Unusable("no CUDA device", "train on a machine with one")
         convolution = cudnn_convolution(_find_cudnn())
         worst = _worst_difference(convolution, device, sorted({*CHECKED_LENGTHS, *lengths}))
-    except _Unusable as problem:
+    except Unusable as problem:
         if wanted == "cudnn":
             raise UserError(
                 f"convolution: found {problem}, wanted cudnn; {problem.cure}, or set convolution: auto"
@@ -127,24 +120,20 @@ def cudnn_convolution(fft_causal_conv1d: Callable[[Tensor, Tensor], Tensor]) -> 
     return Convolution("cudnn", forward, backward)
 
 
-def _is_cuda(device: torch.device) -> bool:
-    return torch.empty(0, device=device).is_cuda
-
-
 def _find_cudnn() -> Callable[[Tensor, Tensor], Tensor]:
     """`fft_causal_conv1d` of the installed package. Whatever goes wrong in a package that is not required is a reason."""
     try:
         version = import_module("cudnn").backend_version()
     except Exception as error:
-        raise _Unusable(f"no nvidia-cudnn-frontend that can be used ({_first_line(error)})", _INSTALL) from error
+        raise Unusable(f"no nvidia-cudnn-frontend that can be used ({first_line(error)})", _INSTALL) from error
     found = (version // 10_000, version // 100 % 100, version % 100)
     if found < _OLDEST_CUDNN:
-        raise _Unusable(f"cuDNN {_dotted(found)}, older than {_dotted(_OLDEST_CUDNN)}", "install a newer cuDNN")
+        raise Unusable(f"cuDNN {_dotted(found)}, older than {_dotted(_OLDEST_CUDNN)}", "install a newer cuDNN")
     try:
         convolve: Callable[[Tensor, Tensor], Tensor] = import_module("cudnn.ops").fft_causal_conv1d
         return convolve
     except (ImportError, AttributeError) as error:
-        raise _Unusable(f"no fft_causal_conv1d in nvidia-cudnn-frontend ({_first_line(error)})", _INSTALL) from error
+        raise Unusable(f"no fft_causal_conv1d in nvidia-cudnn-frontend ({first_line(error)})", _INSTALL) from error
 
 
 def _worst_difference(convolution: Convolution, device: torch.device, lengths: Iterable[int]) -> float:
@@ -160,26 +149,15 @@ def _worst_difference(convolution: Convolution, device: torch.device, lengths: I
         wanted = (FFT.forward(u, k), *FFT.backward(dy, u, k, True))
         try:
             found = (convolution.forward(u, k), *convolution.backward(dy, u, k, True))
-            differences = [_difference(a, b) for a, b in zip(found, wanted, strict=True)]
+            differences = [difference(a, b) for a, b in zip(found, wanted, strict=True)]
         except Exception as error:
-            raise _Unusable(f"a cuDNN that fails at {length:,} tokens ({_first_line(error)})", cure) from error
-        for name, difference in zip(names, differences, strict=True):
-            if not difference <= TOLERANCE:  # NaN too
-                far = f"{difference:.0e} from fft's at {length:,} tokens, more than {TOLERANCE:.0e}"
-                raise _Unusable(f"cuDNN's {name} {far}", cure)
+            raise Unusable(f"a cuDNN that fails at {length:,} tokens ({first_line(error)})", cure) from error
+        for name, far_off in zip(names, differences, strict=True):
+            if not far_off <= TOLERANCE:  # NaN too
+                far = f"{far_off:.0e} from fft's at {length:,} tokens, more than {TOLERANCE:.0e}"
+                raise Unusable(f"cuDNN's {name} {far}", cure)
         worst = max(worst, *differences)
     return worst
-
-
-def _difference(found: Tensor | None, wanted: Tensor | None) -> float:
-    assert found is not None and wanted is not None
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise ValueError(f"{found.dtype} {tuple(found.shape)} where {wanted.dtype} {tuple(wanted.shape)} was due")
-    return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -89,9 +89,9 @@ def check_ranks_here(ranks: int, devices: int) -> None:
 def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True, watched: bool = False) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too,
-    `watched` whether a watchdog of ours ends ranks whose exchanges do not end. Collective. Raises UserError when there are fewer accelerators than ranks,
-    and LocalError when another program holds the port of the rendezvous.
+    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too, `watched` whether a
+    watchdog of ours ends ranks whose exchanges do not end: without one NCCL's stays. Collective. Raises UserError when there
+    are fewer accelerators than ranks, and LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))

@@ -68,8 +68,8 @@ def check_graphs(config: RunConfig, device: torch.device) -> None:
 class GraphedForward:
     """Stands for the `forward` of an objective. Passes that cannot be recorded run as they are.
 
-    These are passes without gradients, longer than LONGEST tokens, of a cut sequence, watched, or of one shape too many. Every pass evaluates the
-    filters anew, also among the micro steps of one optimizer step.
+    These are passes without gradients, longer than LONGEST tokens, of a cut sequence, watched, or of one shape too many. Every
+    pass evaluates the filters anew, also among the micro steps of one optimizer step.
     """
 
     def __init__(self, objective: Objective, record: Recorder | None = None):
@@ -124,7 +124,8 @@ def _can_be_recorded(call: ForwardPass) -> bool:
 
 def _shape(batch: MicroBatch, call: ForwardPass) -> Hashable:
     tensors = tuple((tensor.shape, tensor.dtype) for tensor in _tensors(batch) if tensor is not None)
-    how = (call.layout.context_length, call.policy, call.compute_dtype, call.convolution.name, call.kernels)
+    dtypes = call.compute_dtype, call.exchange_dtype
+    how = (call.layout.context_length, call.policy, dtypes, call.convolution.name, call.kernels)
     return tensors, how, None if call.dropout is None else call.dropout.seed
 
 

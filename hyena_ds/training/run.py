@@ -65,7 +65,7 @@ def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
     directory = RunDirectory(config)
     watchdog = Watchdog(config.watchdog, directory.faults)
     interruption.leave = watchdog.leave
-    compute = start_compute(watched=True)
+    compute = start_compute(watched=config.watchdog.enabled)
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
         return train_on(compute, config, task, directory, interruption, watchdog)

@@ -56,7 +56,8 @@ def resources(cubin: bytes) -> dict[str, int]:
 def compile_all(word: str = "") -> list[dict[str, Any]]:
     """One record a kernel and precision."""
     from hyena_ds.model.filter_kernel import FILTER_CASES
-    from hyena_ds.ops.triton.cases import CASES, Sizes, random_tensors
+    from hyena_ds.ops.triton.case import Sizes, random_tensors
+    from hyena_ds.ops.triton.cases import CASES
     from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES
     from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 

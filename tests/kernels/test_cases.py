@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hyena_ds.model.filter_kernel import FILTER_CASES
-from hyena_ds.ops.triton.cases import CASES, Case, Sizes, exact, random_tensors
+from hyena_ds.ops.triton.case import Case, Sizes, exact, random_tensors
+from hyena_ds.ops.triton.cases import CASES
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 from tests.kernels.counting import counted
 

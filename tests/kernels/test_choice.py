@@ -25,7 +25,7 @@ def chosen(wanted: Wanted) -> KernelChoice:
 
 @pytest.fixture
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(kernel_choice, "_is_cuda", lambda device: True)
+    monkeypatch.setattr(kernel_choice, "is_cuda", lambda device: True)
     monkeypatch.setattr(kernel_choice, "CHECKED", ((2, 19),))
     return monkeypatch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hyena_ds.ops.triton import long_convolution
-from hyena_ds.ops.triton.cases import Case, Sizes, exact, random_tensors
+from hyena_ds.ops.triton.case import Case, Sizes, exact, random_tensors
 from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES
 from tests.kernels.counting import counted
 

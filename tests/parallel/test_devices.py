@@ -102,3 +102,15 @@ def test_float32_is_whole_whatever_the_image_says() -> None:
         [sys.executable, "-c", show], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout.split() == ["high", "highest", "False", "False", "False"]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_nccl_keeps_its_own_watchdog_where_ours_is_off(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DS_ACCELERATOR", *devices._UNWATCHED_NCCL):
+        monkeypatch.setenv(name, "restored after the test")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(devices, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "_device", lambda local_rank: torch.device("cpu"))
+    monkeypatch.setattr(devices, "_join", lambda *_: None)
+    devices.start_compute(watched=watched)
+    assert [os.environ.get(name) for name in devices._UNWATCHED_NCCL] == (["0", "0"] if watched else [None, None])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyena_ds.ops import fft_convolution
 from hyena_ds.ops.triton import long_convolution
-from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
+from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
 
 def _make_convolution(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:

@@ -12,7 +12,7 @@ from torch import Tensor, view_as_complex, view_as_real
 
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.ops.triton import spectra
-from hyena_ds.ops.triton.cases import Case, Sizes, Tensors
+from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
 
 def _make(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
