@@ -211,9 +211,7 @@ def test_any_number_of_workers_and_any_restart_read_the_same_steps(shards: Path)
     assert all(equal(a, b) for a, b in zip(alone[3:], restarted, strict=True))
 
 
-def test_readers_beside_a_device_are_spawned_and_read_the_same(
-    shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_beside_a_device_are_spawned_and_read_the_same(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked one would have the device's context, and the locks of NCCL's threads as they stood."""
     stage, part = plan(L, 4, dp=2, steps=3, first_step=10), Slice(1, 0, L)
     alone = list(stage_steps(data_config(shards), 7, stage, part, 10))
@@ -228,7 +226,7 @@ def test_readers_beside_a_device_are_spawned_and_read_the_same(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set(), "this process hears them again"
     helped += list(steps)
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
-    assert list(stage_steps(data_config(shards), 7, stage, part, 12))[0].step == 12, "without readers nothing is started"
+    assert next(stage_steps(data_config(shards), 7, stage, part, 12)).step == 12, "without readers nothing is started"
 
 
 def test_validation_windows_are_always_the_same_at_most_as_many_and_spread_over_the_split(shards: Path) -> None:

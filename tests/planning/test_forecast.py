@@ -276,9 +276,7 @@ def test_steps_that_an_h200_took_are_predicted(
         ("portable", "kernels: portable (as the config says)"),
     ],
 )
-def test_a_plan_says_which_kernels_it_reckons_with(
-    kernels: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_says_which_kernels_it_reckons_with(kernels: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(ROOT / "configs" / "large-1m.yaml"), f"kernels={kernels}"]) == 0
     assert said in capsys.readouterr().out.splitlines()
 
