@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -122,14 +123,10 @@ def begin(directory: Path, step: int) -> Path:
     return partial
 
 
-def complete(
-    partial: Path, step: int, keep_last: int, keep_every: int | None, selected: int | None = None
-) -> list[str]:
-    """Make `partial` the checkpoint of `step`, which `latest` names from then on, and remove older ones.
+def complete(partial: Path, step: int, selected: int | None = None) -> list[str]:
+    """Make `partial` the checkpoint of `step`, which `latest` names from then on.
 
-    That of the step `selected` stays; where it is this one, `selected` names it.
-
-    Returns what is to be said: what had to be moved aside, and what should have gone and is still there.
+    Where it is that of the step `selected`, `selected` names it too. Returns what is to be said: what had to be moved aside.
     """
     directory = partial.parent
     final = directory / f"step-{step:08d}"
@@ -148,11 +145,35 @@ def complete(
     if step == selected:
         write_whole(directory / SELECTED, f"{final.name}\n")
         sync_directory(directory)
-    # Damaged ones neither count nor go: somebody may want to see what happened to them.
-    whole = [path for path in checkpoints_in(directory) if problem_of(path) is None]
-    for path in whole[keep_last:]:
-        if path == final or step_of(path) == selected or (keep_every and step_of(path) % keep_every == 0):
-            continue
+    return news
+
+
+def surplus(
+    found: Sequence[Path],
+    step: int,
+    keep_last: int,
+    keep_every: int | None,
+    selected: int | None,
+    is_whole: Callable[[Path], bool],
+) -> list[Path]:
+    """Which of the checkpoints `found`, the newest first, are to go now that there is that of `step`.
+
+    Damaged ones neither count nor go: somebody may want to see what happened to them. Asks of no more than it must.
+    """
+    kept, going = 0, []
+    for path in found:
+        stays = step_of(path) in (step, selected) or bool(keep_every and step_of(path) % keep_every == 0)
+        if kept < keep_last:
+            kept += is_whole(path)
+        elif not stays and is_whole(path):
+            going.append(path)
+    return going
+
+
+def retire(surplus: Sequence[Path]) -> list[str]:
+    """Remove these checkpoints. Returns what is to be said: what should have gone and is still there."""
+    news: list[str] = []
+    for path in surplus:
         if path.is_symlink():
             news.append(f"{path}: a link, left where it is; remove it, and what it names, when you no longer want it")
         else:
