@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def complete(partial: Path, step: int, selected: int | None = None) -> list[str]
     if os.path.lexists(final):
         # A damaged one, or one of a run that was resumed from an earlier step, goes; what is none is not ours to remove.
         own = not final.is_symlink() and os.path.lexists(final / MANIFEST)
-        news += _removed(final) if own else [_moved_aside(final)]
+        news += clear([_hidden(final)]) if own else [_moved_aside(final)]
     partial.rename(final)
     sync_directory(directory)
     try:
@@ -170,18 +170,28 @@ def surplus(
     return going
 
 
-def retire(surplus: Sequence[Path]) -> list[str]:
-    """Remove these checkpoints. Returns what is to be said: what should have gone and is still there."""
+def hide(surplus: Sequence[Path]) -> tuple[list[str], dict[Path, Path]]:
+    """Take these checkpoints out of sight, so that a kill before they are removed leaves none that looks damaged.
+
+    (What is to be said of those that cannot go, where the others are now.)
+    """
     news: list[str] = []
+    hidden: dict[Path, Path] = {}
     for path in surplus:
         if path.is_symlink():
             news.append(f"{path}: a link, left where it is; remove it, and what it names, when you no longer want it")
         else:
             try:
-                news += _removed(path)
+                hidden[path] = _hidden(path)
             except OSError as error:
                 news.append(f"{path}: cannot be removed ({error.strerror}); tried again at the next save")
-    return news
+    return news, hidden
+
+
+def clear(hidden: Iterable[Path]) -> list[str]:
+    """Remove what is out of sight; what is to be said of what is still there."""
+    problems = (_clear(path) for path in hidden)
+    return [f"{problem}; tried again at the next save" for problem in problems if problem is not None]
 
 
 def set_aside_after(directory: Path, step: int) -> list[Path]:
@@ -205,15 +215,9 @@ def _point_to(directory: Path, name: str) -> list[str]:
     return news
 
 
-def _removed(checkpoint: Path) -> list[str]:
-    """Remove it, first out of sight, then file by file: a kill in between leaves no checkpoint that looks damaged.
-
-    Raises OSError where it is still in sight.
-    """
-    hidden = _free(checkpoint.with_name(f".{checkpoint.name}.old"), ".partial")
-    checkpoint.rename(hidden)
-    problem = _clear(hidden)
-    return [] if problem is None else [f"{problem}; tried again at the next save"]
+def _hidden(checkpoint: Path) -> Path:
+    """Where it is now, out of sight. Raises OSError where it is still in sight."""
+    return checkpoint.rename(_free(checkpoint.with_name(f".{checkpoint.name}.old"), ".partial"))
 
 
 def _clear(path: Path) -> str | None:

@@ -12,8 +12,9 @@ import math
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,12 @@ import deepspeed
 import torch
 
 from hyena_ds.checkpoints.choice import read_together
-from hyena_ds.checkpoints.directory import begin, checkpoints_in, complete, retire, surplus
+from hyena_ds.checkpoints.directory import begin, checkpoints_in, clear, complete, hide, surplus
 from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import (
     RUN_STATE,
     WEIGHTS,
+    Manifest,
     Record,
     RunState,
     Written,
@@ -38,7 +40,7 @@ from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
-from hyena_ds.parallel.agreement import from_every_rank, from_rank_zero
+from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
 from hyena_ds.weights.published import published_tensors
@@ -173,13 +175,32 @@ class CheckpointWriter:
         there = from_rank_zero(
             lambda: self._close(job, {name: joined(found) for name, found in pieces.items()}, problem)
         )
-        kept, compute = self._config.checkpoint, self._compute
-        going = surplus(
-            *(there, job.step, kept.keep_last, kept.keep_every, job.selected),
-            is_whole=lambda path: not isinstance(read_together(path, compute), str),
-        )
-        if going:
-            from_rank_zero(lambda: self._tell(retire(going)))
+        self._retire(there, job)
+
+    def _retire(self, there: list[Path], job: _Job) -> None:
+        """Remove older checkpoints than are kept, each rank its share of their files. Collective."""
+        kept, compute, whole = self._config.checkpoint, self._compute, dict[Path, Manifest]()
+
+        def is_whole(path: Path) -> bool:
+            found = read_together(path, compute)
+            if isinstance(found, str):
+                return False
+            whole[path] = found.manifest
+            return True
+
+        going = surplus(there, job.step, kept.keep_last, kept.keep_every, job.selected, is_whole)
+        if not going:
+            return
+        news, hidden = from_rank_zero(lambda: hide(going))
+
+        def remove_share() -> None:
+            for path, aside in hidden.items():
+                for name in islice(whole[path].files, compute.rank, None, compute.ranks):
+                    with suppress(OSError):  # rank 0 removes what is left, or says why it cannot
+                        (aside / name).unlink()
+
+        agreed(remove_share)
+        from_rank_zero(lambda: self._tell([*news, *clear(hidden.values())]))
 
     def _close(self, job: _Job, files: dict[str, Written], problem: str | None) -> list[Path]:
         """On rank 0: the checkpoint is complete, or nothing of it is left. All that there are, the newest first."""

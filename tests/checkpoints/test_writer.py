@@ -13,11 +13,12 @@ import pytest
 from hyena_ds.checkpoints.directory import (
     begin,
     checkpoints_in,
+    clear,
     complete,
+    hide,
     named_checkpoint,
     newest_whole,
     problem_of,
-    retire,
     set_aside_after,
     surplus,
 )
@@ -135,7 +136,9 @@ def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None
     write_manifest(partial, "run", step, files)
     news = complete(partial, step)
     there = checkpoints_in(directory)
-    return news + retire(surplus(there, step, keep_last, keep_every, None, lambda path: problem_of(path) is None))
+    going = surplus(there, step, keep_last, keep_every, None, lambda path: problem_of(path) is None)
+    said, hidden = hide(going)
+    return news + said + clear(hidden.values())
 
 
 def names(directory: Path) -> list[str]:
