@@ -90,11 +90,12 @@ class Sources:
         """Scored targets of `samples`, from the index alone: targets are a sample's tokens 1 .. L."""
         total = 0
         end_token = int(self.config.append_end_token)
-        for source, track in enumerate(self.tracks):
+        for source in sorted({sample.source for sample in samples}):
             mine = [sample for sample in samples if sample.source == source]
             # A sample's first base is never a target; on the other strand it is the window's last.
             starts = np.array([s.start + (not s.reverse) for s in mine], dtype=np.int64)
-            total += int(track.scored(starts, starts + context_length - end_token).sum()) + end_token * len(mine)
+            scored = self.tracks[source].scored(starts, starts + context_length - end_token)
+            total += int(scored.sum()) + end_token * len(mine)
         return total
 
     def origin(self, sample: Sample, context_length: int) -> Origin:
@@ -182,13 +183,15 @@ def row_samples(samples: Sequence[Drawn], plan: StagePlan, row: int, micro_step:
 
 def validation_samples(sources: Sources, context_length: int, count: int) -> list[Sample]:
     """At most `count` held-out windows, evenly spread, always the same for a context length; forward strand, no offset."""
-    starts = []
-    for number, windows in enumerate(sources.windows(context_length)):
-        for shard in range(len(windows.kept_per_shard)):
-            starts += [Sample(number, int(start), False) for start in windows.starts(windows.kept(shard))]
-    if len(starts) <= count:
-        return starts
-    return [starts[i * len(starts) // count] for i in range(count)]
+    every = sources.windows(context_length)
+    before = np.cumsum([0, *(windows.count for windows in every)])
+    total = int(before[-1])
+    numbers = np.array([i * total // count for i in range(count)] if total > count else range(total), dtype=np.int64)
+    found = []
+    for number, windows in enumerate(every):
+        own = numbers[(numbers >= before[number]) & (numbers < before[number + 1])] - before[number]
+        found += [Sample(number, int(start), False) for start in windows.starts(windows.kept(own))]
+    return found
 
 
 def _quotas(weights: list[float]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 
 from hyena_ds.config.remote import is_afar
@@ -36,8 +35,7 @@ def check_shards(config: RunConfig, compute: Compute) -> tuple[list[ShardIndex],
 
 def _check_same_everywhere(config: RunConfig, own: list[ShardIndex]) -> None:
     """Raise UserError on all ranks unless all that have read the index of every source have read the same. Collective."""
-    digests = [hashlib.sha256(index.to_json().encode()).hexdigest() for index in own]
-    everywhere = from_every_rank((socket.gethostname(), digests))
+    everywhere = from_every_rank((socket.gethostname(), [index.fingerprint for index in own]))
     for rank, (host, theirs) in enumerate(everywhere):
         for number, digest in enumerate(theirs):
             if digest != everywhere[0][1][number]:
