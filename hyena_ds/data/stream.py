@@ -113,7 +113,7 @@ class StageStream:
         self.context_length = plan.config.context_length
         self._key = (seed, plan.number)
         config = sources.config
-        self._orders = [
+        self.orders = [
             EpochOrder(windows, config.shuffle_shards, config.random_offset, (*self._key, _EPOCHS, number))
             for number, windows in enumerate(sources.windows(self.context_length))
         ]
@@ -128,13 +128,13 @@ class StageStream:
     def epoch(self, number: int) -> tuple[int, int]:
         """Source and epoch of sample `number` of the stage."""
         source, drawn = self._drawn(number)
-        return source, drawn // self._orders[source].windows.count
+        return source, drawn // self.orders[source].windows.count
 
     def epochs(self, most: int) -> list[Epoch]:
         """The epochs that the stage begins, `most` of each source, in the order of their first samples."""
         total = self.plan.config.step_count * self.plan.config.sequences
         found = []
-        for source, order in enumerate(self._orders):
+        for source, order in enumerate(self.orders):
             for number in range(most):
                 first = self._number(source, number * order.windows.count)
                 if first >= total:
@@ -145,7 +145,7 @@ class StageStream:
     def groups(self, step: int) -> list[tuple[list[str], list[str]]]:
         """For each source, the files of the group of shards that `step` draws from, and of the group after it."""
         first = step * self.plan.config.sequences
-        return [order.groups(self._drawn_before(first, source)) for source, order in enumerate(self._orders)]
+        return [order.groups(self._drawn_before(first, source)) for source, order in enumerate(self.orders)]
 
     def _drawn(self, number: int) -> tuple[int, int]:
         """Source of sample `number` of the stage, and how many samples that source gave before."""
@@ -171,7 +171,7 @@ class StageStream:
     def _sample(self, number: int) -> Sample:
         source, drawn = self._drawn(number)
         strand = self.sources.config.reverse_complement and int(hash64(*self._key, _STRAND, source, drawn)) & 1
-        return Sample(source, self._orders[source].start(drawn), bool(strand))
+        return Sample(source, self.orders[source].start(drawn), bool(strand))
 
 
 def row_samples(samples: Sequence[Drawn], plan: StagePlan, row: int, micro_step: int) -> tuple[list[int], list[Drawn]]:
