@@ -47,8 +47,8 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     print_table(
         _COLUMNS,
         rows,
-        f"index: {common['index_mib']:.1f} MiB a rank; on a node's first rank read in {number(read)} s, sent and received in "
-        f"{number(common['send_seconds'])} s; on rank 0 listed with digests in {number(listing)} s",
+        f"index: {common['index_mib']:.1f} MiB a rank; on a node's first rank read in {number(common['read_seconds'])} s, sent and received in "
+        f"{number(common['send_seconds'])} s; on rank 0 listed with digests in {number(common['list_seconds'])} s",
         f"{options.genomes} genomes, {common['shards']:,} shards, {options.ranks} ranks, a sequence for each; CPU seconds",
     )
     return rows, machine()
