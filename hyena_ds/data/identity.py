@@ -109,7 +109,7 @@ def read_shard_list(file: Path) -> ShardList | None:
 def _listed(index: ShardIndex) -> ListedSource:
     chunks: list[list[str]] = [[] for _ in index.shards]
     for chunk in index.chunks:
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(vars(chunk)).encode()).hexdigest()
         chunks[chunk.shard].append(f"{chunk.key} {digest[:12]}")
     pairs = zip(index.shards, chunks, strict=True)
     shards = (ListedShard(**dataclasses.asdict(shard), chunks=tuple(digests)) for shard, digests in pairs)

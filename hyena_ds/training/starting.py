@@ -10,15 +10,17 @@ import secrets
 from dataclasses import dataclass
 
 import deepspeed
+import torch
+import torch.distributed as dist
 
 from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.directory import set_aside_after
-from hyena_ds.checkpoints.engine_state import load_moments
+from hyena_ds.checkpoints.engine_state import PARAMETER, load_moments
 from hyena_ds.checkpoints.manifest import Checkpoint, RunState
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
-from hyena_ds.parallel.agreement import agreed
+from hyena_ds.parallel.agreement import from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.tasks.task import Task
@@ -37,17 +39,30 @@ class Start:
     """What the log should say of it."""
 
 
+def early_check(config: RunConfig, compute: Compute, directory: RunDirectory) -> Checkpoint | None:
+    """The checkpoint that the run will go on from if its bytes are right, before anything slow is begun. Collective.
+
+    Raises UserError on all ranks where the directory holds another run, or the config does not let it continue.
+    """
+    goes_on = from_rank_zero(lambda: directory.check_place(config))
+    if not goes_on and config.resume in ("latest", "never"):
+        return None
+    checkpoint, _ = choose_checkpoint(directory.checkpoints, config.resume, compute, sums=False)
+    from_rank_zero(lambda: directory.changes(config, checkpoint))
+    return checkpoint
+
+
 def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirectory, shards: ShardList) -> Start:
     """As the config's `resume` says, on the data of `shards`. Collective; raises UserError on all ranks."""
     checkpoint, damaged = choose_checkpoint(directory.checkpoints, config.resume, compute)
-    changed = agreed(lambda: directory.changes(config, checkpoint))
-    data = agreed(lambda: directory.compare_data(checkpoint, shards))
+    changed = from_rank_zero(lambda: directory.changes(config, checkpoint))
+    data = from_rank_zero(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
         return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))
     engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
-    aside = agreed(lambda: set_aside_after(directory.checkpoints, record.state.step) if compute.rank == 0 else [])
+    aside = from_rank_zero(lambda: set_aside_after(directory.checkpoints, record.state.step))
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
     return Start(engine, record.state, record.run, tuple(news))
 
@@ -64,9 +79,12 @@ def roll_back(
 
 def _fresh(config: RunConfig, task: Task, compute: Compute) -> deepspeed.DeepSpeedEngine:
     objective = task.objective()
+    objective.to(compute.device)
     if config.initialize_from is not None:
-        agreed(lambda: task.initialize(objective))
-    return build_engine(config, objective.to(compute.device), compute.ranks)
+        from_rank_zero(lambda: task.initialize(objective))
+        for parameter in objective.parameters():
+            dist.broadcast(parameter.data, src=0)
+    return build_engine(config, objective, compute.ranks)
 
 
 def resumed(config: RunConfig, task: Task, compute: Compute, checkpoint: Checkpoint) -> deepspeed.DeepSpeedEngine:
@@ -74,8 +92,10 @@ def resumed(config: RunConfig, task: Task, compute: Compute, checkpoint: Checkpo
     objective = task.objective()
     shapes = {name: parameter.shape for name, parameter in objective.named_parameters()}
     frozen = {name for name, parameter in objective.named_parameters() if not parameter.requires_grad}
-    saved = agreed(lambda: SavedState(checkpoint, shapes, frozen))
-    objective.load_state_dict(agreed(saved.parameters))
+    saved = SavedState(checkpoint, shapes, frozen, compute)
+    with torch.no_grad():
+        for name, parameter in objective.named_parameters():
+            parameter.copy_(saved.tensor(PARAMETER, name))
     engine = build_engine(config, objective.to(compute.device), compute.ranks)
-    load_moments(engine, saved.tensor, checkpoint.record.updates)
+    load_moments(engine, saved.chunks, checkpoint.record.updates)
     return engine

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hyena_ds.data.chunks import Chunk
 from hyena_ds.data.loader import Slice, make_micro_batch
-from hyena_ds.data.shards import Chunk, Shard, ShardIndex
+from hyena_ds.data.shards import Shard, ShardIndex
 from hyena_ds.data.stream import Sample, Sources, StageStream
 from hyena_ds.data.track import Track
 from hyena_ds.data.windows import EpochOrder, Windows
