@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hyena_ds.errors import say
+from hyena_ds.errors import NotFiniteError, UserError, say
 
 STOP_FILE = "HYENA_STOP_FILE"
 """Names a file; once it exists, the run stops. It holds the number of the signal that somebody else received."""
@@ -39,6 +39,8 @@ DEADLINE_CODE = 75
 """EX_TEMPFAIL: start it again later."""
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
 """Exit codes of a run that was asked to stop, and saved."""
+WANTED_CODES = (0, UserError.exit_code, NotFiniteError.exit_code, *STOPPED_CODES)
+"""Exit codes of a run that ended as somebody wanted, or that would end the same way again."""
 
 _LOOK_SECONDS = 0.5
 
