@@ -9,7 +9,8 @@ The global batch and the steps stay as they are: what is changed gives the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import product
 
 from hyena_ds.config.arithmetic import StagePlan, divisors, plan_stages
 from hyena_ds.config.loading import Invalid
@@ -26,7 +27,10 @@ from hyena_ds.runtime.hostfile import Host
 from hyena_ds.runtime.roster import Layout
 
 _OTHERWISE = "h200"
-"""Whose rates compare grids on a device that no table has."""
+"""Whose rates compare grids on a device that no table has..."""
+_ROOM = 1.05
+"""...and which is taken to hold so many times what the run was predicted to need where it began."""
+_CUTS = ("sequence_parallel=", "tokens_per_rank=")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def layout(config: RunConfig, began_on: Sequence[Host], hosts: Sequence[Host]) -
     device = published_device(_OTHERWISE)
     before = _cluster(began_on, device)
     needed = max(_predicted(config, plan, before)[0] for plan in plan_stages(config, before.ranks))
-    return layout_on(config, _cluster(hosts, replace(device, memory=needed / USABLE)), is_known=False)
+    return layout_on(config, _cluster(hosts, replace(device, memory=_ROOM * needed / USABLE)), is_known=False)
 
 
 def layout_on(config: RunConfig, cluster: Cluster, is_known: bool = True) -> Layout | None:
@@ -72,7 +76,9 @@ def layout_on(config: RunConfig, cluster: Cluster, is_known: bool = True) -> Lay
         overrides, rows[number] = [*overrides, *best.overrides], best.config.stages[0]
     changed = replace(config, stages=tuple(rows), warmup=warmup)
     plans = _plans(changed, cluster)
-    return None if plans is None else Layout(plans, tuple(overrides), _fit(changed, plans, cluster))
+    if plans is None:
+        return None
+    return Layout(plans, tuple(overrides), not is_known or _fit(changed, plans, cluster))
 
 
 def _cluster(hosts: Sequence[Host], device: Device) -> Cluster:
@@ -100,40 +106,32 @@ def _fit(config: RunConfig, plans: Sequence[StagePlan], cluster: Cluster) -> boo
 
 
 def _best(parts: Iterator[_Part], cluster: Cluster, is_known: bool) -> _Part | None:
-    """Of those that divide: what changes fewest settings among those that fit, and takes least time of these; else what needs
-    least memory."""
-    found: list[tuple[tuple[bool, float, float], _Part]] = []
+    """Of those that divide and fit: what keeps the cut, then changes fewest settings, then takes least time. Where nothing fits,
+    what needs least memory."""
+    found: list[tuple[tuple[float, ...], _Part]] = []
     for part in parts:
         plans = _plans(part.config, cluster)
         if plans is None:
             continue
         if not part.overrides and not is_known:
             return part
-        bytes_and_seconds = [_predicted(part.config, plan, cluster) for plan in plans]
-        memory, seconds = max(each[0] for each in bytes_and_seconds), sum(each[1] for each in bytes_and_seconds)
-        fits = _fit(part.config, plans, cluster)
-        rank = (False, float(len(part.overrides)), seconds) if fits else (True, memory, seconds)
-        found.append((rank, part))
+        needs = [_predicted(part.config, plan, cluster) for plan in plans]
+        memory, seconds = max(each for each, _ in needs), sum(each for _, each in needs)
+        cuts = any(key in override for override in part.overrides for key in _CUTS)
+        fits = memory <= USABLE * cluster.device.memory
+        found.append(((0, cuts, len(part.overrides), seconds) if fits else (1, memory), part))
     return min(found, key=lambda each: each[0])[1] if found else None
 
 
 def _rows(config: RunConfig, number: int, row: StageConfig, ranks: int) -> Iterator[_Part]:
     """A row on every grid, with every smaller micro batch and leaner policy; as it stands first."""
-    width, length, place = config.model.width, row.context_length, f"stages.{number}."
-    now = row.activation_policy or config.activation_policy
-    grids = [row.sequence_parallel, *(sp for sp in divisors(ranks) if sp != row.sequence_parallel)]
-    for sp in grids:
+    width, length = config.model.width, row.context_length
+    for sp in dict.fromkeys((row.sequence_parallel, *divisors(ranks))):
         if width % sp or length % sp or (sp > 1 and length < 2 * sp):
             continue
-        for micro in _micro_batches(row, ranks, sp):
-            for policy in _leaner(now):
-                changed = {
-                    name: value
-                    for name, value in (("sequence_parallel", sp), ("micro_batch_size", micro), ("activation_policy", policy))
-                    if value != {"sequence_parallel": row.sequence_parallel, "micro_batch_size": row.micro_batch_size, "activation_policy": now}[name]
-                }
-                alone = replace(config, stages=(replace(row, **changed),), warmup=None)
-                yield _Part(alone, tuple(f"{place}{name}={value}" for name, value in changed.items()))
+        for micro, policy in product(_micro_batches(row, ranks, sp), _policies(config, row)):
+            other = replace(row, sequence_parallel=sp, micro_batch_size=micro, activation_policy=policy)
+            yield _Part(replace(config, stages=(other,), warmup=None), _overrides(f"stages.{number}", row, other))
 
 
 def _micro_batches(row: StageConfig, ranks: int, sp: int) -> list[int | None]:
@@ -144,24 +142,25 @@ def _micro_batches(row: StageConfig, ranks: int, sp: int) -> list[int | None]:
     return [row.micro_batch_size, *(size for size in reversed(divisors(of_row)) if size < most)]
 
 
-def _leaner(policy: PolicyName) -> list[PolicyName]:
-    policies = list(KEPT_UNITS)
-    return policies[policies.index(policy) :]
-
-
 def _warmups(config: RunConfig, warmup: WarmupConfig) -> Iterator[_Part]:
-    """The ladder, cut over as many ranks as any number of tokens on a rank asks for."""
-    now = warmup.activation_policy or config.activation_policy
-    lengths = [warmup.tokens_per_rank, *(length for length in reversed(warmup.lengths) if length >= 2)]
-    for tokens in dict.fromkeys(lengths):
-        for policy in _leaner(now):
-            changed = {} if tokens == warmup.tokens_per_rank else {"tokens_per_rank": tokens}
-            try:
-                other = replace(warmup, **changed, activation_policy=warmup.activation_policy if policy == now else policy)
-                alone = replace(config, stages=(), warmup=other)
-            except Invalid:  # a rung, or the width, is not cut over so many
-                continue
-            overrides = [f"warmup.{name}={value}" for name, value in changed.items()]
-            if policy != now:
-                overrides.append(f"warmup.activation_policy={policy}")
-            yield _Part(alone, tuple(overrides))
+    """The ladder, cut over more ranks or fewer, and with every leaner policy; as it stands first."""
+    lengths = (warmup.tokens_per_rank, *(length for length in reversed(warmup.lengths) if length >= 2))
+    for tokens, policy in product(dict.fromkeys(lengths), _policies(config, warmup)):
+        try:
+            other = replace(warmup, tokens_per_rank=tokens, activation_policy=policy)
+            alone = replace(config, stages=(), warmup=other)
+        except Invalid:  # the width is not cut over so many ranks
+            continue
+        yield _Part(alone, _overrides("warmup", warmup, other))
+
+
+def _policies(config: RunConfig, part: StageConfig | WarmupConfig) -> list[PolicyName | None]:
+    """The part's own, or none, then all leaner ones."""
+    policies = list(KEPT_UNITS)
+    now = policies.index(part.activation_policy or config.activation_policy)
+    return [part.activation_policy, *policies[now + 1 :]]
+
+
+def _overrides(place: str, before: StageConfig | WarmupConfig, after: StageConfig | WarmupConfig) -> tuple[str, ...]:
+    values = {field.name: getattr(after, field.name) for field in fields(after)}
+    return tuple(f"{place}.{name}={value}" for name, value in values.items() if value != getattr(before, name))

@@ -69,8 +69,7 @@ def events(records: Records) -> str:
         for number, row in enumerate(records.starts)
     ]
     rows += [
-        (row.get("time", ""), row["kind"], f"{row['step']}", f"{_rank(row)}{row['text']}")
-        for row in records.faults
+        (row.get("time", ""), row["kind"], f"{row['step']}", f"{_rank(row)}{row['text']}") for row in records.faults
     ]
     rows.sort(key=lambda row: row[0])
     skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]

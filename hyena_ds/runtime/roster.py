@@ -42,8 +42,8 @@ class Layout:
     """Whether it is predicted to fit into memory."""
 
 
-Planner = Callable[[Sequence[Host], Sequence[Host]], Layout | None]
-"""The stages on some hosts of a run that began on others: (began on, hosts); None where the batch divides on no grid."""
+Planner = Callable[[RunConfig, Sequence[Host], Sequence[Host]], Layout | None]
+"""The stages of a run that began on the first hosts, on the others; None where a global batch divides on no grid."""
 
 
 class Choice(NamedTuple):
@@ -94,7 +94,7 @@ class Roster:
         """The host that the last failure was of, and the step of the newest checkpoint then."""
         self._check()
         hosts = self._all[: self._wanted]
-        self._plan = partial(plan, hosts)
+        self._plan = partial(plan, config, hosts)
         self.now = Choice(hosts, Layout(plan_stages(config, sum(host.slots for host in hosts))))
 
     @property
@@ -150,9 +150,7 @@ class Roster:
         self.now = choice
         if not out and choice == before:
             return None
-        waiting = [
-            host.name for host in self._all if host.name not in self._given_up and host.name not in choice.names
-        ]
+        waiting = [host.name for host in self._all if host.name not in self._given_up and host.name not in choice.names]
         return described(before, choice, out, waiting, step)
 
     def _choose(self, out: Mapping[str, str]) -> Choice | None:
@@ -173,7 +171,7 @@ class Roster:
         answers = f"{there} of {len(self._all)} hosts {'answers' if there == 1 else 'answer'}{_reasons(lost)}"
         if there < self._supervisor.fewest_hosts:
             return f"{answers}, wanted at least {self._supervisor.fewest_hosts} (supervisor.fewest_hosts)"
-        return f"{answers}, on which the global batch divides on no grid"
+        return f"{answers}; no grid on {self._supervisor.fewest_hosts} or more (supervisor.fewest_hosts) divides the global batch"
 
 
 class NoHosts(Exception):
