@@ -106,8 +106,8 @@ def _fit(config: RunConfig, plans: Sequence[StagePlan], cluster: Cluster) -> boo
 
 
 def _best(parts: Iterator[_Part], cluster: Cluster, is_known: bool) -> _Part | None:
-    """Of those that divide and fit: what keeps the cut, then changes fewest settings, then takes least time. Where nothing fits,
-    what needs least memory."""
+    """What keeps the cut, then changes fewest settings, then takes least time, of the parts that divide and fit. Where nothing
+    fits, what needs least memory."""
     found: list[tuple[tuple[float, ...], _Part]] = []
     for part in parts:
         plans = _plans(part.config, cluster)

@@ -54,12 +54,12 @@ class Choice(NamedTuple):
 
     @property
     def ranks(self) -> int:
-        """Of all hosts."""
+        """Ranks of all hosts."""
         return sum(host.slots for host in self.hosts)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the hosts, in the order of their ranks."""
+        """Names of the hosts, in the order of their ranks."""
         return tuple(host.name for host in self.hosts)
 
 

@@ -29,7 +29,14 @@ def test_a_spare_and_then_a_smaller_grid_carry_a_run_on_that_loses_two_of_four_h
     hosts = hosts_of(4)
     run = tmp_path / "runs" / "run"
     launch = Launch(
-        hosts[0], config, "--", "bash", "launch/hostfile.sh", hosts.hostfile(1), config, script="launch/supervise.sh"
+        hosts[0],
+        config,
+        "--",
+        "bash",
+        "launch/hostfile.sh",
+        str(hosts.hostfile(1)),
+        str(config),
+        script="launch/supervise.sh",
     )
     launch.reach(run, 4)
     hosts.kill(hosts[1])
