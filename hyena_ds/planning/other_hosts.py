@@ -30,6 +30,8 @@ _OTHERWISE = "h200"
 """Whose rates compare grids on a device that no table has..."""
 _ROOM = 1.05
 """...and which is taken to hold so many times what the run was predicted to need where it began."""
+_MOST_SMALLER = 8
+"""Micro batches that are tried: a batch may divide in many ways."""
 _CUTS = ("sequence_parallel=", "tokens_per_rank=")
 
 
@@ -113,12 +115,12 @@ def _best(parts: Iterator[_Part], cluster: Cluster, is_known: bool) -> _Part | N
         plans = _plans(part.config, cluster)
         if plans is None:
             continue
-        if not part.overrides and not is_known:
-            return part
         needs = [_predicted(part.config, plan, cluster) for plan in plans]
         memory, seconds = max(each for each, _ in needs), sum(each for _, each in needs)
         cuts = any(key in override for override in part.overrides for key in _CUTS)
         fits = memory <= USABLE * cluster.device.memory
+        if not part.overrides and (fits or not is_known):
+            return part
         found.append(((0, cuts, len(part.overrides), seconds) if fits else (1, memory), part))
     return min(found, key=lambda each: each[0])[1] if found else None
 
@@ -135,11 +137,12 @@ def _rows(config: RunConfig, number: int, row: StageConfig, ranks: int) -> Itera
 
 
 def _micro_batches(row: StageConfig, ranks: int, sp: int) -> list[int | None]:
-    """What the config says, then all smaller ones that divide the sequences of a data-parallel row."""
+    """What the config says, then the largest of the smaller ones that divide the sequences of a data-parallel row."""
     sequences, rows = row.sequences, max(1, ranks // sp)
     of_row = sequences // rows if sequences % rows == 0 else 1
     most = row.micro_batch_size if row.micro_batch_size is not None else of_row + 1
-    return [row.micro_batch_size, *(size for size in reversed(divisors(of_row)) if size < most)]
+    smaller = [size for size in reversed(divisors(of_row)) if size < most]
+    return [row.micro_batch_size, *smaller[:_MOST_SMALLER]]
 
 
 def _warmups(config: RunConfig, warmup: WarmupConfig) -> Iterator[_Part]:
