@@ -23,7 +23,6 @@ from hyena_ds.doctor.command import add_arguments as add_doctor_arguments
 from hyena_ds.errors import LocalError, UserError, say
 from hyena_ds.planning.command import add_arguments as add_plan_arguments
 from hyena_ds.planning.command import add_plan_measurement
-from hyena_ds.planning.other_hosts import layout
 from hyena_ds.planning.prediction import add_arguments as add_plan_predict_arguments
 from hyena_ds.predict.embed import add_arguments as add_embed_arguments
 from hyena_ds.predict.export import add_arguments as add_export_arguments
@@ -237,6 +236,8 @@ def _finetune(parsed: argparse.Namespace) -> int:
 
 
 def _supervise(parsed: argparse.Namespace) -> int:
+    from hyena_ds.planning.other_hosts import layout
+
     config = load_run(parsed.config, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
     return supervise(config, command, os.environ, roster_of(config, command, os.environ, layout))

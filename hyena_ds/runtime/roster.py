@@ -92,6 +92,8 @@ class Roster:
         self._given_up: set[str] = set()
         self._blamed: tuple[str, int] | None = None
         """The host that the last failure was of, and the step of the newest checkpoint then."""
+        self.has_left_out = False
+        """Whether the next start is the first one without some hosts."""
         self._check()
         hosts = self._all[: self._wanted]
         self._plan = partial(plan, config, hosts)
@@ -147,7 +149,7 @@ class Roster:
         if choice is None:
             raise NoHosts(self._why_not(lost))
         self._given_up |= out.keys()
-        self.now = choice
+        self.now, self.has_left_out = choice, bool(out)
         if not out and choice == before:
             return None
         waiting = [host.name for host in self._all if host.name not in self._given_up and host.name not in choice.names]

@@ -93,7 +93,7 @@ def supervise(
                 raise UserError(f"{command[0]}: cannot be started ({error.strerror}); name a launch command") from None
             starts += 1
             code = foreground.ended(child, leaving=WANTED_CODES)
-            ended = code in WANTED_CODES and not (starts > 1 and code == UserError.exit_code and _has_lost(roster))
+            ended = code in WANTED_CODES and not (starts > 1 and _is_of_hosts(code, roster))
             if ended or foreground.requests.first is not None:
                 return code
             failure: Failure | None = failure_of(code, directory, known)
@@ -106,14 +106,18 @@ def supervise(
                 end = time.monotonic() + decision
                 while foreground.requests.first is None and time.monotonic() < end:
                     time.sleep(0.1)
-                failure = None if roster is None else _change_hosts(roster, failure, directory)
+                if foreground.requests.first is None:  # asking hosts takes seconds
+                    failure = None if roster is None else _change_hosts(roster, failure, directory)
                 if foreground.requests.first is not None:
                     return 128 + foreground.requests.first
 
 
-def _has_lost(roster: Roster | None) -> bool:
-    """Whether the hosts of this start have become fewer since it was decided: then it is no mistake of the user's."""
-    return roster is not None and not roster.lost().keys().isdisjoint(roster.now.names)
+def _is_of_hosts(code: int, roster: Roster | None) -> bool:
+    """Whether what looks like a user's mistake may come of lost hosts: one was lost since the look at all of them, or those that
+    were left out just now still hold what is theirs, as a shared file system keeps the lock of a run for a while."""
+    if code != UserError.exit_code or roster is None:
+        return False
+    return roster.has_left_out or not roster.lost().keys().isdisjoint(roster.now.names)
 
 
 def _change_hosts(roster: Roster, failure: Failure, directory: RunDirectory) -> Failure | None:
