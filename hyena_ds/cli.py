@@ -35,6 +35,7 @@ from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
 from hyena_ds.runtime.interruption import Interruption
+from hyena_ds.runtime.roster import roster_of
 from hyena_ds.runtime.supervisor import supervise
 from hyena_ds.shipped.command import add_commands as add_shipped_commands
 from hyena_ds.suites.audit_command import add_arguments as add_audit_arguments
@@ -235,9 +236,11 @@ def _finetune(parsed: argparse.Namespace) -> int:
 
 
 def _supervise(parsed: argparse.Namespace) -> int:
+    from hyena_ds.planning.other_hosts import layout
+
     config = load_run(parsed.config, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
-    return supervise(config, command, os.environ)
+    return supervise(config, command, os.environ, roster_of(config, command, os.environ, layout))
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from hyena_ds.config.limits import (
     ABOVE_0,
     MOST,
     MOST_LOCAL_RANKS,
+    MOST_RANKS,
     MOST_SECONDS,
     MOST_SEQUENCES,
     MOST_SOURCES,
@@ -174,10 +175,15 @@ class WatchdogConfig:
 
 @dataclass(frozen=True)
 class SupervisorConfig(Bounded):
-    """When `hyena-ds supervise` stops starting a run again."""
+    """When `hyena-ds supervise` stops starting a run again, and on which hosts of a hostfile it starts it."""
 
     restarts_without_progress: Annotated[int, Bound(0, MOST)] = 5
     """Starts after failures that bring no newer checkpoint."""
+    spare_hosts: Annotated[int, Bound(0, MOST_RANKS)] = 0
+    """Hosts at the end of the hostfile that wait until one of the others is lost."""
+    fewest_hosts: Annotated[int, Bound(1, MOST_RANKS)] = 1
+    """Hosts that a run may go on with when others are lost and no spare is left; with fewer it is not started again. The
+    global batch stays what it is."""
 
 
 @dataclass(frozen=True)

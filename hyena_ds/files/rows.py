@@ -88,6 +88,8 @@ FAULTS = Shape(
     {"step": is_count, "rank": is_count, **dict.fromkeys(("time", "kind", "text", "seen_on"), _is_a(str))},
     needed=("step", "kind", "text"),
 )
+HOSTS_CHANGED = "hosts"
+"""Kind of a row of faults.jsonl that is no fault: after one, a supervisor has chosen other hosts."""
 STARTS = Shape(
     {
         **dict.fromkeys(("step", "ranks", "threads"), is_count),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from hyena_ds.files.rows import training_time
+from hyena_ds.files.rows import HOSTS_CHANGED, training_time
 from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
 from hyena_ds.runs.records import VALIDATION, Records
@@ -89,6 +89,7 @@ def _headline(records: Records) -> str:
     loss = last.get("validation_loss")
     memory = max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0)
     starts = max(len(records.starts), 1)
+    faults = sum(row["kind"] != HOSTS_CHANGED for row in records.faults)
     cards = [
         ("steps", f"{records.step:,}", f"of {config.total_steps:,}"),
         ("tokens", pictures.short(tokens), f"of {pictures.short(config.total_tokens)}"),
@@ -106,7 +107,7 @@ def _headline(records: Records) -> str:
         cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{show_duration(seconds)} of training"))
     cards += [
         ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
-        ("starts", str(starts), f"{len(records.faults)} {'fault' if len(records.faults) == 1 else 'faults'}"),
+        ("starts", str(starts), f"{faults} {'fault' if faults == 1 else 'faults'}"),
     ]
     return card_row(cards)
 

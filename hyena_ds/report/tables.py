@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hyena_ds.files.rows import is_count, is_number
+from hyena_ds.files.rows import HOSTS_CHANGED, is_count, is_number
 from hyena_ds.runs.records import VALIDATION, Records, Row
 from hyena_ds.text import in_tokens
 
@@ -63,14 +63,13 @@ def test(records: Records) -> str:
 
 
 def events(records: Records) -> str:
-    """Starts, faults and skipped steps, in their order."""
+    """Starts, faults, changes of hosts and skipped steps, in their order."""
     rows = [
         (row.get("time", ""), "started again" if number else "start", f"{row.get('step', 0):,}", _where(row))
         for number, row in enumerate(records.starts)
     ]
     rows += [
-        (row.get("time", ""), row["kind"], f"{row['step']}", f"rank {row.get('rank', '?')}: {row['text']}")
-        for row in records.faults
+        (row.get("time", ""), row["kind"], f"{row['step']}", f"{_rank(row)}{row['text']}") for row in records.faults
     ]
     rows.sort(key=lambda row: row[0])
     skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]
@@ -116,6 +115,10 @@ def environment(records: Records) -> str:
 def log(records: Records) -> str:
     """The last lines of the log, folded."""
     return f"<details><summary>log.txt</summary><pre>{escape(chr(10).join(records.log))}</pre></details>"
+
+
+def _rank(row: Row) -> str:
+    return "" if row["kind"] == HOSTS_CHANGED else f"rank {row.get('rank', '?')}: "
 
 
 def _where(row: Row) -> str:

@@ -1,7 +1,7 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
 config.yaml  shards.json (digests of its data)  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
-faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
+faults.jsonl (after one)  hosts.txt (those that a supervisor starts it on)  tensorboard/  csv/ (if asked for)  checkpoints/
 running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
 
@@ -36,6 +36,7 @@ from hyena_ds.redaction import kept
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 LOCK = "running.lock"
+HOSTS = "hosts.txt"
 ENVIRONMENT = "environment.jsonl"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -62,6 +63,7 @@ class RunDirectory:
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
         self.lock = self.path / LOCK
+        self.hosts = self.path / HOSTS
         self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
@@ -93,7 +95,7 @@ class RunDirectory:
             self._check_place()
             return False
         if not self.config_file.is_file():
-            if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
+            if any(entry.name not in (FAULTS, LOCK, HOSTS) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return False
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():

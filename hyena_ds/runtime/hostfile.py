@@ -33,11 +33,10 @@ from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control, say
 from hyena_ds.files.rows import read_faults
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.heartbeat import FAULT_CODE
-from hyena_ds.runtime.interruption import AGAIN, STOP_FILE
+from hyena_ds.runtime.interruption import AGAIN, STOP_FILE, WANTED_CODES
 from hyena_ds.runtime.local_ranks import QUIET
 from hyena_ds.runtime.relay import RELAY, run_relayed
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
-from hyena_ds.runtime.supervisor import WANTED_CODES
 from hyena_ds.shipped import launch_script
 
 DIRECTORY = "HYENA_DIRECTORY"

@@ -124,6 +124,16 @@ def test_a_run_that_is_not_complete_has_a_page_that_says_whether_it_failed(
     assert f"run {state}" in page.text and "6of 10" in page.text.replace("\n", "")
 
 
+def test_a_change_of_hosts_is_an_event_of_no_rank_and_no_fault(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    row = {"time": "2026-01-01T10:31:00+00:00", "step": 4, "kind": "hosts", "text": "hosts: without node1 (gone)"}
+    with (run / "faults.jsonl").open("a") as faults:
+        faults.write(json.dumps(row) + "\n")
+    text, page = page_of(run)
+    assert "1 fault<" in text and "<td>hosts: without node1 (gone)</td>" in text
+    assert "rank ?" not in page.text
+
+
 def test_a_page_shows_what_the_run_of_another_task_measures_in_its_unit(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     start = {**json.loads((run / "environment.jsonl").read_text().splitlines()[-1]), "unit": f"nats a sequence {EVIL}"}
