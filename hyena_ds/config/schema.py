@@ -265,7 +265,9 @@ class RunConfig(Bounded):
             "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
         )
         _require(
-            not self.steps_only or self.task is None, "steps_only", "found it with a task, wanted data.sources; leave it out"
+            not self.steps_only or self.task is None,
+            "steps_only",
+            "found it with a task, wanted data.sources; leave it out",
         )
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")
