@@ -113,7 +113,8 @@ def row_of_step(shape: StepShape, seconds: dict[str, float], peak_memory_gib: fl
     `min` and `max`."""
     columns = {name: getattr(shape, name) for name in (*_OF_A_STEP, *_OF_A_RUN)}
     measured = {"wall_seconds": seconds, "peak_memory_gib": peak_memory_gib}
-    return {**columns, "threads": _THREADS, "model": to_plain(shape.config), **measured}
+    model = to_plain(shape.config)
+    return {**columns, "maximum_context": model["maximum_context"], "threads": _THREADS, "model": model, **measured}
 
 
 def with_steps(found: dict[str, Any], steps: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], int]:
@@ -121,11 +122,11 @@ def with_steps(found: dict[str, Any], steps: Sequence[dict[str, Any]]) -> tuple[
 
     Raises UserError for a calibration whose steps are not readable.
     """
+    shapes = [_shape_of(step) for step in steps]
     try:
-        shapes = [_shape_of(step) for step in steps]
         others = [step for step in found["steps"] if _shape_of(step) not in shapes]
-        replaced = len(found["steps"]) - len(others)
-        return fitted({**found, "steps": [*others, *steps]}), replaced
+        after = fitted({**found, "steps": [*others, *steps]})
+        return after, len(found["steps"]) - len(others)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             "--calibration: found steps that are not those of this version; measure again, with --calibrate"
