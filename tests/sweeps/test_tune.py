@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hyena_ds.cli import main
-from hyena_ds.config.arithmetic import plan_stages
+from hyena_ds.config.arithmetic import describe, plan_stages
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
@@ -74,6 +74,7 @@ def test_rows_are_all_grids_that_divide_and_each_keeps_the_batch(config: Path, r
         assert (row.context_length, row.sequences, row.step_count) == (length, sequences, 7)
         assert plan.data_parallel * row.sequence_parallel == ranks
         assert plan.data_parallel * plan.micro_batch_size * plan.accumulation == sequences
+        assert "validation: none (steps_only)" in describe(run.config, ranks)
         assert run.config.steps_only and run.config.local_ranks == ranks and run.config.warmup is None
         found.add((row.sequence_parallel, plan.micro_batch_size, plan.activation_policy))
     wanted = {
@@ -350,33 +351,30 @@ def test_the_slurm_array_has_a_task_a_grid_and_the_list_writes_nothing(
 
 
 @pytest.mark.slow
-def test_grids_are_measured_by_real_runs_once_and_plan_learns_from_them(tmp_path: Path) -> None:
+def test_grids_are_measured_by_real_runs_and_plan_learns_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from hyena_ds.bench.measure import machine
 
     config = write_config(tmp_path / "run.yaml", make_shards(tmp_path))
     known = {**calibration(), "machine": machine()}
     path = tmp_path / "calibration.json"
     write_calibration(path, known)
-    blocked = tmp_path / "runs" / "run-tune"
-
-    def tune(*more: str) -> str:
-        command = [sys.executable, "-m", "hyena_ds", "tune", str(config), "--steps", "3", "--calibration", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        done = subprocess.run(
-            [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    output = tmp_path / "runs" / "run-tune"
+    command = ["tune", str(config), "--steps", "3", "--most", "3", "--calibration", str(path)]
     stage = stage_on(config, 2)
     third = write_sweep(stage, candidates(stage, Cluster(1, 2, machine_device(known, 2)), 3), 3, 3).runs[2]
     (third.directory / "mine").mkdir(parents=True)  # no run can begin here
-    said = tune("--most", "3")
-    results = list(csv.DictReader((blocked / "results.csv").open(newline="")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    whole = [sys.executable, "-m", "hyena_ds", *command]
+    done = subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    results = list(csv.DictReader((output / "results.csv").open(newline="")))
     assert [row["status"] for row in results] == ["complete", "complete", "failed (2)"], said
     assert f"{third.name}: {third.directory}: found a directory that is no run" in said
     for row in results[:2]:
-        run = blocked / row["run"]
+        run = output / row["run"]
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [step["step"] for step in steps] == [1, 2, 3] and all("loss" in step for step in steps)
         assert not list(run.glob("checkpoints/step-*")), "a measurement keeps no weights"
@@ -390,6 +388,7 @@ def test_grids_are_measured_by_real_runs_once_and_plan_learns_from_them(tmp_path
     rows = [row for row in measured_of(load_sweep(str(stage.sweep_file), []), 2, None) if row.is_complete]
     before, now = errors_of(known, rows), errors_of(after, rows)
     assert now[0] <= before[0] and now[1] <= before[1]
-    again = tune("--table")
+    assert main([*command, "--table"]) == 0
+    again = capsys.readouterr().out
     assert "2 measured steps added, 2 of which replace older ones" in again and "hyena-ds train" not in again
     assert read_calibration(path)["steps"] == after["steps"]
