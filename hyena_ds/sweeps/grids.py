@@ -52,7 +52,7 @@ class Stage:
     """As the config has it."""
     ranks: int
     directory: Path
-    """Of the sweep."""
+    """Where the sweep and its runs are."""
 
     @property
     def sweep_file(self) -> Path:

@@ -43,9 +43,9 @@ class Measured:
     status: str
     error: str | None
     seconds: tuple[float, ...]
-    """Of every counted step, the wait for its data left out."""
+    """Each counted step's, the wait for its data left out."""
     peak_memory_gib: float | None
-    """Of the rank that held most."""
+    """The rank's that held most."""
     input_wait_seconds: float
     """Median."""
     start: Row
