@@ -249,6 +249,8 @@ class RunConfig(Bounded):
     that holds a run. PATH: continue from that checkpoint, of this run or another."""
     local_ranks: Annotated[int | None, Bound(1, MOST_LOCAL_RANKS)] = None
     """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
+    steps_only: bool = False
+    """Train, and neither validate nor count baselines; write no weights at the end. `hyena-ds tune` measures steps so."""
     deepspeed_log: bool = False
     """Let DeepSpeed's own messages through."""
     stop_after: str | None = None
@@ -268,6 +270,11 @@ class RunConfig(Bounded):
             not (self.data.sources and self.task is not None),
             "task",
             "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
+        )
+        _require(
+            not self.steps_only or self.task is None,
+            "steps_only",
+            "found it with a task, wanted data.sources; leave it out",
         )
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")

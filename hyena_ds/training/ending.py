@@ -32,6 +32,13 @@ def conclude(
     """
     journal.end_progress()
     context_length, best = config.schedule[-1].context_length, scores.selection.best
+    if config.steps_only:
+        journal.say(f"steps_only: {step:,} steps are done; nothing was validated, and no weights are kept")
+        try:
+            directory.write_summary({"step": step, "context_length": context_length})
+        except OSError as error:
+            return f"{error.filename or directory.summary}: cannot be written ({error.strerror})"
+        return None
     if best is None:
         journal.say("counting baselines on the training data")
         last, quality = scores.last, scores.quality
