@@ -72,12 +72,13 @@ def _scaling(parsed: argparse.Namespace, config: RunConfig) -> int:
 def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:
     from hyena_ds.config.names import check_new_name
     from hyena_ds.cost.devices import Cluster, published_device
+    from hyena_ds.cost.efficiency import calibration_file
     from hyena_ds.planning import calibration
     from hyena_ds.planning.forecast import forecast
     from hyena_ds.planning.report import describe_plan
     from hyena_ds.runs.directory import RunDirectory
 
-    path = Path(parsed.calibration).expanduser() if parsed.calibration else calibration.default_path()
+    path = Path(parsed.calibration).expanduser() if parsed.calibration else calibration_file()
     check_new_name(config.name, RunDirectory(config).config_file, "name")
     check_count("--nodes", parsed.nodes, MOST_RANKS)
     check_count("--devices-per-node", parsed.devices_per_node, MOST_RANKS)
