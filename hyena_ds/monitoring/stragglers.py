@@ -1,10 +1,12 @@
 """Which ranks are slow, from how long each computed and waited in a window of steps. Takes no torch.
 
-    seconds a step of every rank, a window --judge--> Window: the slowest rank, by how much, which are slow
-    two windows in a row                   --Stragglers--> the ranks that are named
+    (compute, wait) of each step of one rank --Pace--> a step's mean in a window
+    of all ranks                             --judge--> Window: the slowest rank, by how much, which are slow
+    two windows in a row                     --Stragglers--> the ranks that are named
 
 Every rank's step lasts equally long, because the others wait for the slowest: what differs is how much of it is compute. The
-noise of single steps is averaged over a window, and a pause of one rank alone seldom fills two of them.
+noise of single steps is averaged over a window, whose longest step is left out, and a rank is named after two of them: a pause
+now and then is nobody's habit.
 """
 
 from __future__ import annotations
@@ -15,6 +17,27 @@ from dataclasses import dataclass
 
 _LEAST_SECONDS = 1e-3
 """Steps that are longer by less delay nobody, and are within what a clock and a scheduler do."""
+
+
+_FEWEST = 5
+"""Steps of a window from which on its longest is left out."""
+
+
+class Pace:
+    """How long one rank computes, and waits, in the steps of a window."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[float, float]] = []
+
+    def add(self, compute: float, wait: float) -> None:
+        """A further step, in seconds."""
+        self._steps.append((compute, wait))
+
+    def window(self) -> tuple[float, float]:
+        """The means of the steps since the last call, without the one of the most compute; zeros where there are none."""
+        kept = sorted(self._steps)[: -1 if len(self._steps) >= _FEWEST else None]
+        self._steps = []
+        return (0.0, 0.0) if not kept else (statistics.fmean(c for c, _ in kept), statistics.fmean(w for _, w in kept))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyena_ds.data.loader import StepBatch
+from hyena_ds.monitoring.stragglers import Pace
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib, waits_take_time
 from hyena_ds.parallel.waits import Waits, timed_event
@@ -45,7 +46,7 @@ class StepClock:
         self._compute = compute
         self._input_wait = self._began = self._waited_before = self._all_waits = 0.0
         self._ends: tuple[Any, ...] = ()
-        self._steps, self._window = 0, [0.0, 0.0]
+        self.pace = Pace()
 
     def reading(self, batches: Iterator[StepBatch]) -> Iterator[StepBatch]:
         """The same batches; how long each kept the run waiting is noted."""
@@ -80,12 +81,6 @@ class StepClock:
         gib, wait = largest_of_ranks((peak_memory_gib(self._compute), self._input_wait), self._compute)
         return StepCost(seconds, gib, shares / self._compute.ranks, wait)
 
-    def window(self) -> tuple[float, float]:
-        """(compute, waits): seconds of this rank in a step, the mean of the steps since the last call; zeros without any."""
-        found = [seconds / max(self._steps, 1) for seconds in self._window]
-        self._steps, self._window = 0, [0.0, 0.0]
-        return found[0], found[1]
-
     def _mark(self) -> Any:
         if self._event is None:
             return time.perf_counter()
@@ -100,6 +95,4 @@ class StepClock:
         first, last = self._ends
         span = last - first if self._event is None else first.elapsed_time(last) / 1e3
         compute = max(0.0, span - (self.waits.seconds() - self._all_waits))
-        self._steps += 1
-        self._window[0] += compute
-        self._window[1] += max(0.0, seconds - compute)
+        self.pace.add(compute, max(0.0, seconds - compute))

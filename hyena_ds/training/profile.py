@@ -8,6 +8,9 @@ What cannot be written is said by whom it concerns, and training goes on.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ class Profiler:
         if self._profile is None and self._first <= step <= self._last:
             devices = [ProfilerActivity.CUDA] if is_accelerated(self._compute) else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *devices])
-            self._profile.start()
+            with no_stderr():
+                self._profile.start()
 
     def after(self, step: int) -> list[str]:
         """The step is done: write the trace if it ends with it; what is to be said of it, on rank 0."""
@@ -53,7 +57,8 @@ class Profiler:
 
     def _write(self) -> list[str]:
         recorded, self._profile = self._profile, None
-        recorded.stop()
+        with no_stderr():
+            recorded.stop()
         trace = self._directory / f"rank-{self._compute.rank:05}.json.gz"
         by = f"self_{self._compute.device.type}_time_total"
         try:
@@ -68,3 +73,16 @@ class Profiler:
             say(f"{trace}: cannot be written ({' '.join(str(error).split())}); training goes on without it")
             return []
         return [f"profiled steps {self._first} to {self._last}: {self._directory}"]
+
+
+@contextmanager
+def no_stderr() -> Iterator[None]:
+    """Throw away what is written to standard error in the block: the profiler's library writes there, from C++."""
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)

@@ -64,7 +64,7 @@ class Watch:
             Digest(self._compute.device) if self._config.corruption.every_steps is not None and several else None
         )
         self.alike, self._is_owed = step, True
-        self._clock.window()  # what came before has other sizes, or another pace
+        self._clock.pace.window()  # what came before has other sizes, or another pace
 
     def saved(self) -> None:
         """Note that what the next step begins with is a checkpoint: it is compared, so that one knows whether it is good."""
@@ -99,7 +99,7 @@ class Watch:
         """What this rank adds to the exchange of a step: float64 on the device, zeros where the others' are; None mostly."""
         parts = []
         if self._times_due:
-            times = torch.tensor(self._clock.window(), dtype=torch.float64)
+            times = torch.tensor(self._clock.pace.window(), dtype=torch.float64)
             parts.append(send(times, self._compute.device))
         if self._digests_due and self._digest is not None:
             parts.append(self._digest.handed_in())
