@@ -97,8 +97,8 @@ def measured_rates(file: Path, ranks: int, on_cpu: bool) -> Rates | None:
             return None
         ceiling = found["ceilings"][str(ranks)]
         transforms = tuple((int(points), _rate(rate)) for points, rate in ceiling["transforms"])
-        named = {name: _rate(ceiling[name]) for name in ("gemm_float32", "gemm_bfloat16", "copy")}
-        return Rates(**named, pointwise=math.inf, links=Links(math.inf, math.inf, 0.0, 0.0), transforms=transforms)
+        float32, bfloat16, copy = (_rate(ceiling[name]) for name in ("gemm_float32", "gemm_bfloat16", "copy"))
+        return Rates(float32, bfloat16, math.inf, copy, Links(math.inf, math.inf, 0.0, 0.0), transforms=transforms)
     except (OSError, KeyError, TypeError, ValueError):
         return None
 

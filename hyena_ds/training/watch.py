@@ -35,7 +35,7 @@ class Seen:
     """What a step brought to light; the same on every rank."""
 
     columns: dict[str, Any] = field(default_factory=dict)
-    """Of the step's row in metrics.jsonl."""
+    """For the step's row in metrics.jsonl."""
     slow: tuple[str, ...] = ()
     """The ranks that are slow, each in a few words."""
     stop: Stop | None = None

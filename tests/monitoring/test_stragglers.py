@@ -47,8 +47,10 @@ def test_nobody_is_named_in_a_thousand_quiet_steps(ranks: int, window: int) -> N
 def test_a_throttled_rank_and_one_that_is_stopped_in_pulses_are_named_within_two_windows(ranks: int) -> None:
     throttled = named_in(ranks, 50, 1, lambda draw, step, rank: 2.0 if rank == 1 and step > 500 else 1.0)
     assert throttled == {step: {1} for step in range(600, STEPS + 1, 50)}
-    # Stopped for eight steps' time in every eighth step: most of its steps are as quick as the others'.
-    pulses = named_in(ranks, 50, 1, lambda draw, step, rank: 9.0 if rank == 1 and step > 500 and step % 8 == 0 else 1.0)
+    # Stopped for the time of eleven steps in every sixth: the others of its steps are as quick as everybody's.
+    pulses = named_in(
+        ranks, 50, 1, lambda draw, step, rank: 12.0 if rank == 1 and step > 500 and step % 6 == 0 else 1.0
+    )
     assert min(pulses) == 600 and all(named == {1} for named in pulses.values())
 
 

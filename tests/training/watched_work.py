@@ -3,6 +3,7 @@ its bits is flipped."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,17 @@ BIT = 1 << 20
 
 
 def train_watched(
-    compute: Compute, config: Path, overrides: list[str], flips: dict[int, int], throttled: int | None = None
+    compute: Compute,
+    config: Path,
+    overrides: list[str],
+    flips: dict[int, int],
+    throttled: int | None = None,
+    cache: str = "",
 ) -> tuple[int, str]:
     """`hyena-ds train CONFIG OVERRIDES`; exit code, and the sentence that it ended with.
 
     In step s a bit of the parameters of rank `flips[s]` flips, once. A throttled rank takes six times as long for its passes.
+    `cache` is the user's, where a calibration is.
     """
     loaded, own_step, left = load_yaml(str(config), RunConfig, overrides), run.train_step, dict(flips)
 
@@ -52,7 +59,8 @@ def train_watched(
         finally:
             engine.forward = own_forward
 
-    run.train_step = step
+    run.train_step, before = step, os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = cache
     try:
         directory = RunDirectory(loaded)
         watchdog = Watchdog(loaded.watchdog, directory.faults)
@@ -61,6 +69,7 @@ def train_watched(
         return error.exit_code, str(error)
     finally:
         run.train_step = own_step
+        os.environ["XDG_CACHE_HOME"] = before or ""
 
 
 def flip(parameter: torch.Tensor) -> None:
