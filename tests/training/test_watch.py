@@ -127,6 +127,12 @@ def test_digests_see_a_flip_wherever_there_is_another_copy(
         assert everywhere == [wanted[planted]] * 2, planted
 
 
+@pytest.mark.slow
+def test_of_four_ranks_the_one_that_differs_is_named(ranks: Ranks, shards: Path, tmp_path: Path) -> None:
+    config = load_yaml(write(tmp_path, shards), RunConfig)
+    assert ranks(4).run(digests, timeout=TIMEOUT, config=config, planted="live") == [[1]] * 4
+
+
 def test_a_majority_names_the_others_and_without_one_all_are_named() -> None:
     assert differing([(1.0, 2.0)] * 4) == []
     assert differing(["a", "a", "b", "a", "c"]) == [2, 4]
