@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
-from hyena_ds.config.schema import NonFiniteConfig, RunConfig
+from hyena_ds.config.schema import NonFiniteConfig, RunConfig, WatchdogConfig
+from hyena_ds.config.watching import ProfileConfig
 from hyena_ds.files.rows import read_faults
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.runtime.watchdog import Watchdog
 from hyena_ds.training.corruption import cannot_mend
 from hyena_ds.training.digest import differing
+from hyena_ds.training.profile import Profiler
 from tests.distributed.pool import Pool
 from tests.training.runs import make_shards, rows, write_config
 from tests.training.watched_work import digests, train_watched
@@ -138,6 +143,21 @@ def test_a_majority_names_the_others_and_without_one_all_are_named() -> None:
     assert differing(["a", "a", "b", "a", "c"]) == [2, 4]
     assert differing(["a", "b"]) == [0, 1]
     assert differing(["a", "a", "b", "b"]) == [0, 1, 2, 3]
+
+
+def test_a_profile_that_cannot_be_written_is_said_and_no_more(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profile").write_text("in the way")
+    alone = Compute(torch.device("cpu"), "", 0, 1, 0)
+    watchdog = Watchdog(WatchdogConfig(enabled=False), tmp_path / "faults.jsonl")
+    profiler = Profiler(ProfileConfig(steps=(2, 3)), tmp_path, alone, watchdog)
+    for step in (1, 2, 3, 4):
+        profiler.before(step)
+        assert profiler.after(step) == []
+    said = capfd.readouterr().err
+    assert said.startswith(f"hyena-ds: {tmp_path}/profile/steps-2-3/rank-00000.json.gz: cannot be written (")
+    assert said.endswith("; training goes on without it\n") and said.count("\n") == 1
 
 
 def test_a_run_without_a_checkpoint_from_before_says_so(tmp_path: Path) -> None:
