@@ -30,6 +30,7 @@ from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
 from hyena_ds.config.task import TaskConfig
+from hyena_ds.config.watching import CorruptionConfig, ProfileConfig, StragglersConfig
 from hyena_ds.text import parse_duration
 
 
@@ -220,6 +221,10 @@ class RunConfig(Bounded):
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    stragglers: StragglersConfig = field(default_factory=StragglersConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    profile: ProfileConfig | None = None
+    """Steps of which every rank writes a trace and a table by operator; by default none."""
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""

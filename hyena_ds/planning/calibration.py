@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,12 +62,6 @@ class Fit:
     """Seconds."""
     process_gib: float
     slack: float
-
-
-def default_path() -> Path:
-    """In the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "hyena-ds" / "calibration.json"
 
 
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:

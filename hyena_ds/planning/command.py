@@ -71,9 +71,9 @@ def _scaling(parsed: argparse.Namespace, config: RunConfig) -> int:
 
 def calibration_path(named: str | None) -> Path:
     """What --calibration names, else the file in the user's cache."""
-    from hyena_ds.planning.calibration import default_path
+    from hyena_ds.cost.efficiency import calibration_file
 
-    return Path(named).expanduser() if named else default_path()
+    return Path(named).expanduser() if named else calibration_file()
 
 
 def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:

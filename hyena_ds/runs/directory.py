@@ -70,6 +70,14 @@ class RunDirectory:
         """Whether the run has trained to its end: summary.json is written last."""
         return self.summary.is_file()
 
+    def complete_message(self) -> list[str]:
+        """What is said when a finished run is started again."""
+        return [
+            f"The run in {self.path} is complete: {self.summary} holds its results.",
+            f"To train on from its weights, give a config another name and initialize_from: {self.path}",
+            f"To start afresh, remove {self.path}, or choose another name (name=OTHER on the command line).",
+        ]
+
     def check(self, config: RunConfig) -> Checkpoint | None:
         """The checkpoint that `config` goes on from, None where there is none.
 
