@@ -22,6 +22,7 @@ from hyena_ds.checkpoints.directory import begin, complete
 from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, Written, write_file, write_manifest
 from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
+from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
@@ -58,16 +59,18 @@ class CheckpointWriter:
         shards: str | None = None,
         say: Callable[[str], object] = print,
         exported: Export | None = None,
+        uploads: Uploads | None = None,
     ):
         """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
         digest of its data. `exported` makes weights.safetensors of the whole parameters (by default the language model's
         own). On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
-        and is still there."""
+        and is still there. `uploads` copies what is complete to the tiers."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
         self._shards = shards
         self._job: _Job | None = None
         self._say, self._said = say, set[str]()
         self._exported = exported or partial(published_tensors, config.model)
+        self._uploads = uploads
 
     def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written.
@@ -75,6 +78,8 @@ class CheckpointWriter:
         The checkpoint of the step `selected`, this one or an earlier, is kept until another is.
         """
         self.finish()
+        if self._uploads:
+            self._uploads.check()
         aside = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
         self._job = _Job(aside, state.step, self._files(engine, state, copy=background), selected)
@@ -97,11 +102,19 @@ class CheckpointWriter:
         """Complete the checkpoint under way if the votes of all ranks add up to none that is writing."""
         if self.under_way and votes[0] == 0:
             self._conclude()
+        if self._uploads:
+            self._uploads.tell()
 
     def finish(self) -> None:
         """Wait for the checkpoint under way, if there is one, and complete it."""
         if self.under_way:
             self._conclude()
+
+    def leave(self, mark: Callable[[str], object]) -> None:
+        """Wait for the checkpoint under way, and for its copies in the tiers; `mark` is given the progress."""
+        self.finish()
+        if self._uploads:
+            self._uploads.leave(mark)
 
     def _files(self, engine: deepspeed.DeepSpeedEngine, state: RunState, copy: bool) -> dict[str, Iterable[Any]]:
         """This rank's files, by name, as the chunks of their bytes."""
@@ -143,6 +156,8 @@ class CheckpointWriter:
         problem = next((problem for problem, _ in outcomes if problem is not None), None)
         files = {name: written for _, own in outcomes for name, written in own.items()}
         agreed(lambda: self._close(job, files, problem) if self._compute.rank == 0 else None)
+        if self._uploads:
+            self._uploads.completed(job.step, job.selected)
 
     def _close(self, job: _Job, files: dict[str, Written], problem: str | None) -> None:
         """On rank 0: the checkpoint is complete, or nothing of it is left."""

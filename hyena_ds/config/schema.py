@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from hyena_ds.config.checkpoint import CheckpointConfig
 from hyena_ds.config.limits import (
     ABOVE_0,
     MOST,
@@ -126,25 +127,6 @@ class ValidationConfig(Bounded):
     final_context: Literal["always", "boundaries", "never"] = "boundaries"
     """When windows of the last stage's context length are scored too, while a stage of another length trains: at every
     validation, at the end of every stage, or never. It changes nothing of the training."""
-
-
-@dataclass(frozen=True)
-class CheckpointConfig(Bounded):
-    """When the run's state is written."""
-
-    every_steps: Annotated[int, Bound(1, MOST_STEPS)] = 100
-    """Steps between checkpoints; there is always one at the end of a stage."""
-    keep_last: Annotated[int, Bound(1, MOST_STEPS)] = 3
-    """Newest checkpoints that are kept."""
-    keep_every: Annotated[int | None, Bound(-MOST_STEPS, MOST_STEPS)] = None
-    """Checkpoints at multiples of this many steps are kept forever; by default none."""
-    background: bool = True
-    """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        valid = self.keep_every is None or self.keep_every > 0
-        _require(valid, "keep_every", f"found {self.keep_every}, wanted at least 1, or null")
 
 
 @dataclass(frozen=True)

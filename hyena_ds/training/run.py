@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hyena_ds.checkpoints.directory import checkpoints_in, name_of, newest_whole, step_of
 from hyena_ds.checkpoints.manifest import read_checkpoint
+from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.policy import POLICIES
@@ -145,10 +146,10 @@ class _Run:
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run_name, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
-        say = self.journal.say
-        self.checkpoints = CheckpointWriter(
-            directory.checkpoints, config, compute, started.run_name, shards.digest, say, task.exported
-        )
+        where, say = directory.checkpoints, self.journal.say
+        uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
+        name = started.run_name
+        self.checkpoints = CheckpointWriter(where, config, compute, name, shards.digest, say, task.exported, uploads)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -209,7 +210,7 @@ class _Run:
                 self.checkpoints.save(self.engine, self.state, selection.step)
                 stop = stop or self._asked_to_stop()
             if stop is not None:
-                self.checkpoints.finish()
+                self.checkpoints.leave(self.watchdog.mark)
                 return stop
             if selection.ends:
                 name = self.task.best[0]
@@ -306,7 +307,7 @@ class _Run:
 
     def _finish(self) -> None:
         self.watchdog.enter("save", self.state.step)
-        self.checkpoints.finish()
+        self.checkpoints.leave(self.watchdog.mark)
         self.watchdog.enter("finish", self.state.step)
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()

@@ -16,9 +16,10 @@ from hyena_ds.checkpoints.directory import set_aside_after
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import Checkpoint, RunState
 from hyena_ds.checkpoints.saved_state import SavedState
+from hyena_ds.checkpoints.tiers import choose_from_tiers, set_aside_in_tiers
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
-from hyena_ds.parallel.agreement import agreed
+from hyena_ds.parallel.agreement import agreed, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.tasks.task import Task
@@ -35,21 +36,25 @@ class Start:
     """The run's random name."""
     news: tuple[str, ...]
     """What the log should say of it."""
+    in_tiers: tuple[int, ...] = ()
+    """The step of the newest checkpoint of every tier, 0 where it has none."""
 
 
 def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirectory, shards: ShardList) -> Start:
     """As the config's `resume` says, on the data of `shards`. Collective; raises UserError on all ranks."""
-    checkpoint, damaged = choose_checkpoint(directory.checkpoints, config.resume, compute)
+    checkpoint, damaged, in_tiers = choose_from_tiers(config, directory.checkpoints, compute, directory.metrics)
     changed = agreed(lambda: directory.changes(config, checkpoint))
     data = agreed(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
-        return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))
+        return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news), in_tiers)
     engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = agreed(lambda: set_aside_after(directory.checkpoints, record.state.step) if compute.rank == 0 else [])
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
-    return Start(engine, record.state, record.run, tuple(news))
+    if any(step > record.state.step for step in in_tiers):
+        news += from_rank_zero(lambda: set_aside_in_tiers(config, record.state.step))
+    return Start(engine, record.state, record.run, tuple(news), in_tiers)
 
 
 def roll_back(

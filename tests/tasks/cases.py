@@ -12,7 +12,8 @@ from hyena_ds.checkpoints.engine_state import load_moments, updates_done
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.schema import CheckpointConfig, RunConfig
+from hyena_ds.config.checkpoint import CheckpointConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.model.pooling import Pooling, pool
 from hyena_ds.parallel.devices import Compute
