@@ -31,7 +31,7 @@ ABANDONED = "abandoned-manifest.json"
 """Takes the manifest's place where a run has left a later step behind."""
 _PART_BYTES, _MOST_PARTS, _PARTS_AT_ONCE = 8 << 20, 9_000, 4
 _QUICK_RETRIES = 3
-"""Of a request, by obstore, within about a second; then come the pauses."""
+"""Times that obstore repeats a request, within about a second; then come the pauses."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds."""
 _MOST_CAUSE = 200
@@ -166,7 +166,10 @@ class TierStore:
             endpoint=None if endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn")) else endpoint,
             credential_provider=Boto3CredentialProvider(session),
             client_options={"allow_http": endpoint.startswith("http://"), "timeout": "120s"},
-            retry_config={"max_retries": _QUICK_RETRIES, "retry_timeout": timedelta(seconds=min(self.tier.patience, 180.0))},
+            retry_config={
+                "max_retries": _QUICK_RETRIES,
+                "retry_timeout": timedelta(seconds=min(self.tier.patience, 180.0)),
+            },
         )
 
     def _list(self, prefix: str) -> Any:

@@ -1,6 +1,6 @@
 """A bucket on this machine: moto's server in a process of its own, behind a door that breaks connections as it is told.
 
-    client --Door (this process)--> moto (its own process)
+client --Door (this process)--> moto (its own process)
 """
 
 from __future__ import annotations

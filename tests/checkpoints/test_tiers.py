@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tests.checkpoints.bucket import NAME, Door, bucket
 from tests.distributed.pool import Pool
 from tests.training.runs import tree
 
-RUN = "test"
+RUN = "distributed"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def tier(place: object, every: int = 1, **changes: Any) -> dict[str, Any]:
 def test_copies_of_two_nodes_reach_a_bucket_through_breaking_connections_and_come_back(
     door: Door, ranks: Callable[[int], Pool], tmp_path: Path
 ) -> None:
-    run, place = tmp_path / "run", f"s3://{NAME}/two nodes"
+    run, place = tmp_path / "run", f"s3://{NAME}/two-nodes"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 6}\n')
     tiers = [tier(tmp_path / "shared", 2, keep_last=1, keep_every=4), tier(place, 3, keep_last=1)]
@@ -79,10 +78,8 @@ def test_what_did_not_arrive_whole_is_no_checkpoint_and_the_run_goes_on_or_ends_
 ) -> None:
     place = f"s3://{NAME}/shut"
     door.shut = True
-    opened = threading.Timer(4.0, lambda: setattr(door, "shut", False))
-    opened.start()
     try:
-        tiers = [tier(place, patience=2.5)]
+        tiers = [tier(place, patience=5.0)]
         said, _ = ranks(2).run(
             tier_cases.copied, run=tmp_path / "run", tiers=tiers, steps=[1], environment=door.environment, nodes=1
         )
@@ -90,7 +87,7 @@ def test_what_did_not_arrive_whole_is_no_checkpoint_and_the_run_goes_on_or_ends_
             f"{place}/{RUN}: the copy of step 1: broke and is tried again"
         ]
         assert f"{place}/{RUN}: the copy of step 1: given up after" in said[1]
-        opened.join()
+        door.shut = False
         store = TierStore(TierConfig(place), RUN)
         assert store.steps() == {}
         said, _ = ranks(2).run(
@@ -106,7 +103,6 @@ def test_what_did_not_arrive_whole_is_no_checkpoint_and_the_run_goes_on_or_ends_
         assert ends.startswith(f"checkpoint.tiers: {tmp_path / 'file'}/{RUN}: the copy of step 3: given up after")
         assert "which the run requires; the run's own checkpoints are whole: see to the place, or set required" in ends
     finally:
-        opened.join()
         door.shut = False
 
 
@@ -135,6 +131,8 @@ def test_training_does_not_wait_for_a_store_that_does_not_answer(
 def two_places(ranks: Callable[[int], Pool], tmp_path: Path) -> list[dict[str, Any]]:
     """Copies of steps 1 and 2 in the first, of 1 and 2 in the second, and no directory any more."""
     tiers = [tier(tmp_path / "near"), tier(tmp_path / "far")]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
     ranks(2).run(tier_cases.copied, run=tmp_path / "run", tiers=tiers, steps=[1, 2], environment={}, nodes=1)
     assert whole(tmp_path / "near") == whole(tmp_path / "far") == [1, 2]
     shutil.rmtree(tmp_path / "run")
@@ -157,7 +155,7 @@ def test_a_damaged_copy_is_passed_over_for_the_next_of_any_tier(
     data[7] ^= 1
     flipped.write_bytes(data)
     name, news = chosen()
-    assert (name, news[1:]) == ("step-00000002", [f"brought step 2 from {far}"])
+    assert (name, news[1]) == ("step-00000002", f"brought step 2 from {far}")
     assert "damaged copy passed over" in news[0] and "weights.safetensors: does not match its SHA-256" in news[0]
     # Bytes of the directory's own newest are wrong: its copy takes its place.
     own = run / "checkpoints" / "step-00000002" / "state-0.safetensors"
@@ -170,13 +168,15 @@ def test_a_damaged_copy_is_passed_over_for_the_next_of_any_tier(
     manifest = near / "step-00000001" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:100])
     name, news = chosen()
-    assert (name, news[-1]) == ("step-00000001", f"brought step 1 from {far}")
+    assert (name, news[-2]) == ("step-00000001", f"brought step 1 from {far}")
     assert f"{far}/step-00000002/state-1.safetensors: missing" in news[1]
     assert "manifest.json: does not match its own checksum" in news[2]
     shutil.rmtree(run)
     (far / "step-00000001" / "manifest.json").unlink()
     refused, _ = chosen()
-    assert refused.startswith("checkpoint.tiers: none of the copies of this run could be brought (damaged copy passed over")
+    assert refused.startswith(
+        "checkpoint.tiers: none of the copies of this run could be brought (damaged copy passed over"
+    )
     assert refused.endswith("; see to the places, or remove the run there to start afresh")
     assert not list((run / "checkpoints").iterdir())
 

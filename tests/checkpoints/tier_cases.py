@@ -97,5 +97,3 @@ def steps_while_the_store_hangs(
         uploads.completed(step)
         done.append(step)
     return done, any(uploads._busy())
-
-
