@@ -198,6 +198,11 @@ class RunConfig(Bounded):
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
+    offload_optimizer: Literal["cpu"] | None = None
+    """Where a rank's share of AdamW's state lives, and is updated by torch's AdamW: cpu, the host's memory. Needs
+    `zero_stage` 1 to 3. Left out, the device's."""
+    offload_param: Literal["cpu"] | None = None
+    """Where a rank's share of the parameters lives between passes: cpu, the host's memory. Needs `zero_stage` 3."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of projections and MLP; filter, FFT, norms and loss are always float32."""
     exchange_precision: Literal["float32", "bfloat16"] | None = None
@@ -243,6 +248,13 @@ class RunConfig(Bounded):
             not (self.data.sources and self.task is not None),
             "task",
             "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
+        )
+        sharded = self.offload_optimizer is None or self.zero_stage > 0
+        _require(sharded, "offload_optimizer", "found cpu with zero_stage 0, which shards no state, wanted zero_stage 1 to 3")
+        _require(
+            self.offload_param is None or self.zero_stage == 3,
+            "offload_param",
+            f"found cpu with zero_stage {self.zero_stage}, which leaves parameters whole, wanted zero_stage 3",
         )
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")

@@ -106,6 +106,7 @@ def problem(*overrides: str) -> str:
         ("name=a/b", "name: found 'a/b', wanted a plain directory name"),
         ("seed=-1", "seed: found -1, wanted 0 to 2^31 - 1"),
         ("local_ranks=0", "local_ranks: found 0, wanted at least 1"),
+        ("offload_optimizer=nvme", "offload_optimizer: found 'nvme', wanted cpu"),
         ("zero_stage=4", "zero_stage: found '4', wanted 0 or 1 or 2 or 3"),
     ],
 )
