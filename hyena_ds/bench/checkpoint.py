@@ -72,7 +72,7 @@ class Saver:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.engine = build_engine(self.config, NextToken(model).to(compute.device), compute.ranks)
         generator = torch.Generator().manual_seed(1)
-        load_moments(self.engine, lambda kind, name: torch.rand(shapes[name], generator=generator), updates=1)
+        load_moments(self.engine, lambda kind, name: [(0, torch.rand(shapes[name].numel(), generator=generator))], 1)
 
     def turn(self, background: bool) -> dict[str, Any]:
         """Save once. Collective."""

@@ -18,7 +18,6 @@ from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.directory import LATEST, SELECTED, begin, complete, name_of, newest_whole
 from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint, read_manifest
 from hyena_ds.checkpoints.tier_store import GivenUp, TierStore
-from hyena_ds.config.limits import MOST_STEPS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError, say
 from hyena_ds.files.whole import aside, remove, write_whole
@@ -92,7 +91,7 @@ def _bring(tiers: _Tiers, steps: list[list[int]], compute: Compute, above: int) 
     if found is not None:
         lacks = from_every_rank(not (tiers.directory / name_of(found.step) / MANIFEST).is_file())
         if any(lacks):
-            own = compute.local_rank == 0 and lacks[compute.rank]
+            own = compute.leads and lacks[compute.rank]
             agreed(lambda: tiers.bring_again(found) if own else None)
     return news
 
@@ -198,7 +197,7 @@ class _Tiers:
                 path = partial / file
                 self._patiently(store, step, lambda: store.append(f"{name}/{file}", path, wanted.bytes))  # noqa: B023
             read_checkpoint(partial, first=0)
-            complete(partial, step, keep_last=MOST_STEPS, keep_every=None, selected=selected)
+            complete(partial, step, selected)
         except _AnotherRun:
             raise
         except UserError as error:

@@ -59,9 +59,8 @@ class Uploads:
         self._news: SimpleQueue[str] = SimpleQueue()
         self._given_up: str | None = None
         if self._stores:
-            firsts = [rank for rank, local in enumerate(from_every_rank(compute.local_rank)) if local == 0] or [0]
-            self._rank, self._nodes = compute.rank, len(firsts)
-            self._node = firsts.index(compute.rank) if compute.rank in firsts else None
+            self._rank, self._nodes = compute.rank, len(compute.nodes)
+            self._node = compute.nodes.index(compute.node) if compute.leads else None
             if not from_rank_zero(lambda: self._cleared(resumed)):
                 self._newest = 0
             self._begin_due()

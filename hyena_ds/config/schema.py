@@ -250,7 +250,9 @@ class RunConfig(Bounded):
             "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
         )
         sharded = self.offload_optimizer is None or self.zero_stage > 0
-        _require(sharded, "offload_optimizer", "found cpu with zero_stage 0, which shards no state, wanted zero_stage 1 to 3")
+        _require(
+            sharded, "offload_optimizer", "found cpu with zero_stage 0, which shards no state, wanted zero_stage 1 to 3"
+        )
         _require(
             self.offload_param is None or self.zero_stage == 3,
             "offload_param",

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -244,11 +245,22 @@ def _check_files(directory: Path, index: ShardIndex) -> None:
         )
     for shard in index.shards:
         path = directory / shard.file
-        if not path.is_file():
+        found = _state(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise UserError(f"{path}: {INDEX_NAME} lists this shard, but the file is missing; prepare the shards again")
-        size = path.stat().st_size
+        size = found.st_size
         if size != shard.bytes:
             raise UserError(f"{path}: found {size} bytes, wanted {shard.bytes}; copy or prepare the shards again")
+
+
+def _state(path: Path) -> os.stat_result | None:
+    """None where there is no such file. Raises OSError where that cannot be told."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
 
 
 def sha256_of(path: Path) -> str:

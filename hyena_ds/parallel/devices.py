@@ -9,14 +9,16 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
+from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
+from hyena_ds.parallel.nodes import Nodes, nodes_of, ranks_said_here
 
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 _UNWATCHED_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
@@ -34,6 +36,22 @@ class Compute:
     rank: int
     ranks: int
     local_rank: int
+    known_nodes: Nodes = ()
+
+    @property
+    def nodes(self) -> Nodes:
+        """The ranks of every node; each rank alone where that is not known."""
+        return self.known_nodes or tuple((rank,) for rank in range(self.ranks))
+
+    @property
+    def node(self) -> tuple[int, ...]:
+        """The ranks of this one's node, itself among them."""
+        return next(ranks for ranks in self.nodes if self.rank in ranks)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of its node, which looks at files for the others."""
+        return self.node[0] == self.rank
 
 
 def device_count() -> int:
@@ -96,8 +114,8 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     devices = device_count()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1)
-    check_ranks_here(here, devices)
+    here = ranks_said_here()
+    check_ranks_here(here or local_rank + 1, devices)
     device = _device(local_rank)
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed looks no further
     pin_float32()
@@ -106,7 +124,7 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
         for name, value in _UNWATCHED_NCCL.items():
             os.environ.setdefault(name, value)
     _join(compute, timeout, engine)
-    return compute
+    return replace(compute, known_nodes=nodes_of(from_every_rank((socket.gethostname(), local_rank, here))))
 
 
 def compute_alone(local_rank: int = 0) -> Compute:

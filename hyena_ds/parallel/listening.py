@@ -9,6 +9,8 @@ import os
 import socket
 from ipaddress import ip_address
 
+from hyena_ds.parallel.nodes import ranks_said_here
+
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 1024
 
@@ -16,8 +18,7 @@ _BACKLOG = 1024
 def all_ranks_here() -> bool:
     """Whether all ranks run on this machine, as far as their launcher's variables say."""
     ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's, deepspeed's
-    return here == ranks or is_loopback(os.environ.get("MASTER_ADDR") or LOOPBACK)
+    return (ranks_said_here() or 1) == ranks or is_loopback(os.environ.get("MASTER_ADDR") or LOOPBACK)
 
 
 def is_loopback(address: str) -> bool:

@@ -73,22 +73,32 @@ class RunDirectory:
 
         Raises UserError unless the directory is new, or holds this very run and the config lets it continue. Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
         """
-        check_new_name(config.name, self.config_file, "name")
+        goes_on = self.check_place(config)
         checkpoint = None
-        named = config.resume not in ("latest", "never")
-        if named:
+        if config.resume not in ("latest", "never"):
             checkpoint = read_checkpoint(named_checkpoint(config.resume))
+        elif goes_on:
+            checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is not None or goes_on:
             self.changes(config, checkpoint)
+        return checkpoint
+
+    def check_place(self, config: RunConfig) -> bool:
+        """Whether the directory holds a run to go on with. Raises UserError where neither that nor a new one can be.
+
+        Looks at no checkpoint.
+        """
+        check_new_name(config.name, self.config_file, "name")
         if not self.path.exists():
             self._check_place()
-            return checkpoint
+            return False
         if not self.config_file.is_file():
             brought = (
                 (self.checkpoints.name, METRICS) if config.checkpoint.tiers else ()
             )  # by a start that was cut short
             if any(entry.name not in (FAULTS, LOCK, *brought) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
-            return checkpoint
+            return False
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
             raise UserError(
                 f"{self.checkpoints}: found a file, or a link that leads nowhere, wanted the directory of the checkpoints; "
@@ -96,10 +106,7 @@ class RunDirectory:
             )
         if config.resume == "never":
             raise UserError(f"{self.path}: holds a run and resume is 'never'; choose another name or resume: latest")
-        if not named:
-            checkpoint = latest_checkpoint(self.checkpoints)
-            self.changes(config, checkpoint)
-        return checkpoint
+        return True
 
     def changes(self, config: RunConfig, checkpoint: Checkpoint | None) -> list[Change]:
         """What `config` changes of the run whose state `checkpoint` holds; without one, of a run that has not trained yet.

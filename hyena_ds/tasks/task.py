@@ -94,7 +94,7 @@ class Task(ABC):
 
     @abstractmethod
     def check_data(self, compute: Compute) -> ShardList:
-        """Every split and stage of the run has its data, the same on all ranks: what they are. Collective.
+        """Every split and stage of the run has its data, the same on all ranks: what they are, on rank 0. Collective.
 
         Raises UserError on all ranks.
         """

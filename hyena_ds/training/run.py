@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from hyena_ds.checkpoints.choice import whole_checkpoint
 from hyena_ds.checkpoints.directory import checkpoints_in, name_of, newest_whole, step_of
-from hyena_ds.checkpoints.manifest import read_checkpoint
 from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
@@ -51,7 +51,7 @@ from hyena_ds.training.graphs import check_graphs
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
 from hyena_ds.training.scores import Scores
-from hyena_ds.training.starting import resumed, roll_back, start
+from hyena_ds.training.starting import early_check, resumed, roll_back, start
 from hyena_ds.training.step import StepResult, train_step
 
 
@@ -93,8 +93,8 @@ def train_on(
     watchdog: Watchdog,
 ) -> int:
     """Train in a process group that is up; returns the exit code. Collective."""
-    checkpoint = agreed(lambda: directory.check(config))
-    if agreed(directory.is_complete):
+    checkpoint = early_check(config, compute, directory)
+    if from_rank_zero(directory.is_complete):
         if compute.rank == 0:
             print("\n".join(complete_message(directory)))
         return 0
@@ -103,7 +103,7 @@ def train_on(
     back_ends = common_back_ends(config, compute)
     agreed(lambda: check_graphs(config, compute.device))
     shards = task.check_data(compute)
-    agreed(lambda: directory.compare_data(checkpoint, shards))
+    from_rank_zero(lambda: directory.compare_data(checkpoint, shards))
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
@@ -327,7 +327,7 @@ class _Run:
         if step is not None and step != self.state.step:
             self.engine.destroy()
             del self.engine  # before another one is built beside it
-            checkpoint = agreed(lambda: read_checkpoint(self.directory.checkpoints / name_of(step)))
+            checkpoint = whole_checkpoint(self.directory.checkpoints / name_of(step), self.compute)
             self.engine = resumed(self.config, self.task, self.compute, checkpoint)
         return self.scores.predictions(self.engine, samples)
 

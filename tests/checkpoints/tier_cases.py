@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.checkpoints.directory import begin, complete
+from hyena_ds.checkpoints.directory import begin, checkpoints_in, clear, complete, hide
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
 from hyena_ds.checkpoints.tiers import choose_from_tiers
 from hyena_ds.checkpoints.upload import Uploads
@@ -31,7 +31,8 @@ def made(directory: Path, step: int, keep_last: int = 2, run: str = "one", seed:
     contents |= {f"state-{number}.safetensors": random_bytes(BYTES) for number in range(3)}
     files = {name: write_file(partial / name, [content]) for name, content in contents.items()}
     write_manifest(partial, run, step, files)
-    complete(partial, step, keep_last, None)
+    complete(partial, step)
+    clear(hide(checkpoints_in(directory)[keep_last:])[1].values())
 
 
 def config_of(tiers: list[dict[str, Any]], ranks: int = 2, **changes: Any) -> RunConfig:
@@ -53,7 +54,7 @@ def copied(
 ) -> list[str] | str:
     """Save `steps` below `run`, each after the copies of the one before where it `waits`; what is said, or the error."""
     os.environ.update(environment)
-    compute = replace(compute, local_rank=0 if nodes == 2 else compute.rank)
+    compute = replace(compute, known_nodes=((0,), (1,)) if nodes == 2 else ((0, 1),))
     directory, said = run / "checkpoints", []
     uploads = Uploads(config_of(tiers), directory, compute, said.append, run / "metrics.jsonl")
     try:

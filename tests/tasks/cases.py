@@ -88,12 +88,12 @@ def saved(compute: Compute, directory: Path, zero_stage: int, load: Path | None)
         for parameter in objective.parameters():
             parameter.data.zero_()
         checkpoint = read_checkpoint(load)
-        state = SavedState(checkpoint, shapes, frozen)
+        state = SavedState(checkpoint, shapes, frozen, compute)
         objective.load_state_dict(state.parameters())
     writer = CheckpointWriter(directory, config, compute, "0" * 16, exported=_exported)
     with _engine(compute, config, objective, None) as engine:
         if load is not None:
-            load_moments(engine, state.tensor, checkpoint.record.updates)
+            load_moments(engine, state.chunks, checkpoint.record.updates)
         else:
             for step in range(2):
                 call = _call(compute, grid, CONTEXT, config)
