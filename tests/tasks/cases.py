@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -103,8 +104,8 @@ def saved(compute: Compute, directory: Path, zero_stage: int, load: Path | None)
         return [updates_done(engine), 2]
 
 
-def _exported(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    return parameters, {}
+def _exported(parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+    return {name: name for name in parameters}, {}
 
 
 def whole_state(checkpoint: Path) -> dict[str, Tensor]:
