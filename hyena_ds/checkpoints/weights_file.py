@@ -9,7 +9,7 @@ those of several may not: network file systems cache its pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from math import prod
 from typing import Any
@@ -21,6 +21,9 @@ from torch import Tensor
 
 from hyena_ds.checkpoints.engine_state import gathers
 from hyena_ds.weights.tensor_file import data, header
+
+Export = Callable[[Collection[str]], tuple[dict[str, str], dict[str, str]]]
+"""Names of parameters --> which of them each name in weights.safetensors has, and the header of the file."""
 
 
 def shares(sizes: Sequence[int], count: int) -> list[range]:
@@ -40,18 +43,18 @@ def shares(sizes: Sequence[int], count: int) -> list[range]:
 
 
 class WeightsFile:
-    """The file whose tensors are the parameters that `sources` names, with a header of the model."""
+    """The file whose tensors are an engine's parameters, under the names and with the header that `exported` gives."""
 
     def __init__(
         self,
         engine: deepspeed.DeepSpeedEngine,
-        sources: Mapping[str, str],
-        metadata: Mapping[str, str],
+        exported: Export,
         writers: Sequence[int],
     ):
-        """`sources` has our name of each name in the file; `writers` are ranks of one node."""
-        self._engine, self._sources, self._writers = engine, sources, writers
+        """`writers` are ranks of one node."""
         self._parameters = dict(engine.module.named_parameters())
+        sources, metadata = exported(self._parameters)
+        self._engine, self._sources, self._writers = engine, sources, writers
         shapes = {theirs: _shape(self._parameters[ours]) for theirs, ours in sources.items()}
         self._header = header(shapes, metadata)
         self._sizes = [4 * prod(shape) for shape in shapes.values()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -36,7 +36,7 @@ from hyena_ds.checkpoints.manifest import (
 )
 from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
 from hyena_ds.checkpoints.upload import Uploads
-from hyena_ds.checkpoints.weights_file import WeightsFile
+from hyena_ds.checkpoints.weights_file import Export, WeightsFile
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
@@ -46,9 +46,6 @@ from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
 from hyena_ds.weights.published import published_sources
 from hyena_ds.weights.tensor_file import data, header
-
-Export = Callable[[Collection[str]], tuple[dict[str, str], dict[str, str]]]
-"""Names of parameters --> which of them each name in weights.safetensors has, and the header of the file."""
 
 
 class CheckpointWriter:
@@ -96,8 +93,7 @@ class CheckpointWriter:
             self._uploads.check()
         aside = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
-        names = [name for name, _ in engine.module.named_parameters()]
-        weights = WeightsFile(engine, *self._exported(names), self._compute.nodes[0])
+        weights = WeightsFile(engine, self._exported, self._compute.nodes[0])
         files = self._files(engine, state, weights, copy=background)
         self._job = _Job(aside, state.step, files, selected)
         if weights.streams:

@@ -30,6 +30,10 @@ class StepShape:
     zero_stage: Literal[0, 1, 2, 3] = 1
     exchange_precision: Precision = "float32"
     """Precision of activations on their way between ranks."""
+    offload_optimizer: bool = False
+    """Whether the optimizer's state is in the host's memory."""
+    offload_param: bool = False
+    """Whether a rank's share of the parameters is there between passes."""
 
     @property
     def exchanged_size(self) -> int:
@@ -106,6 +110,8 @@ def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
         config.precision,
         config.zero_stage,
         config.exchanged_in,
+        config.offload_optimizer is not None,
+        config.offload_param is not None,
     )
 
 
