@@ -231,7 +231,7 @@ def check_file(checkpoint: Path, name: str, wanted: Written, parts: Collection[i
             raise UserError(f"{file}: found a link out of the checkpoint, wanted a file of its own; {_CURE}")
         if found.st_size != wanted.bytes:
             raise UserError(f"{file}: found {found.st_size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
-        if parts and not _sums_agree(file, wanted, parts):
+        if parts and not sums_agree(file, wanted, parts):
             raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
     except FileNotFoundError:
         raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}") from None
@@ -239,7 +239,8 @@ def check_file(checkpoint: Path, name: str, wanted: Written, parts: Collection[i
         raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
 
 
-def _sums_agree(path: Path, wanted: Written, parts: Collection[int]) -> bool:
+def sums_agree(path: Path, wanted: Written, parts: Collection[int]) -> bool:
+    """Whether these parts of a file have the sums that were written. Raises OSError."""
     ends = list(accumulate(count for count, _ in wanted.checked))
     with path.open("rb") as file:
         for part in parts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from hyena_ds.config.checkpoint import CheckpointConfig
 from hyena_ds.config.limits import (
     ABOVE_0,
     MOST,
@@ -132,25 +133,6 @@ class ValidationConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class CheckpointConfig(Bounded):
-    """When the run's state is written."""
-
-    every_steps: Annotated[int, Bound(1, MOST_STEPS)] = 100
-    """Steps between checkpoints; there is always one at the end of a stage."""
-    keep_last: Annotated[int, Bound(1, MOST_STEPS)] = 3
-    """Newest checkpoints that are kept."""
-    keep_every: Annotated[int | None, Bound(-MOST_STEPS, MOST_STEPS)] = None
-    """Checkpoints at multiples of this many steps are kept forever; by default none."""
-    background: bool = True
-    """Write while training goes on, from a copy of the state in main memory; otherwise training waits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        valid = self.keep_every is None or self.keep_every > 0
-        _require(valid, "keep_every", f"found {self.keep_every}, wanted at least 1, or null")
-
-
-@dataclass(frozen=True)
 class WatchdogConfig:
     """How long a rank may be silent or without progress before the run is ended."""
 
@@ -228,6 +210,11 @@ class RunConfig(Bounded):
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
+    offload_optimizer: Literal["cpu"] | None = None
+    """Where a rank's share of AdamW's state lives, and is updated by torch's AdamW: cpu, the host's memory. Needs
+    `zero_stage` 1 to 3. Left out, the device's."""
+    offload_param: Literal["cpu"] | None = None
+    """Where a rank's share of the parameters lives between passes: cpu, the host's memory. Needs `zero_stage` 3."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of projections and MLP; filter, FFT, norms and loss are always float32."""
     exchange_precision: Literal["float32", "bfloat16"] | None = None
@@ -280,6 +267,15 @@ class RunConfig(Bounded):
             not self.steps_only or self.task is None,
             "steps_only",
             "found it with a task, wanted data.sources; leave it out",
+        )
+        sharded = self.offload_optimizer is None or self.zero_stage > 0
+        _require(
+            sharded, "offload_optimizer", "found cpu with zero_stage 0, which shards no state, wanted zero_stage 1 to 3"
+        )
+        _require(
+            self.offload_param is None or self.zero_stage == 3,
+            "offload_param",
+            f"found cpu with zero_stage {self.zero_stage}, which leaves parameters whole, wanted zero_stage 3",
         )
         rows = len(self.stages)
         _require(rows <= MOST_STAGES, "stages", f"found {rows:,} stages, wanted at most {MOST_STAGES:,}")

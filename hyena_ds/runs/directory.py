@@ -103,7 +103,10 @@ class RunDirectory:
             self._check_place()
             return False
         if not self.config_file.is_file():
-            if any(entry.name not in (FAULTS, LOCK, HOSTS) for entry in self.path.iterdir()):
+            brought = (
+                (self.checkpoints.name, METRICS) if config.checkpoint.tiers else ()
+            )  # by a start that was cut short
+            if any(entry.name not in (FAULTS, LOCK, HOSTS, *brought) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return False
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hyena_ds.checkpoints.choice import whole_checkpoint
 from hyena_ds.checkpoints.directory import checkpoints_in, name_of, step_of
 from hyena_ds.checkpoints.manifest import RunState
+from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
 from hyena_ds.config.schema import RunConfig
@@ -144,8 +145,11 @@ class _Run:
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run_name, self.state, compute)
         self.journal.starts(environment)
-        written = shards.digest, self.journal.say, task.exported
-        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run_name, *written)
+        where, written = directory.checkpoints, (shards.digest, self.journal.say, task.exported)
+        uploads = Uploads(
+            config, where, compute, self.journal.say, directory.metrics, started.in_tiers, self.state.step
+        )
+        self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written, uploads)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -220,7 +224,7 @@ class _Run:
                 self.watch.saved()
                 stop = stop or self._asked_to_stop()
             if stop is not None:
-                self.checkpoints.finish()
+                self.checkpoints.leave(self.watchdog.mark)
                 return stop
             if selection.ends:
                 name = self.task.best[0]
@@ -327,7 +331,7 @@ class _Run:
 
     def _finish(self) -> None:
         self.watchdog.enter("save", self.state.step)
-        self.checkpoints.finish()
+        self.checkpoints.leave(self.watchdog.mark)
         self.watchdog.enter("finish", self.state.step)
         if from_rank_zero(self.journal.problem) is not None:
             self._leave_without_rows()
