@@ -14,7 +14,6 @@ from hyena_ds.config.limits import (
     ABOVE_0,
     MOST,
     MOST_LOCAL_RANKS,
-    MOST_RANKS,
     MOST_SECONDS,
     MOST_SEQUENCES,
     MOST_SOURCES,
@@ -30,6 +29,7 @@ from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
+from hyena_ds.config.survival import NonFiniteConfig, SupervisorConfig, WatchdogConfig
 from hyena_ds.config.task import TaskConfig
 from hyena_ds.config.watching import CorruptionConfig, ProfileConfig, StragglersConfig
 from hyena_ds.text import parse_duration
@@ -130,53 +130,6 @@ class ValidationConfig(Bounded):
     final_context: Literal["always", "boundaries", "never"] = "boundaries"
     """When windows of the last stage's context length are scored too, while a stage of another length trains: at every
     validation, at the end of every stage, or never. It changes nothing of the training."""
-
-
-@dataclass(frozen=True)
-class WatchdogConfig:
-    """How long a rank may be silent or without progress before the run is ended."""
-
-    enabled: bool = True
-    """Watch at all; false turns every limit below off."""
-    silence: float = 30.0
-    """Seconds without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
-    start: float = 900.0
-    """Seconds from the start of a process to the first step; a checkpoint is read in this time."""
-    step: float = 120.0
-    """Seconds without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
-    validation: float = 1800.0
-    """Seconds without progress in a validation."""
-    save: float = 1800.0
-    """Seconds without progress while a checkpoint is written."""
-
-    def __post_init__(self) -> None:
-        for name in ("silence", "start", "step", "validation", "save"):
-            value = getattr(self, name)
-            _require(value <= MOST_SECONDS, name, f"found {value:g}, wanted at most {MOST_SECONDS:,.0f} seconds")
-            _require(value >= 1, name, f"found {value:g}, wanted at least 1 second, or watchdog.enabled: false")
-
-
-@dataclass(frozen=True)
-class SupervisorConfig(Bounded):
-    """When `hyena-ds supervise` stops starting a run again, and on which hosts of a hostfile it starts it."""
-
-    restarts_without_progress: Annotated[int, Bound(0, MOST)] = 5
-    """Starts after failures that bring no newer checkpoint."""
-    spare_hosts: Annotated[int, Bound(0, MOST_RANKS)] = 0
-    """Hosts at the end of the hostfile that wait until one of the others is lost."""
-    fewest_hosts: Annotated[int, Bound(1, MOST_RANKS)] = 1
-    """Hosts that a run may go on with when others are lost and no spare is left; with fewer it is not started again. The
-    global batch stays what it is."""
-
-
-@dataclass(frozen=True)
-class NonFiniteConfig(Bounded):
-    """What is done about steps whose loss or gradient norm is NaN or infinite; their update never happens."""
-
-    skips: Annotated[int, Bound(0, MOST)] = 3
-    """Such steps in a row that are skipped; one more rolls the run back to its last checkpoint."""
-    roll_backs: Annotated[int, Bound(0, MOST)] = 1
-    """Times that a run is rolled back, and goes on past the bad steps; then it stops with exit code 3."""
 
 
 @dataclass(frozen=True)

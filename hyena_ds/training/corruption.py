@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hyena_ds.checkpoints.directory import checkpoints_in, set_aside_after, step_of
 from hyena_ds.checkpoints.manifest import RunState
-from hyena_ds.config.schema import NonFiniteConfig
+from hyena_ds.config.survival import NonFiniteConfig
 from hyena_ds.errors import CorruptedError
 from hyena_ds.files.rows import MENDED
 from hyena_ds.parallel.agreement import from_rank_zero

@@ -21,7 +21,8 @@ import torch.distributed as dist
 
 from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.config.arithmetic import StagePlan
-from hyena_ds.config.schema import NonFiniteConfig, RunConfig
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.survival import NonFiniteConfig
 from hyena_ds.data.loader import StepBatch
 from hyena_ds.errors import NotFiniteError
 from hyena_ds.model.filter_cache import HeldFilters

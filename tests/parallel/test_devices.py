@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig, WatchdogConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel import devices
 from hyena_ds.parallel.devices import Compute, compute_alone, device_count, peak_memory_gib

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
-from hyena_ds.config.schema import NonFiniteConfig, RunConfig, WatchdogConfig
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.survival import NonFiniteConfig, WatchdogConfig
 from hyena_ds.config.watching import ProfileConfig
 from hyena_ds.files.rows import read_faults
 from hyena_ds.parallel.devices import Compute
