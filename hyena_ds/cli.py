@@ -203,7 +203,7 @@ def _train(parsed: argparse.Namespace) -> int:
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
         # Not before: torch takes seconds, in which a signal must be heard.
-        from hyena_ds.training.run import train
+        from hyena_ds.training.rank import train
 
         return train(config, _task(config), interruption)
     ranks = local_ranks.local_ranks(config)

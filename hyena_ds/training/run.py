@@ -27,23 +27,21 @@ from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, lear
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch
-from hyena_ds.errors import LocalError, UnwrittenError, UserError
+from hyena_ds.errors import UnwrittenError
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
-from hyena_ds.parallel.devices import Compute, broken_collective, start_compute
+from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.topology import create_groups
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
-from hyena_ds.runtime.local_ranks import bind_cores
 from hyena_ds.runtime.watchdog import Watchdog, longest_exchange
 from hyena_ds.tasks.task import Task
 from hyena_ds.training import corruption, non_finite
 from hyena_ds.training.back_ends import BackEnds, common_back_ends
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.ending import conclude, leave_without_rows
-from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.graphs import check_graphs
 from hyena_ds.training.journal import Journal
@@ -54,35 +52,6 @@ from hyena_ds.training.scores import Scores
 from hyena_ds.training.starting import early_check, resumed, roll_back, start
 from hyena_ds.training.step import StepResult, train_step
 from hyena_ds.training.watch import Seen, Watch
-
-
-def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
-    """Train `task` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks.
-
-    `interruption` listens already.
-    """
-    if not config.deepspeed_log:
-        quiet()
-    bind_cores()
-    directory = RunDirectory(config)
-    watchdog = Watchdog(config.watchdog, directory.faults)
-    interruption.leave = watchdog.leave
-    compute = start_compute(longest_exchange(config.watchdog), watched=config.watchdog.enabled)
-    try:
-        watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
-        return train_on(compute, config, task, directory, interruption, watchdog)
-    except LocalError as error:
-        watchdog.failed(error, of_collective=False)
-        raise
-    except UserError:
-        raise
-    except Exception as error:
-        watchdog.failed(error, broken_collective(error))
-        raise
-    finally:
-        watchdog.close()
-        # Back ends end their threads here; left to the interpreter's exit, gloo sometimes aborts the process.
-        dist.destroy_process_group()
 
 
 def train_on(
