@@ -18,15 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyena_ds.config.remote import user_cache
-from hyena_ds.files.whole import aside
+from hyena_ds.files.whole import aside, to_disk
 from hyena_ds.ops.start_check import Unusable
 
 _HERE = Path(__file__).parent
 _SOURCES = ("tiles.c", "rows.h")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
-    "-std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC -march=native"
-).split()
+    "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
+    "-shared", "-fPIC",
+)  # fmt: skip
 _WIDE = "-mprefer-vector-width=512"
 """Of x86 compilers: else they use half of a register of AVX-512."""
 _SECONDS = 120.0
@@ -75,6 +76,8 @@ def _compile(command: list[str], path: Path) -> None:
         if done.returncode or not partial.exists():
             said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
             raise Unusable(f"a compiler, {command[0]}, that fails ({said[0]})", _CURE)
+        with partial.open("rb") as file:  # half a library would end the process that loads it
+            to_disk(file)
 
 
 def _fingerprint(command: list[str]) -> str:
@@ -94,4 +97,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() + os.uname().release
-    return "\n".join(line for line in lines if line.split(":")[0].strip().lower() in ("model name", "flags", "features"))
+    return "\n".join(
+        line for line in lines if line.split(":")[0].strip().lower() in ("model name", "flags", "features")
+    )
