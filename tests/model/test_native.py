@@ -100,7 +100,7 @@ def test_a_filter_far_along_a_million_positions_equals_the_portable_one() -> Non
     of_model = build_model(ModelConfig(width=24, layers=1, maximum_context=64), 1).backbone.blocks[0]
     weights = FilterWeights(
         *(
-            w.detach() + 0.3 * torch.randn(w.shape, generator=generator)
+            w.detach() + 0.03 * torch.randn(w.shape, generator=generator)
             for w in of_model.operator.implicit_filter.weights()
         )
     )
