@@ -17,6 +17,7 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 
 Allocator = Literal["tuned", "default"]
+WhoseKernels = Literal["portable", "native"]
 
 SEED = 2222
 PUBLISHED_SHIFT = 0.05
@@ -24,7 +25,7 @@ PUBLISHED_SHIFT = 0.05
 CHECKED_LENGTH = 1024
 """Values are checked at this context length, or at the case's when it is shorter."""
 _OF_THE_MODEL = ("maximum_context", "width", "layers")
-_OF_A_RUN = ("batch", "accumulation", "sequence_parallel", "policy", "precision", "allocator", "threads")
+_OF_A_RUN = ("batch", "accumulation", "sequence_parallel", "policy", "precision", "allocator", "threads", "kernels")
 STANDALONE = "standalone_hyenadna.py"
 """The file of a clone of HazyResearch/hyena-dna that holds the whole published model."""
 
@@ -35,6 +36,8 @@ class Case(StepShape):
 
     allocator: Allocator = "tuned"
     threads: int = 1
+    kernels: WhoseKernels = "portable"
+    """What this trainer's blocks compute with around the long convolution."""
 
     @property
     def checked_length(self) -> int:
@@ -133,6 +136,8 @@ class Side:
         words: list[str] = [self.kind]
         if self.kind.startswith("hyena-ds"):
             words.append(case.policy)
+        if self.kind.startswith("hyena-ds") and case.kernels != "portable":
+            words.append(case.kernels)
         if self.kind == "unrelated jobs":
             words = [f"{self.processes} unrelated jobs of {case.local_length:,}"]
         elif self.processes > 1:

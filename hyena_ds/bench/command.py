@@ -41,6 +41,7 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(step, "--sequence-parallel", [1], "ranks that share a sequence")
     add_option(step, "--policy", ["balanced"], "activation policies", choices=list(POLICIES))
     add_option(step, "--precision", ["float32"], "of projections and MLP", choices=_PRECISIONS)
+    add_option(step, "--kernels", ["portable"], "of this trainer", choices=["portable", "native"])
     step.add_argument(
         "--reference", metavar="DIR", help="also run the published code: a clone of HazyResearch/hyena-dna"
     )

@@ -43,7 +43,8 @@ class EngineSide(HyenaSide):
         ]
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
-        call = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
+        how = {"compute_dtype": self.dtype, "kernels": self.kernels}
+        call = ForwardPass(layout, policy=self.case.activation_policy, **how)
         result = train_step(self.engine, batch, call, self.compute, SEED, _LEARNING_RATE, watcher=self.watcher)
         self.gathered = result.gathered
         return result.loss / self.compute.ranks  # it is already that of all ranks
