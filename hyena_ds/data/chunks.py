@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +65,7 @@ class Chunks(Sequence[Chunk]):
         self.end = np.array([chunk.end for chunk in rows], dtype=np.int64)
         self.soft_masked = np.array([chunk.soft_masked for chunk in rows], dtype=np.float64)
         self.n_fraction = np.array([chunk.n_fraction for chunk in rows], dtype=np.float64)
-        self._keys = _Texts([chunk.key for chunk in rows])
+        self.keys = _Texts([chunk.key for chunk in rows])
         self.assembly = _Names([chunk.assembly for chunk in rows])
         self.chromosome = _Names([chunk.chromosome for chunk in rows])
         self.split = _Names([chunk.split for chunk in rows])
@@ -115,6 +116,26 @@ class Chunks(Sequence[Chunk]):
         digest.update(repr((names, sorted(self._whole.items()))).encode())
         return digest.hexdigest()
 
+    def json_rows(self) -> Iterator[str]:
+        """For each the text of `json.dumps(vars(chunk))`, without the chunk."""
+        names = [list(map(json.dumps, column.names)) for column in (self.assembly, self.chromosome, self.split)]
+        codes = [column.codes.tolist() for column in (self.assembly, self.chromosome, self.split)]
+        numbers = [column.tolist() for column in (self.shard, self.offset, self.start, self.end)]
+        fractions = {name: getattr(self, name).tolist() for name in ("soft_masked", "n_fraction")}
+        for (number, name), value in self._whole.items():
+            fractions[name][number] = value
+        runs = [column.json_rows() for column in (self.n_runs, self.unknown_runs)]
+        columns = zip(*numbers, *codes, *fractions.values(), *runs, strict=True)
+        for number, (shard, offset, start, end, assembly, chromosome, split, soft, n, n_runs, unknown) in enumerate(
+            columns
+        ):
+            yield (
+                f'{{"key": {json.dumps(self.keys[number])}, "shard": {shard}, "offset": {offset}, '
+                f'"assembly": {names[0][assembly]}, "chromosome": {names[1][chromosome]}, "start": {start}, "end": {end}, '
+                f'"split": {names[2][split]}, "soft_masked": {soft!r}, "n_fraction": {n!r}, '
+                f'"n_runs": {n_runs}, "unknown_runs": {unknown}}}'
+            )
+
     def lengths(self, numbers: NDArray[np.int32]) -> NDArray[np.int64]:
         """Bases of each of these chunks."""
         found: NDArray[np.int64] = self.end[numbers] - self.start[numbers]
@@ -122,7 +143,7 @@ class Chunks(Sequence[Chunk]):
 
     def _chunk(self, number: int) -> Chunk:
         return Chunk(
-            key=self._keys[number],
+            key=self.keys[number],
             shard=int(self.shard[number]),
             offset=int(self.offset[number]),
             assembly=self.assembly[number],
@@ -138,13 +159,13 @@ class Chunks(Sequence[Chunk]):
 
     def _arrays(self) -> Iterator[NDArray[Any]]:
         yield from (self.shard, self.offset, self.start, self.end, self.soft_masked, self.n_fraction)
-        yield from (self._keys.text, self._keys.ends)
+        yield from (self.keys.text, self.keys.ends)
         yield from (column.codes for column in (self.assembly, self.chromosome, self.split))
         for runs in (self.n_runs, self.unknown_runs):
             yield from (runs.pairs, runs.ends)
 
 
-class _Texts:
+class _Texts(Sequence[str]):
     """Texts, end to end."""
 
     def __init__(self, texts: Sequence[str]):
@@ -152,7 +173,13 @@ class _Texts:
         self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
-    def __getitem__(self, number: int) -> str:
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]  # of no slice
         text = self.text[self.ends[number] : self.ends[number + 1]]
         return text.tobytes().decode("utf-8", "surrogatepass")
 
@@ -185,6 +212,13 @@ class _Runs:
     def __getitem__(self, number: int) -> tuple[tuple[int, int], ...]:
         pairs = self.pairs[self.ends[number] : self.ends[number + 1]].tolist()
         return tuple((start, length) for start, length in pairs)
+
+    def json_rows(self) -> Iterator[str]:
+        """The runs of each chunk as JSON."""
+        pairs, begin = self.pairs.tolist(), 0
+        for end in self.ends[1:].tolist():
+            yield "[]" if begin == end else json.dumps(pairs[begin:end])
+            begin = end
 
     def of(self, numbers: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The runs of these chunks, in their order, and for each the position in `numbers` of its chunk."""

@@ -74,10 +74,10 @@ class ShardIndex:
         )
 
 
-def json_lines(items: Sequence[Any]) -> str:
+def json_lines(items: Chunks | Sequence[Any]) -> str:
     """Dataclasses of plain values as a JSON list that has one of them a line."""
-    rows = ",\n".join(json.dumps(vars(item)) for item in items)
-    return f"[\n{rows}\n]"
+    rows = items.json_rows() if isinstance(items, Chunks) else (json.dumps(vars(item)) for item in items)
+    return "[\n" + ",\n".join(rows) + "\n]"
 
 
 def read_index(directory: str | Path) -> ShardIndex:

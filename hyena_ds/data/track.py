@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ class Track:
         """Files that hold bases of the split, in index order."""
         return [self.index.shards[shard].file for shard in dict.fromkeys(self.chunk_shards.tolist())]
 
-    @property
+    @cached_property
     def index_by_file(self) -> dict[str, Shard]:
         """Shards by the names of their files."""
         return {shard.file: shard for shard in self.index.shards}

@@ -25,7 +25,9 @@ def check_shards(config: RunConfig, compute: Compute) -> tuple[list[ShardIndex],
     there; the others are sent those of rank 0. The ranks of a node share the checksums of its shards, which are remembered
     (data/checksums.py); shards that are fetched are checked when they arrive, and now those that the node's cache has of earlier runs.
     """
-    own = agreed(lambda: read_indices(config.data) if compute.leads else [])
+    if config.data.is_afar:  # once a machine, also where nobody knows which ranks share it
+        agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])
+    own = agreed(lambda: read_indices(config.data, kept=True) if compute.leads else [])
     _check_same_everywhere(config, own)
     indices = from_rank_zero(lambda: own)
     from_rank_zero(lambda: _check_windows(config, indices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from hyena_ds.bench.many_shards import cost, genome
-from hyena_ds.data.chunks import Chunk, Chunks
+from hyena_ds.data.chunks import Chunks
 from hyena_ds.data.order import permutation
 from hyena_ds.data.shards import parse_index, read_index
 from hyena_ds.data.track import Track
 from hyena_ds.data.windows import EpochOrder, Windows
+from hyena_ds.errors import UserError
 
 IGNORE = ("n", "unknown")
 
@@ -25,6 +27,7 @@ def test_what_is_taken_out_is_what_was_put_in(shards: Path) -> None:
     assert index.to_json() == (shards / "index.json").read_text()
     assert any(row.n_runs for row in rows) and any(row.unknown_runs for row in rows)
     assert [index.chunks[-1], *index.chunks[1:3]] == [rows[-1], rows[1], rows[2]]
+    assert [*index.chunks.json_rows()] == [json.dumps(vars(row)) for row in rows]
     again = pickle.loads(pickle.dumps(index))
     assert again == index and again.fingerprint == index.fingerprint and [*again.chunks] == rows
     with pytest.raises(IndexError):
@@ -46,6 +49,7 @@ def test_another_chunk_makes_another_fingerprint(shards: Path, change: dict[str,
     rows = [replace(chunk, n_fraction=0.0) for chunk in read_index(shards).chunks]
     others = [*rows[:2], replace(rows[2], **change), *rows[3:]]
     assert Chunks(rows) == Chunks(rows) != Chunks(others)
+    assert [*Chunks(others).json_rows()] == [json.dumps(vars(row)) for row in others]
     assert [*Chunks(others)] == others and type(Chunks(others)[2].n_fraction) is type(others[2].n_fraction)
 
 
@@ -94,8 +98,6 @@ def test_an_order_of_ties_is_the_stable_one(monkeypatch: pytest.MonkeyPatch) -> 
 def test_kept_slots_and_their_numbers_are_those_that_are_found_one_by_one(shards: Path, L: int) -> None:
     track = Track(shards, "train", IGNORE)
     if L == 1:
-        from hyena_ds.errors import UserError
-
         with pytest.raises(UserError, match="found no window of 2 bases with something to score"):
             Windows(track, 1, 2)
         return
@@ -116,8 +118,3 @@ def test_kept_slots_and_their_numbers_are_those_that_are_found_one_by_one(shards
     ]
     shuffled = [slots[number] for number in permutation(len(slots), 5, 0, 1, 0, 0)]
     assert [order.start(number) for number in range(len(slots))] == windows.starts(np.array(shuffled)).tolist()
-
-
-def test_a_chunk_is_plain_data() -> None:
-    chunk = Chunk("k", 0, 512, "a", "chr1", 0, 4, "train", 0, 0.5, ((0, 1),), ())
-    assert Chunks([chunk])[0] == chunk
