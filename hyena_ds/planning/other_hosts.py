@@ -99,12 +99,12 @@ def _plans(config: RunConfig, cluster: Cluster) -> tuple[StagePlan, ...] | None:
 
 def _predicted(config: RunConfig, plan: StagePlan, cluster: Cluster) -> tuple[float, float]:
     """Bytes on a device, and seconds of all steps."""
-    found = predict(shape_of_stage(config, plan), cluster)
+    found = predict(shape_of_stage(config, plan, cluster.device.on_cpu), cluster)
     return found.memory.total, plan.config.step_count * found.time.seconds
 
 
 def _fit(config: RunConfig, plans: Sequence[StagePlan], cluster: Cluster) -> bool:
-    return all(predict(shape_of_stage(config, plan), cluster).fits for plan in plans)
+    return all(predict(shape_of_stage(config, plan, cluster.device.on_cpu), cluster).fits for plan in plans)
 
 
 def _best(parts: Iterator[_Part], cluster: Cluster, is_known: bool) -> _Part | None:

@@ -78,14 +78,15 @@ def test_where_memory_is_short_the_cut_becomes_wider_or_the_policy_leaner_and_wh
     length = 3 << 18
     config = run(stage(length, 6, sp=3, micro=1), width=96, output=str(tmp_path), activation_policy="fastest")
     needed = max(
-        predict(shape_of_stage(config, plan), Cluster(3, 1, H200)).memory.total for plan in plan_stages(config, 3)
+        predict(shape_of_stage(config, plan, on_cpu=False), Cluster(3, 1, H200)).memory.total
+        for plan in plan_stages(config, 3)
     )
     # Nothing is known of the device, so it holds what was needed on the hosts that the run began on, and little more.
     found = layout(config, hosts(3), hosts(2))
     assert found is not None and found.fits
     assert found.overrides == ("stages.0.sequence_parallel=2", "stages.0.activation_policy=balanced")
     for plan in found.stages:
-        assert predict(shape_of_stage(config, plan), Cluster(2, 1, H200)).memory.total < 1.06 * needed
+        assert predict(shape_of_stage(config, plan, on_cpu=False), Cluster(2, 1, H200)).memory.total < 1.06 * needed
     # It is known: a card that would hold all of a sequence.
     row = {"step": 0, "device": "NVIDIA H200"}
     (tmp_path / "run").mkdir()
@@ -128,7 +129,7 @@ def test_where_nothing_fits_the_smallest_is_taken_and_said_not_to() -> None:
     found = layout_on(LARGE, Cluster(1, 2, small))
     assert found is not None and not found.fits
     plan = found.stages[-1]
-    smallest = predict(shape_of_stage(LARGE, plan), Cluster(1, 2, small)).memory.total
+    smallest = predict(shape_of_stage(LARGE, plan, on_cpu=False), Cluster(1, 2, small)).memory.total
     assert plan.activation_policy == "leanest" and smallest > USABLE * small.memory
 
 
