@@ -38,7 +38,7 @@ from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
 from hyena_ds.runtime.local_ranks import bind_cores
-from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.runtime.watchdog import Watchdog, longest_exchange
 from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
 from hyena_ds.training.back_ends import BackEnds, common_back_ends
@@ -65,7 +65,7 @@ def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
     directory = RunDirectory(config)
     watchdog = Watchdog(config.watchdog, directory.faults)
     interruption.leave = watchdog.leave
-    compute = start_compute(watched=config.watchdog.enabled)
+    compute = start_compute(longest_exchange(config.watchdog), watched=config.watchdog.enabled)
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
         return train_on(compute, config, task, directory, interruption, watchdog)
@@ -135,9 +135,11 @@ class _Run:
     ):
         self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
         self.interruption, self.watchdog, self.back_ends = interruption, watchdog, back_ends
-        self.groups = create_groups((plan.config.sequence_parallel for plan in plans), compute.rank, compute.ranks)
+        sizes, timeout = {plan.config.sequence_parallel for plan in plans}, longest_exchange(config.watchdog)
+        self.groups = create_groups(sizes, compute.rank, compute.ranks, timeout)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
+        watchdog.look_at(self.clock.device_waits)
         self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
@@ -145,10 +147,8 @@ class _Run:
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run_name, self.state, writes=compute.rank == 0)
         self.journal.starts(environment)
-        say = self.journal.say
-        self.checkpoints = CheckpointWriter(
-            directory.checkpoints, config, compute, started.run_name, shards.digest, say, task.exported
-        )
+        written = shards.digest, self.journal.say, task.exported
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
