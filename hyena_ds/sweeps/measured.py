@@ -206,8 +206,7 @@ def add_to_calibration(path: Path, found: dict[str, Any], rows: Sequence[Measure
     write_calibration(path, after)
     before, now = errors_of(found, rows), errors_of(after, rows)
     errors = ", ".join(
-        f"{what} {was:.1f} -> {is_now:.1f} %"
-        for what, was, is_now in zip(("time", "memory"), before, now, strict=True)
+        f"{what} {was:.1f} -> {is_now:.1f} %" for what, was, is_now in zip(("time", "memory"), before, now, strict=True)
     )
     again = f", {replaced} of which replace older ones" if replaced else ""
     return [
