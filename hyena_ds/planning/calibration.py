@@ -45,7 +45,7 @@ STEPS: tuple[tuple[int, PolicyName], ...] = (
 CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
 _OF_A_STEP = ("context_length", "width", "layers", "batch", "accumulation", "sequence_parallel", "policy", "precision")
-_OF_A_RUN = ("data_parallel", "zero_stage", "exchange_precision")
+_OF_A_RUN = ("data_parallel", "zero_stage", "exchange_precision", "kernels")
 """What a step of a run has besides: those of `calibrate` are of one sequence group."""
 _THREADS = 1
 """Threads of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""

@@ -59,10 +59,9 @@ class Stage:
         """Where the sweep is written."""
         return self.directory / SWEEP
 
-    @property
-    def shape(self) -> StepShape:
+    def shape(self, on_cpu: bool) -> StepShape:
         """A step on the config's own grid."""
-        return shape_of_stage(self.config, self.plan)
+        return shape_of_stage(self.config, self.plan, on_cpu)
 
 
 def stage_of(file: str, overrides: list[str], config: RunConfig, ranks: int, number: int | None) -> Stage:
@@ -103,7 +102,7 @@ def recorded_ranks(directory: Path) -> int | None:
 
 def candidates(stage: Stage, cluster: Cluster, most: int) -> list[Prediction]:
     """The stage's own grid, then the most promising of all others that fit, at most `most` in all."""
-    own = predict(stage.shape, cluster)
+    own = predict(stage.shape(cluster.device.on_cpu), cluster)
     others = [found for found in fitting_grids(own.shape, cluster, Search()) if found.shape != own.shape]
     seen = Counter([(own.shape.sequence_parallel, own.shape.policy)])
     weighed = []

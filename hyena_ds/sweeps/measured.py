@@ -102,7 +102,8 @@ def _measured(run: SweepRun, row: Row, ranks: int, device: Device | None) -> Mea
     start = starts[-1] if starts else {}
     there, hosts = start.get("ranks") or ranks, len(start.get("hosts") or ()) or 1
     (plan,) = plan_stages(run.config, there)
-    shape = shape_of_stage(run.config, plan)
+    on_cpu = start.get("device") == "CPU" if start else device is not None and device.on_cpu
+    shape = shape_of_stage(run.config, plan, on_cpu)
     steps = [row for row in read_rows(run.paths.metrics, METRICS) if "loss" in row and not row.get("skipped")]
     steps = [row for row in steps if (row.get("tokens_per_second") or 0.0) > 0]
     counts = steps[-(-len(steps) // _SETTLING) :] or steps
@@ -136,7 +137,7 @@ def table(rows: Sequence[Measured], own: StepShape) -> list[str]:
         ["", "grid", "batch", "policy", "s a step", "quartiles", "tokens/s", "GiB", "predicted s", "predicted GiB"]
     ]
     for row in sorted(rows, key=lambda row: row.spread[0] if row.is_complete else float("inf")):
-        marks = [word for word, holds in (("best", row is best), ("yours", row.shape == own)) if holds]
+        marks = [word for word, holds in (("best", row is best), ("yours", grid(row.shape) == grid(own))) if holds]
         shown = ["-", row.status, "-", number(row.peak_memory_gib)]
         if row.is_complete:
             median, lower, upper = row.spread
@@ -171,7 +172,7 @@ def said_of_best(rows: Sequence[Measured], own: StepShape) -> list[str]:
     best = best_of(rows)
     if best is None:
         return []
-    mine = next((row for row in rows if row.shape == own and row.is_complete), None)
+    mine = next((row for row in rows if grid(row.shape) == grid(own) and row.is_complete), None)
     against = ""
     if mine is not None and mine is not best:
         against = f", {best.spread[0] / mine.spread[0]:.0%} of the time of yours"
@@ -205,8 +206,7 @@ def add_to_calibration(path: Path, found: dict[str, Any], rows: Sequence[Measure
     write_calibration(path, after)
     before, now = errors_of(found, rows), errors_of(after, rows)
     errors = ", ".join(
-        f"{what} {number(was)} -> {number(is_now)} %"
-        for what, was, is_now in zip(("time", "memory"), before, now, strict=True)
+        f"{what} {was:.1f} -> {is_now:.1f} %" for what, was, is_now in zip(("time", "memory"), before, now, strict=True)
     )
     again = f", {replaced} of which replace older ones" if replaced else ""
     return [

@@ -145,7 +145,8 @@ def _show(
     from hyena_ds.sweeps.results import write_csv
 
     rows = measured_of(sweep, stage.ranks, device)
-    print("\n".join(["", *table(rows, stage.shape), "", *said_of_best(rows, stage.shape)]))
+    own = stage.shape(device is not None and device.on_cpu)
+    print("\n".join(["", *table(rows, own), "", *said_of_best(rows, own)]))
     best = best_of(rows)
     if best is not None:
         print(f"settings of the best: {settings_of(stage, best.shape)}")
@@ -168,7 +169,7 @@ def _listed(stage: Stage, found: list[Prediction], device: Device | None) -> lis
     cells = [["", "grid", "batch", "policy", "predicted s", "predicted GiB", "settings"]]
     for each in found:
         shown = predicted(None if device is None else each)
-        mark = "yours" if each.shape == stage.shape else ""
+        mark = "yours" if each is found[0] else ""
         cells.append([mark, *grid(each.shape), *shown, settings_of(stage, each.shape)])
     basis = "no device is known, so an H200's data sheet orders them, and none is left out for its memory"
     if device is not None:

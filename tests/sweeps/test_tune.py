@@ -101,7 +101,7 @@ def test_the_most_promising_rows_fit_and_differ_and_the_own_grid_is_there_whatev
     every = candidates(stage, cluster(2), 1000)
     assert candidates(stage, cluster(2), 1) == every[:1]
     few = candidates(stage, cluster(2), 4)
-    assert len(few) == 4 and few[0].shape == stage.shape
+    assert len(few) == 4 and few[0].shape == stage.shape(False)
     fastest = min(found.time.seconds for found in every)
     assert min(found.time.seconds for found in few) <= 1.03 * fastest
     assert len({(found.shape.sequence_parallel, found.shape.policy) for found in few}) > 2
@@ -109,7 +109,7 @@ def test_the_most_promising_rows_fit_and_differ_and_the_own_grid_is_there_whatev
     small = cluster(2, sizes[len(sizes) // 2] / GIB)
     fitting = candidates(stage, small, 1000)
     assert 1 < len(fitting) < len(every) and all(found.fits for found in fitting[1:])
-    assert candidates(stage, cluster(2, sizes[0] / GIB / 2), 8)[0].shape == stage.shape
+    assert candidates(stage, cluster(2, sizes[0] / GIB / 2), 8)[0].shape == stage.shape(False)
 
 
 def test_a_sweep_goes_on_with_its_rows_and_more_of_them_and_no_other_settings(config: Path) -> None:
@@ -137,12 +137,12 @@ def test_a_sweep_goes_on_with_its_rows_and_more_of_them_and_no_other_settings(co
 def test_what_to_paste_is_of_the_stage_or_a_row_in_the_place_of_a_rung(config: Path) -> None:
     stage = stage_on(config, 2, 0)
     wanted = "stages.0.sequence_parallel=1 stages.0.micro_batch_size=1 stages.0.activation_policy=balanced"
-    assert settings_of(stage, stage.shape) == wanted
+    assert settings_of(stage, stage.shape(True)) == wanted
     assert plan_stages(load_yaml(config, RunConfig, wanted.split()), 2)[0].micro_batch_size == 1
     warmup = {"from": 32, "to": 64, "double_every": 2, "global_batch": 4}
     write_config(config, config.parent, warmup=warmup, stages=[], monitors={"csv": True})
     stage = stage_on(config, 2)
-    said = settings_of(stage, stage.shape)
+    said = settings_of(stage, stage.shape(True))
     assert said.startswith(
         "a warmup chooses the grids of its rungs; in its place, rows of stages, of which this one has {"
     )
@@ -222,7 +222,7 @@ def measure(config: Path) -> Measure:
         sweep = write_sweep(stage, candidates(stage, cluster(2), len(results)), 6, len(results))
         for run, result in zip(sweep.runs, results, strict=True):
             run.directory.mkdir(parents=True)
-            start = {"ranks": 2, "threads": 1, "hosts": {platform.node(): 2}}
+            start = {"device": "CPU", "ranks": 2, "threads": 1, "hosts": {platform.node(): 2}}
             (run.directory / "environment.jsonl").write_text(json.dumps(start) + "\n")
             if isinstance(result, str):
                 outcome = {"exit_code": 70, "error": result, "seconds": 3.0}
