@@ -12,13 +12,14 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hyena_ds.data.loader import StepBatch
 from hyena_ds.monitoring.stragglers import Pace
-from hyena_ds.parallel.collectives import Traffic
-from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib, waits_take_time
-from hyena_ds.parallel.waits import Waits, timed_event
+from hyena_ds.parallel.collectives import DeviceQueue, Traffic
+from hyena_ds.parallel.devices import Compute, largest_of_ranks, new_event, peak_memory_gib, waits_take_time
+from hyena_ds.parallel.waits import Waits
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class StepClock:
     """One rank's. Its `traffic` goes into the layouts of the training passes, its `waits` hear of DeepSpeed's collectives."""
 
     def __init__(self, compute: Compute):
-        self._event = timed_event if compute.device.type == "cuda" else None
+        self._event = partial(new_event, timed=True) if compute.device.type == "cuda" else None
         self.waits = Waits(self._event)
-        self.traffic = Traffic(waits=self.waits)
+        self.queue = None if waits_take_time(compute) else DeviceQueue(new_event)
+        """Where the device waits for exchanges; on a CPU the process itself stands there."""
+        self.traffic = Traffic(queue=self.queue, waits=self.waits)
         self._compute = compute
         self._input_wait = self._began = self._waited_before = self._all_waits = 0.0
         self._ends: tuple[Any, ...] = ()
@@ -60,9 +63,15 @@ class StepClock:
 
     def begin(self) -> None:
         """The step begins; its data is here."""
+        if self.queue is not None:  # the host has read the last step's loss
+            self.queue.is_done()
         self._all_waits = self.waits.seconds()
         self._began, self._waited_before = time.perf_counter(), self.traffic.seconds_waited
         self._ends = (self._mark(),)
+
+    def device_waits(self) -> bool:
+        """Whether the device stands where it has to wait for an exchange. Any thread may ask."""
+        return self.queue is not None and self.queue.stands()
 
     def exchange_share(self) -> float:
         """The exchanges' share of the step so far, on this rank."""

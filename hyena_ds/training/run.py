@@ -35,7 +35,7 @@ from hyena_ds.parallel.topology import create_groups
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
 from hyena_ds.runtime.local_ranks import bind_cores
-from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.runtime.watchdog import Watchdog, longest_exchange
 from hyena_ds.tasks.task import Task
 from hyena_ds.training import corruption, non_finite
 from hyena_ds.training.back_ends import BackEnds, common_back_ends
@@ -65,7 +65,7 @@ def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
     directory = RunDirectory(config)
     watchdog = Watchdog(config.watchdog, directory.faults)
     interruption.leave = watchdog.leave
-    compute = start_compute(watched=config.watchdog.enabled)
+    compute = start_compute(longest_exchange(config.watchdog), watched=config.watchdog.enabled)
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
         return train_on(compute, config, task, directory, interruption, watchdog)
@@ -128,11 +128,13 @@ class _Run:
     ):
         self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
         self.interruption, self.watchdog, self.back_ends = interruption, watchdog, back_ends
-        self.groups = create_groups((plan.config.sequence_parallel for plan in plans), compute.rank, compute.ranks)
+        sizes, timeout = {plan.config.sequence_parallel for plan in plans}, longest_exchange(config.watchdog)
+        self.groups = create_groups(sizes, compute.rank, compute.ranks, timeout)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
         self.watch = Watch(config, compute, self.clock)
         self.profiler = Profiler(config.profile, directory.path, compute, watchdog)
+        watchdog.look_at(self.clock.device_waits)
         self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
@@ -141,10 +143,8 @@ class _Run:
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run_name, self.state, compute)
         self.journal.starts(environment)
-        say = self.journal.say
-        self.checkpoints = CheckpointWriter(
-            directory.checkpoints, config, compute, started.run_name, shards.digest, say, task.exported
-        )
+        written = shards.digest, self.journal.say, task.exported
+        self.checkpoints = CheckpointWriter(directory.checkpoints, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
@@ -180,9 +180,7 @@ class _Run:
     def _ends_alike(self) -> bool:
         """Whether the weights that the run ends with are the same everywhere; else it is rolled back. Collective."""
         seen = self.watch.at_the_end(self.engine, self.state.step)
-        if seen.corrupted is not None:
-            self._mend(seen)
-        return seen.corrupted is None
+        return seen.corrupted is None or self._mend(seen)
 
     def _restore_scores(self) -> None:
         whole = from_rank_zero(lambda: {step_of(path) for path in checkpoints_in(self.directory.checkpoints)})
@@ -294,13 +292,14 @@ class _Run:
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
 
-    def _mend(self, seen: Seen) -> None:
-        """Roll back to the newest checkpoint from before numbers differed. Raises CorruptedError where that cannot be."""
+    def _mend(self, seen: Seen) -> bool:
+        """Roll back to the newest checkpoint from before numbers differed; False. Raises CorruptedError where that cannot be."""
         self.watchdog.enter("save", self.state.step)
         self.checkpoints.finish()
         said = corruption.set_aside(seen, self.state, self.directory, self.config.non_finite, self.watch.alike)
         self.journal.say(said)
         self.journal.say(f"rolled back to step {self._roll_back(blames=False).step}")
+        return False
 
     def _roll_back(self, blames: bool) -> RunState:
         """Go on from the newest checkpoint, whose state is returned; `blames` the skipped steps, as if they were the cause."""
@@ -317,8 +316,7 @@ class _Run:
         return checkpoint
 
     def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
-        traffic = self.clock.traffic
-        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, self.clock.traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
