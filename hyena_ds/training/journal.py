@@ -145,7 +145,7 @@ class Journal:
 
     def _efficiency(self, plan: StagePlan, seconds: float) -> dict[str, float | None]:
         """What is known of it; the counts are those of pretraining, so a task has none."""
-        return efficiency(shape_of_stage(self._config, plan), seconds, self._limits, self._on_cpu)
+        return efficiency(shape_of_stage(self._config, plan, self._on_cpu), seconds, self._limits, self._on_cpu)
 
     def _find_limits(self, compute: Compute) -> Limits:
         if self._config.task is not None:
