@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-import torch
-
 _COLLECTIVES = (
     *("all_reduce", "reduce", "broadcast", "barrier", "all_gather", "all_gather_into_tensor"),
     *("reduce_scatter", "reduce_scatter_tensor"),
@@ -130,8 +128,3 @@ class _Work:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
-
-
-def timed_event() -> Any:
-    """An event of the current device that can be timed."""
-    return torch.cuda.Event(enable_timing=True)

@@ -154,9 +154,7 @@ class _Run:
     def _ends_alike(self) -> bool:
         """Whether the weights that the run ends with are the same everywhere; else it is rolled back. Collective."""
         seen = self.watch.at_the_end(self.engine, self.state.step)
-        if seen.corrupted is not None:
-            self._mend(seen)
-        return seen.corrupted is None
+        return seen.corrupted is None or self._mend(seen)
 
     def _restore_scores(self) -> None:
         whole = from_rank_zero(lambda: {step_of(path) for path in checkpoints_in(self.directory.checkpoints)})
@@ -268,13 +266,14 @@ class _Run:
         self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
         return True
 
-    def _mend(self, seen: Seen) -> None:
-        """Roll back to the newest checkpoint from before numbers differed. Raises CorruptedError where that cannot be."""
+    def _mend(self, seen: Seen) -> bool:
+        """Roll back to the newest checkpoint from before numbers differed; False. Raises CorruptedError where that cannot be."""
         self.watchdog.enter("save", self.state.step)
         self.checkpoints.finish()
         said = corruption.set_aside(seen, self.state, self.directory, self.config.non_finite, self.watch.alike)
         self.journal.say(said)
         self.journal.say(f"rolled back to step {self._roll_back(blames=False).step}")
+        return False
 
     def _roll_back(self, blames: bool) -> RunState:
         """Go on from the newest checkpoint, whose state is returned; `blames` the skipped steps, as if they were the cause."""
@@ -291,8 +290,7 @@ class _Run:
         return checkpoint
 
     def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
-        traffic = self.clock.traffic
-        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, self.clock.traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
