@@ -93,6 +93,8 @@ class Side:
     case: Case
     reference: str | None = None
     """The clone of the published code."""
+    checkpointed: bool = False
+    """Whether a Transformer computes its blocks a second time in the backward pass, in the place of keeping them."""
 
     @property
     def processes(self) -> int:
@@ -135,6 +137,8 @@ class Side:
             words = [f"{self.processes} unrelated jobs of {case.local_length:,}"]
         elif self.processes > 1:
             words.append(f"sp {self.processes}")
+        if self.checkpointed:
+            words.append("checkpointed")
         if case.precision != "float32":
             words.append(case.precision)
         if case.allocator != "tuned":

@@ -45,8 +45,14 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     )
     theirs: dict[str, Any] = {"shown": "as --precision", "choices": _PRECISIONS}
     add_option(step, "--reference-precision", None, "of the published code", **theirs)
+    step.add_argument(
+        "--transformer",
+        nargs="*",
+        choices=["plain", "checkpointed"],
+        help="also run a GPT of the same size; checkpointed: its blocks computed a second time in the backward pass, as in the "
+        "paper's comparison (default of the option alone: plain)",
+    )
     for name, text in (
-        ("--transformer", "also run a GPT of the same size"),
         ("--engine", "also run the step through the DeepSpeed engine"),
         ("--halves", "also run unrelated jobs of a rank's part of the length at once"),
         ("--parts", "also say where the seconds of a step go (on a CPU)"),

@@ -65,7 +65,8 @@ class DataConfig(Bounded):
     shuffle_shards: Annotated[int, Bound(1, MOST)] = 16
     """Windows are shuffled within groups of this many shards (and shards across the epoch)."""
     workers: Annotated[int, Bound(0, MOST_WORKERS)] = 0
-    """Processes per rank that read ahead; 0 reads in the training process."""
+    """Processes per rank that read ahead; 0 reads in the training process. Beside a GPU they start as programs of their own, which
+    takes some seconds of every stage: a forked one would have CUDA's context."""
     verify: bool = True
     """Check every shard's SHA-256 before the first step. What is fetched from another machine is always checked when it
     arrives; then this is about what the cache holds from earlier runs."""

@@ -95,6 +95,7 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     """What is live when the highest may come, by the moment's name."""
     policy = shape.activation_policy
     D = shape.width
+    triton = shape.kernels == "triton" and not on_cpu
     unit = float(_FLOAT32 * shape.batch * shape.local_length * D)
     filter_unit = unit / shape.batch
 
@@ -102,7 +103,7 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         return Held("layer at work", size, units)
 
     always = _state(shape, on_cpu)
-    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit)]
+    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit, triton)]
     again = [work(1, filter_unit)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
     operator = list(always)
@@ -113,6 +114,27 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     projections = 3 * (1 + _HALO / shape.local_length) if held else 0.0
     convolution = [*operator, work(3 + own_u + projections), *again]
     kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
+    if triton:
+        # Tensors of a layer are whole, in the precision of the products where they can be; nothing else is in tiles.
+        a = 0.5 if shape.precision == "bfloat16" else 1.0
+        again_middle = 0 if policy.keep_middle else 2
+        of_operator = 2.5 + (4 if policy.keep_projections else 7) * a + own_u
+        return {
+            "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+            "backward of the MLP": [
+                *always,
+                work(2 + 3 * a + again_middle),
+                work(1 if policy.keep_inner else 2, _inner(shape)),
+                *again,
+            ],
+            "backward of the convolution": [
+                *operator,
+                work(of_operator),
+                *again,
+                *_transforms(shape, kind, on_cpu),
+                *_buffers(shape, 1 + own_u, on_cpu),
+            ],
+        }
     cut = shape.sequence_parallel > 1
     found = {
         "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
@@ -215,15 +237,15 @@ def _state(shape: StepShape, on_cpu: bool) -> list[Held]:
     return [*held, Held("weights and optimizer", _BUCKET, 1)] if shape.zero_stage else held
 
 
-def _kept_by_a_layer(shape: StepShape, unit: float) -> list[Held]:
+def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool) -> list[Held]:
     """From forward to backward: the residual at the block's input, and what the policy says."""
     policy = shape.activation_policy
-    units = 1 + policy.keep_middle + 2 * policy.keep_convolution
-    if policy.keep_spectra:
-        units -= 1  # the spectra stand for the convolution's input
-    kept = [Held("kept", unit, units)]
+    of_operator = unit / 2 if triton and shape.precision == "bfloat16" else unit
+    kept = [Held("kept", unit, 1 + policy.keep_middle)]
+    if policy.keep_convolution:  # spectra stand for its input
+        kept.append(Held("kept", of_operator, 1 if policy.keep_spectra else 2))
     if policy.keep_projections:
-        kept.append(Held("kept", 3 * unit * (1 + _HALO / shape.local_length), 1))
+        kept.append(Held("kept", 3 * of_operator * (1 + _HALO / shape.local_length), 1))
     if policy.keep_inner:
         kept.append(Held("kept", _inner(shape), 1))
     filters = 2 if shape.accumulation > 1 else 1 if policy.keep_filter else 0  # with its gradient, between micro steps

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +29,10 @@ from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.tokenizer import UNKNOWN, N
 from hyena_ds.ops.cross_entropy import IGNORED
-from hyena_ds.parallel.devices import send
+from hyena_ds.parallel.devices import send, start_of_readers
+
+_NOT_HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""By processes that read ahead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +114,10 @@ def stage_steps(
     """
     dataset = _StepDataset(config, seed, plan, part, indices)
     steps = range(from_step, plan.end_step)
-    reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
-    items = iter(reader)
+    items = _items(dataset, steps, config.workers)
     ahead = None
     with contextlib.ExitStack() as stack:
-        # After the reading processes were forked, which would inherit what a thread holds.
+        # After the reading processes were started: forked ones would inherit what a thread holds.
         if config.is_afar and from_step < plan.end_step:
             ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan, indices))))
         for step in steps:
@@ -134,10 +137,25 @@ def _open_stream(config: DataConfig, seed: int, plan: StagePlan, indices: list[S
         raise LocalError(str(error)) from None
 
 
+def _items(dataset: _StepDataset, steps: range, workers: int) -> Iterator[StepBatch | LocalError]:
+    start = start_of_readers() if workers else None
+    settings: dict[str, Any] = {"batch_size": None, "num_workers": workers, "worker_init_fn": _deaf}
+    reader = DataLoader(dataset, sampler=steps, multiprocessing_context=start, **settings)
+    if start is None:
+        return iter(reader)
+    # A signal of the launcher would end a process that is still importing, before it is deaf. This one hears it afterwards.
+    resource_tracker.ensure_running()  # it would unblock two of them itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_HEARD)
+    try:
+        return iter(reader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _deaf(worker: int) -> None:
     """A launcher signals readers too; they end with their rank, which may still finish its step."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in _NOT_HEARD:
         signal.signal(number, signal.SIG_IGN)
     hook = sys.excepthook
 

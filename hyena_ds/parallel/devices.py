@@ -23,6 +23,8 @@ from hyena_ds.parallel.nodes import Nodes, nodes_of, ranks_said_here
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 _UNWATCHED_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 """NCCL's own watchdog would end the first rank that sees an error, which is seldom the one that made it, and be blamed."""
+_BACK_ENDS_OWN = {"gloo": timedelta(minutes=30), "nccl": timedelta(minutes=10)}
+"""How long torch lets an exchange last where nobody says anything else."""
 _GOODBYE_SECONDS = 10.0
 """For which rank 0 keeps its store for ranks that have yet to read why they end."""
 
@@ -104,12 +106,13 @@ def check_ranks_here(ranks: int, devices: int) -> None:
         )
 
 
-def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True, watched: bool = False) -> Compute:
+def start_compute(timeout: timedelta | None = None, engine: bool = True, watched: bool = False) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too, `watched` whether a
-    watchdog of ours ends ranks whose exchanges do not end: without one NCCL's stays. Collective. Raises UserError when there
-    are fewer accelerators than ranks, and LocalError when another program holds the port of the rendezvous.
+    Without a launcher it is a group of one. An exchange may last for `timeout`; by default as long as the back end lets it.
+    `engine` says whether DeepSpeed's engine will use it too, `watched` whether a watchdog of ours ends ranks whose exchanges
+    do not end: without one NCCL's stays. Collective. Raises UserError when there are fewer accelerators than ranks, and
+    LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -123,7 +126,7 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     if devices and watched:
         for name, value in _UNWATCHED_NCCL.items():
             os.environ.setdefault(name, value)
-    _join(compute, timeout, engine)
+    _join(compute, timeout or _BACK_ENDS_OWN[compute.backend], engine)
     return replace(compute, known_nodes=nodes_of(from_every_rank((socket.gethostname(), local_rank, here))))
 
 
@@ -136,6 +139,16 @@ def compute_alone(local_rank: int = 0) -> Compute:
 def is_accelerated(compute: Compute) -> bool:
     """Whether work is queued on a device of its own, and goes on behind the host's back."""
     return compute.device.type != "cpu"
+
+
+def start_of_readers() -> str | None:
+    """How a process that reads beside this one has to start; None: as the system does it.
+
+    A forked one would have this one's CUDA context and NCCL's threads' locks, and may do nothing with them. One that is spawned
+    costs its imports, once a stage, and is a child of this process as a forked one is: its end is seen as soon, which those
+    of a server of forks would not be.
+    """
+    return "spawn" if torch.cuda.is_initialized() else None
 
 
 def synchronize(compute: Compute) -> None:
@@ -202,6 +215,11 @@ def waits_take_time(compute: Compute) -> bool:
     return compute.device.type == "cpu"
 
 
+def new_event() -> torch.cuda.Event:
+    """A mark for the queue of this process's device."""
+    return torch.cuda.Event()
+
+
 def device_name(compute: Compute) -> str:
     """What this rank computes on, in words."""
     return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"
@@ -212,6 +230,13 @@ def exchange_options(group: dist.ProcessGroup | None = None) -> object | None:
     if dist.get_backend(group) != "nccl":
         return None
     return dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
+
+
+def bound_exchanges(timeout: timedelta) -> None:
+    """Let exchanges last for `timeout` in every group that this process has: groups that others made, such as DeepSpeed's copy
+    of the world, have torch's own limit, whatever the world's is."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def broken_collective(error: BaseException) -> bool:

@@ -102,7 +102,7 @@ def forecast(config: RunConfig, cluster: Cluster) -> list[Forecast]:
     """Every stage on the cluster. Raises UserError when ranks or batch do not divide."""
     forecasts, search = [], Search()
     for plan in plan_stages(config, cluster.ranks):
-        prediction = predict(shape_of_stage(config, plan), cluster)
+        prediction = predict(shape_of_stage(config, plan, cluster.device.on_cpu), cluster)
         cure = None if prediction.fits else cheapest_cure(config, plan, cluster, search)
         better = better_grid(prediction, cluster, search)
         forecasts.append(Forecast(plan, prediction, cure, better, not search.is_over))
@@ -142,7 +142,7 @@ def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
 
 def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster, search: Search) -> Cure | None:
     """The fewest changed settings that fit, those that cost least time; where nothing fits, on twice the machines, and so on."""
-    shape, nodes = shape_of_stage(config, plan), cluster.nodes
+    shape, nodes = shape_of_stage(config, plan, cluster.device.on_cpu), cluster.nodes
     while nodes * cluster.devices_per_node <= _MOST_RANKS and not search.is_over:
         wider = replace(cluster, nodes=nodes)
         cures = []

@@ -25,6 +25,7 @@ def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]
         f"{config.name}: {parameters(config.model):,} weights, ZeRO stage {config.zero_stage}, {config.precision}, on "
         f"{cluster.nodes} x {cluster.devices_per_node} {device.name}, {device.memory / GIB:.3g} GiB each ({device.source})",
         _basis(cluster),
+        f"kernels: {forecasts[0].prediction.shape.kernels} ({_why(config, cluster)})",
         "",
     ]
     lines += aligned([_HEADINGS, *(_row(forecast) for forecast in forecasts)])
@@ -88,6 +89,12 @@ def _basis(cluster: Cluster) -> str:
         f"published rates, of which {REACHED.gemm:.0%} of products, {REACHED.pointwise:.0%} to {REACHED.copy:.0%} of memory "
         f"(as on an H200) and {REACHED.link:.0%} of links (assumed) are reached"
     )
+
+
+def _why(config: RunConfig, cluster: Cluster) -> str:
+    if cluster.device.on_cpu:
+        return "no CUDA device"
+    return "auto: where the check at the start finds them right" if config.kernels == "auto" else "as the config says"
 
 
 _HEADINGS = ("stage", "context", "grid", "batch", "policy", "GiB", "s a step", "MiB sent", "tokens/s", "time")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hyena_ds.data.loader import StepBatch
-from hyena_ds.parallel.collectives import Traffic
-from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib, waits_take_time
+from hyena_ds.parallel.collectives import DeviceQueue, Traffic
+from hyena_ds.parallel.devices import Compute, largest_of_ranks, new_event, peak_memory_gib, waits_take_time
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class StepClock:
     """One rank's. Its `traffic` goes into the layouts of the training passes."""
 
     def __init__(self, compute: Compute):
-        self.traffic = Traffic()
+        self.queue = None if waits_take_time(compute) else DeviceQueue(new_event)
+        """Where the device waits for exchanges; on a CPU the process itself stands there."""
+        self.traffic = Traffic(queue=self.queue)
         self._compute = compute
         self._input_wait = self._began = self._waited_before = 0.0
 
@@ -51,7 +53,13 @@ class StepClock:
 
     def begin(self) -> None:
         """The step begins; its data is here."""
+        if self.queue is not None:  # the host has read the last step's loss
+            self.queue.is_done()
         self._began, self._waited_before = time.perf_counter(), self.traffic.seconds_waited
+
+    def device_waits(self) -> bool:
+        """Whether the device stands where it has to wait for an exchange. Any thread may ask."""
+        return self.queue is not None and self.queue.stands()
 
     def exchange_share(self) -> float:
         """The exchanges' share of the step so far, on this rank."""

@@ -49,3 +49,12 @@ def conclude(
         return f"{error.filename or directory.summary}: cannot be written ({error.strerror})"
     journal.conclude(step, context_length, lines)
     return None
+
+
+def complete_message(directory: RunDirectory) -> list[str]:
+    """What is said when a finished run is started again."""
+    return [
+        f"The run in {directory.path} is complete: {directory.path / 'summary.json'} holds its results.",
+        f"To train on from its weights, give a config another name and initialize_from: {directory.path}",
+        f"To start afresh, remove {directory.path}, or choose another name (name=OTHER on the command line).",
+    ]

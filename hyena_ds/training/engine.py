@@ -15,6 +15,8 @@ import deepspeed
 import torch
 
 from hyena_ds.config.schema import OptimizerConfig, RunConfig
+from hyena_ds.parallel.devices import bound_exchanges
+from hyena_ds.runtime.watchdog import longest_exchange
 from hyena_ds.tasks.task import Objective
 from hyena_ds.training.compiler import leave_out_compiler
 from hyena_ds.training.graphs import GraphedForward
@@ -36,6 +38,9 @@ def build_engine(
         optimizer=optimizer or adamw(config.optimizer, objective),
         config=deepspeed_config(config, ranks),
     )
+    timeout = longest_exchange(config.watchdog)
+    if timeout is not None:
+        bound_exchanges(timeout)  # in groups of DeepSpeed's own too
     return engine
 
 

@@ -39,12 +39,12 @@ from hyena_ds.parallel.topology import Topology, create_groups
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
 from hyena_ds.runtime.local_ranks import bind_cores
-from hyena_ds.runtime.watchdog import Watchdog
+from hyena_ds.runtime.watchdog import Watchdog, longest_exchange
 from hyena_ds.tasks.task import Task
 from hyena_ds.training import non_finite
 from hyena_ds.training.back_ends import BackEnds, common_back_ends
 from hyena_ds.training.clock import StepClock
-from hyena_ds.training.ending import conclude
+from hyena_ds.training.ending import complete_message, conclude
 from hyena_ds.training.engine import quiet
 from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.graphs import check_graphs
@@ -66,7 +66,7 @@ def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
     directory = RunDirectory(config)
     watchdog = Watchdog(config.watchdog, directory.faults)
     interruption.leave = watchdog.leave
-    compute = start_compute(watched=config.watchdog.enabled)
+    compute = start_compute(longest_exchange(config.watchdog), watched=config.watchdog.enabled)
     try:
         watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
         return train_on(compute, config, task, directory, interruption, watchdog)
@@ -110,15 +110,6 @@ def train_on(
         return _Run(config, task, compute, directory, plans, back_ends, shards, interruption, watchdog).to_the_end()
 
 
-def complete_message(directory: RunDirectory) -> list[str]:
-    """What is said when a finished run is started again."""
-    return [
-        f"The run in {directory.path} is complete: {directory.path / 'summary.json'} holds its results.",
-        f"To train on from its weights, give a config another name and initialize_from: {directory.path}",
-        f"To start afresh, remove {directory.path}, or choose another name (name=OTHER on the command line).",
-    ]
-
-
 class _Run:
     """What one run holds between steps."""
 
@@ -136,9 +127,11 @@ class _Run:
     ):
         self.config, self.task, self.compute, self.directory, self.plans = config, task, compute, directory, plans
         self.interruption, self.watchdog, self.back_ends = interruption, watchdog, back_ends
-        self.groups = create_groups((plan.config.sequence_parallel for plan in plans), compute.rank, compute.ranks)
+        sizes, timeout = {plan.config.sequence_parallel for plan in plans}, longest_exchange(config.watchdog)
+        self.groups = create_groups(sizes, compute.rank, compute.ranks, timeout)
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
+        watchdog.look_at(self.clock.device_waits)
         self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
@@ -148,8 +141,8 @@ class _Run:
         self.journal.starts(environment)
         where, say = directory.checkpoints, self.journal.say
         uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
-        name = started.run_name
-        self.checkpoints = CheckpointWriter(where, config, compute, name, shards.digest, say, task.exported, uploads)
+        written = shards.digest, say, task.exported, uploads
+        self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""
