@@ -114,11 +114,10 @@ class _Run:
         from_rank_zero(lambda: self._create_directory(shards))
         self.journal = Journal(directory, config, task, started.run_name, self.state, compute)
         self.journal.starts(environment)
-        where, written = directory.checkpoints, (shards.digest, self.journal.say, task.exported)
-        uploads = Uploads(
-            config, where, compute, self.journal.say, directory.metrics, started.in_tiers, self.state.step
-        )
-        self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written, uploads)
+        where, say = directory.checkpoints, self.journal.say
+        uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
+        written = shards.digest, say, task.exported, uploads
+        self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""

@@ -182,6 +182,22 @@ def test_a_damaged_copy_is_passed_over_for_the_next_of_any_tier(
 
 
 @pytest.mark.slow
+def test_the_checkpoint_of_the_runs_weights_is_copied_kept_and_brought(
+    ranks: Callable[[int], Pool], tmp_path: Path
+) -> None:
+    run, tiers = tmp_path / "run", [tier(tmp_path / "far", 100, keep_last=1)]
+    arguments = {"run": run, "tiers": tiers, "environment": {}}
+    ranks(2).run(tier_cases.copied, steps=[1, 2, 3], selected=2, **arguments)
+    assert whole(tmp_path / "far") == [2, 3]  # neither is due by its step
+    shutil.rmtree(run)
+    name, news, _ = ranks(2).run(tier_cases.chosen, **arguments)[0]
+    assert name == "step-00000003"
+    assert f"brought step 2, whose weights are the run's, from {tmp_path / 'far' / RUN}" in news
+    pointers = [(run / "checkpoints" / pointer).read_text() for pointer in ("latest", "selected")]
+    assert pointers == ["step-00000003\n", "step-00000002\n"]
+
+
+@pytest.mark.slow
 def test_a_tier_out_of_reach_another_run_and_resume_never_are_refused_in_one_sentence(
     two_places: list[dict[str, Any]], ranks: Callable[[int], Pool], tmp_path: Path
 ) -> None:
