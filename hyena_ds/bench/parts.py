@@ -22,6 +22,7 @@ from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING
 FILTER = "implicit filter"
 PACKING = "packing for exchanges"
 THREADS = "threads of exchanges"
+NATIVE = "C functions between products"
 REST = "Python, autograd, optimizer"
 _PARTS = {
     "model.operator": "gates, residual",
@@ -31,7 +32,7 @@ _PARTS = {
     "model.operator_native": "gates, residual",
     "model.mlp_native": "MLP besides its products",
     "model.filter_native": FILTER,
-    "ops.native.functions": "C functions, products' sums",
+    "ops.native.functions": NATIVE,
     "model.filter_cache": FILTER,
     "ops.fft_convolution": TRANSFORMS,
     "ops.gelu": "GELU",

@@ -24,6 +24,7 @@ def evaluate_filter(
 ) -> Tensor:
     """As `model.filter.evaluate_filter`; a CPU needs no pieces."""
     check_positions(shape, offset + length)
+    native.check_floats(*weights)
     padded = length + -length % columns
     k_Dl = empty((shape.width, padded), weights.frequency.device)
     frequency_F = weights.frequency.view(-1)
@@ -43,6 +44,7 @@ def filter_gradients(
     shape: FilterShape, weights: FilterWeights, offset: int, dk_Dl: Tensor, pieces: int = 1
 ) -> FilterWeights:
     """As `model.filter.filter_gradients`; a CPU needs no pieces."""
+    native.check_floats(*weights)
     gradients = FilterWeights(*(torch.zeros_like(weight) for weight in weights))
     frequency_F, dfrequency_F = weights.frequency.view(-1), gradients.frequency.view(-1)
     layers, of_layers = _sine_layers(weights), _sine_layers(gradients)

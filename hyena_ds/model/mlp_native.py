@@ -25,6 +25,7 @@ def mlp_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """As `model.mlp.mlp_forward`."""
     r_BlD = r_BlD.contiguous()
+    native.check_floats(r_BlD, *weights)
     dtype = call.compute_dtype
     B, l, D = r_BlD.shape
     inner = weights.up_bias.numel()
@@ -56,6 +57,7 @@ def mlp_backward(
 ) -> tuple[Tensor, MLPWeights]:
     """As `model.mlp.mlp_backward`."""
     r_BlD, dout_BlD = r_BlD.contiguous(), dout_BlD.contiguous()
+    native.check_floats(r_BlD, dout_BlD, *weights)
     dtype = call.compute_dtype
     B, l, D = r_BlD.shape
     inner = weights.up_bias.numel()

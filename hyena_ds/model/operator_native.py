@@ -34,6 +34,7 @@ def operator_forward(
 ) -> tuple[Tensor, Kept]:
     """As `model.operator.operator_forward`."""
     r_BlD = r_BlD.contiguous()
+    native.check_floats(r_BlD, *weights)
     B, l, D = r_BlD.shape
     short = ShortWeights(weights.in_bias, weights.short_weight, weights.short_bias)
     keeps = call.policy.keep_projections
@@ -70,6 +71,7 @@ def operator_backward(
 ) -> tuple[Tensor, OperatorWeights]:
     """As `model.operator.operator_backward`: the gradient of r overwrites `dout`."""
     r_BlD = r_BlD.contiguous()
+    native.check_floats(r_BlD, dout_BlD, *weights)
     B, l, D = r_BlD.shape
     dtype, device = call.compute_dtype, r_BlD.device
     gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))

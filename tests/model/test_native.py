@@ -65,6 +65,14 @@ def test_bfloat16_is_as_near_float32_as_the_portable_code(policy: PolicyName) ->
     assert 1e-4 < errors[1] < 1.5 * errors[0], errors
 
 
+def test_parameters_that_are_not_float32_are_refused() -> None:
+    model = lively_model().to(torch.bfloat16)
+    with pytest.raises(
+        TypeError, match=r"native: found torch.bfloat16, strides .* wanted contiguous float32; set kernels: portable"
+    ):
+        NextToken(model).loss(*batch(1, 5), ForwardPass(Layout.whole(5), kernels=NATIVE))
+
+
 @pytest.mark.parametrize("policy", ["fastest", "leanest"])
 def test_dropout_draws_the_masks_of_the_portable_code(policy: PolicyName) -> None:
     config = replace(CONFIG, maximum_context=33, residual_dropout=0.3, embedding_dropout=0.1)

@@ -55,6 +55,15 @@ def _c() -> Any:
     return found
 
 
+def check_floats(*tensors: Tensor) -> None:
+    """Raise TypeError unless all are contiguous float32, as the functions read them."""
+    for x in tensors:
+        if x.dtype != torch.float32 or not x.is_contiguous():
+            raise TypeError(
+                f"native: found {x.dtype}, strides {x.stride()}, wanted contiguous float32; set kernels: portable"
+            )
+
+
 class ShortWeights(NamedTuple):
     """What the short filter computes with; contiguous."""
 
