@@ -17,7 +17,6 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 
 Allocator = Literal["tuned", "default"]
-WhoseKernels = Literal["portable", "native"]
 
 SEED = 2222
 PUBLISHED_SHIFT = 0.05
@@ -36,8 +35,6 @@ class Case(StepShape):
 
     allocator: Allocator = "tuned"
     threads: int = 1
-    kernels: WhoseKernels = "portable"
-    """What this trainer's blocks compute with around the long convolution."""
 
     @property
     def checked_length(self) -> int:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+import torch
+
 _COLLECTIVES = (
     *("all_reduce", "reduce", "broadcast", "barrier", "all_gather", "all_gather_into_tensor"),
     *("reduce_scatter", "reduce_scatter_tensor"),
@@ -128,3 +130,8 @@ class _Work:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
+
+
+def timed_event() -> Event:
+    """A mark for the queue of this process's device, whose distance in time to another can be read."""
+    return torch.cuda.Event(enable_timing=True)
