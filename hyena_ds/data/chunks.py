@@ -181,7 +181,8 @@ class _Texts(Sequence[str]):
 
     def __getitem__(self, number: int) -> str:  # type: ignore[override]  # of no slice
         text = self.text[self.ends[number] : self.ends[number + 1]]
-        return text.tobytes().decode("utf-8", "surrogatepass")
+        found: str = text.tobytes().decode("utf-8", "surrogatepass")
+        return found
 
 
 class _Names:

@@ -54,10 +54,6 @@ class ShardIndex:
     shards: tuple[Shard, ...]
     chunks: Chunks
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.chunks, Chunks):
-            object.__setattr__(self, "chunks", Chunks(self.chunks))
-
     @property
     def fingerprint(self) -> str:
         """The same for equal indices; another process can compare it, another version may not."""

@@ -78,7 +78,8 @@ class Windows:
         segment = np.maximum(np.searchsorted(self.track.segment_starts, positions, side="right") - 1, 0)
         into_segment = np.maximum(positions - self.track.segment_starts[segment], 0)
         slots = self._first_slot[segment] - (-into_segment // self.context_length)
-        return np.minimum(slots, self._first_slot[segment + 1])
+        found: Positions = np.minimum(slots, self._first_slot[segment + 1])
+        return found
 
     def _nothing_to_score(self) -> tuple[Positions, Positions]:
         """Ranges of slots without a scored target on either strand: all of the context's inner tokens lie in one stretch that
