@@ -128,6 +128,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setattr(devices, "device_count", lambda: 1)
     monkeypatch.setattr(devices, "_device", lambda local_rank: torch.device("cpu"))
+    monkeypatch.setattr(devices, "from_every_rank", lambda own: [own])
     monkeypatch.setattr(deepspeed, "init_distributed", lambda **given: asked.append(given))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: asked.append({"init": backend, **given}))
     return asked
