@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.remote.ahead import Ahead
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.tokenizer import UNKNOWN, N
@@ -98,20 +99,27 @@ def make_micro_batch(
     return MicroBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets), torch.tensor(numbers))
 
 
-def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
-    """The steps of a stage from `from_step` (of the run) on, in order.
+def stage_steps(
+    config: DataConfig,
+    seed: int,
+    plan: StagePlan,
+    part: Slice,
+    from_step: int,
+    indices: list[ShardIndex] | None = None,
+) -> Iterator[StepBatch]:
+    """The steps of a stage from `from_step` (of the run) on, in order. `indices` are read where they are left out.
 
     With `config.workers` > 0 processes read ahead; one that dies is a RuntimeError in the training process, raised
     wherever that is. Raises LocalError when a shard cannot be read: the other ranks may have read theirs.
     """
-    dataset = _StepDataset(config, seed, plan, part)
+    dataset = _StepDataset(config, seed, plan, part, indices)
     steps = range(from_step, plan.end_step)
     items = _items(dataset, steps, config.workers)
     ahead = None
     with contextlib.ExitStack() as stack:
         # After the reading processes were started: forked ones would inherit what a thread holds.
         if config.is_afar and from_step < plan.end_step:
-            ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan))))
+            ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan, indices))))
         for step in steps:
             if ahead is not None:
                 ahead.reached(step - plan.first_step)
@@ -121,10 +129,10 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
             yield item
 
 
-def _open_stream(config: DataConfig, seed: int, plan: StagePlan) -> StageStream:
+def _open_stream(config: DataConfig, seed: int, plan: StagePlan, indices: list[ShardIndex] | None) -> StageStream:
     """Raises LocalError when an index cannot be had."""
     try:
-        return StageStream(Sources(config, "train"), seed, plan)
+        return StageStream(Sources(config, "train", indices), seed, plan)
     except UserError as error:
         raise LocalError(str(error)) from None
 
@@ -162,8 +170,10 @@ def _deaf(worker: int) -> None:
 class _StepDataset(Dataset[Any]):
     """Map-style: item = step of the run. Opens the shards on first use, in the process that reads."""
 
-    def __init__(self, config: DataConfig, seed: int, plan: StagePlan, part: Slice):
-        self.config, self.seed, self.plan, self.part = config, seed, plan, part
+    def __init__(
+        self, config: DataConfig, seed: int, plan: StagePlan, part: Slice, indices: list[ShardIndex] | None = None
+    ):
+        self.config, self.seed, self.plan, self.part, self.indices = config, seed, plan, part, indices
         self._stream: StageStream | None = None
 
     def __getitem__(self, step: int) -> StepBatch | LocalError:
@@ -171,7 +181,7 @@ class _StepDataset(Dataset[Any]):
         context_length, micro_batches = self.plan.config.context_length, []
         try:
             if self._stream is None:
-                self._stream = _open_stream(self.config, self.seed, self.plan)
+                self._stream = _open_stream(self.config, self.seed, self.plan, self.indices)
             samples = self._stream.samples(step - self.plan.first_step)
             for micro_step in range(self.plan.accumulation):
                 numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)

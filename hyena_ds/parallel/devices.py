@@ -9,14 +9,16 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
-from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
+from hyena_ds.parallel.agreement import from_every_rank
+from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, interface_to, listen
+from hyena_ds.parallel.nodes import Nodes, nodes_of, ranks_said_here
 
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 _UNWATCHED_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
@@ -36,6 +38,22 @@ class Compute:
     rank: int
     ranks: int
     local_rank: int
+    known_nodes: Nodes = ()
+
+    @property
+    def nodes(self) -> Nodes:
+        """The ranks of every node; each rank alone where that is not known."""
+        return self.known_nodes or tuple((rank,) for rank in range(self.ranks))
+
+    @property
+    def node(self) -> tuple[int, ...]:
+        """The ranks of this one's node, itself among them."""
+        return next(ranks for ranks in self.nodes if self.rank in ranks)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of its node, which looks at files for the others."""
+        return self.node[0] == self.rank
 
 
 def device_count() -> int:
@@ -99,8 +117,8 @@ def start_compute(timeout: timedelta | None = None, engine: bool = True, watched
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     devices = device_count()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1)
-    check_ranks_here(here, devices)
+    here = ranks_said_here()
+    check_ranks_here(here or local_rank + 1, devices)
     device = _device(local_rank)
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed looks no further
     pin_float32()
@@ -109,7 +127,7 @@ def start_compute(timeout: timedelta | None = None, engine: bool = True, watched
         for name, value in _UNWATCHED_NCCL.items():
             os.environ.setdefault(name, value)
     _join(compute, timeout or _BACK_ENDS_OWN[compute.backend], engine)
-    return compute
+    return replace(compute, known_nodes=nodes_of(from_every_rank((socket.gethostname(), local_rank, here))))
 
 
 def compute_alone(local_rank: int = 0) -> Compute:
@@ -197,11 +215,6 @@ def waits_take_time(compute: Compute) -> bool:
     return compute.device.type == "cpu"
 
 
-def new_event() -> torch.cuda.Event:
-    """A mark for the queue of this process's device."""
-    return torch.cuda.Event()
-
-
 def device_name(compute: Compute) -> str:
     """What this rank computes on, in words."""
     return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"
@@ -225,26 +238,6 @@ def broken_collective(error: BaseException) -> bool:
     """Whether an error says that a collective lost another rank: a consequence, whose cause is elsewhere."""
     # gloo has no error type of its own; its texts name the file of its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
-
-
-def interface_to(address: str) -> str | None:
-    """Name of the network interface over which this machine reaches `address`, where that can be known.
-
-    A name that means loopback here is no answer: other machines would not come that way.
-    """
-    import psutil
-
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
-            probe.connect(target)
-            own = str(probe.getsockname()[0])
-    except OSError:
-        return None
-    if is_loopback(own) and not is_loopback(address):
-        return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
 
 
 def serve_store(address: str, port: int) -> dist.TCPStore:

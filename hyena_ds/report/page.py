@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from statistics import median
 
 from hyena_ds.files.rows import HOSTS_CHANGED, training_time
 from hyena_ds.redaction import shown
@@ -29,6 +30,7 @@ def page(records: Records) -> str:
         section("Validation by context", pictures.validation(records) + tables.validation(records)),
         *([section("Test set", tables.test(records))] if config.task is not None else []),
         section("Speed and memory", pictures.steps(records, pictures.SPEED)),
+        *([section("Efficiency and ranks", efficiency)] if (efficiency := pictures.efficiency(records)) else []),
         section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
         section("Faults and restarts", tables.events(records)),
         section("What ran", tables.what_ran(records)),
@@ -105,6 +107,9 @@ def _headline(records: Records) -> str:
         cards.append(("training loss", f"{steps[-1]['loss']:.4f}", f"{records.unit}, last step"))
     if seconds:
         cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{show_duration(seconds)} of training"))
+    shares = [row["mfu"] for row in steps if row.get("mfu") is not None]
+    if shares:
+        cards.append(("model flops utilisation", f"{100 * median(shares):.3g} %", "median of the steps"))
     cards += [
         ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
         ("starts", str(starts), f"{faults} {'fault' if faults == 1 else 'faults'}"),

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hyena_ds.files.rows import HOSTS_CHANGED, is_count, is_number
+from hyena_ds.files.rows import HOSTS_CHANGED, MENDED, is_count, is_number
 from hyena_ds.runs.records import VALIDATION, Records, Row
 from hyena_ds.text import in_tokens
+
+_MOST_SLOW = 10
+"""Windows with a slow rank that the page names one by one: the first and the last ones."""
 
 
 def state(records: Records) -> str:
     """In a word: complete, failed (since its last start), or unfinished."""
     if records.summary is not None:
         return "complete"
-    last_start, last_fault = (rows[-1].get("time", "") if rows else "" for rows in (records.starts, records.faults))
+    ending = [row for row in records.faults if row["kind"] not in MENDED]
+    last_start, last_fault = (rows[-1].get("time", "") if rows else "" for rows in (records.starts, ending))
     return "failed" if last_fault and last_fault >= last_start else "unfinished"
 
 
@@ -76,6 +80,10 @@ def events(records: Records) -> str:
     text = "".join(f"<p>Left out: {escape(line)}.</p>" for line in records.left_out)
     if skipped:
         text += f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
+    slow = [f"Step {row['step']:,}: {words}." for row in records.steps for words in row.get("slow_ranks", ())]
+    if len(slow) > _MOST_SLOW:
+        slow[_MOST_SLOW // 2 : -_MOST_SLOW // 2] = [f"{len(slow) - _MOST_SLOW:,} more."]
+    text += "".join(f"<p>{escape(line)}</p>" for line in slow)
     if not rows:
         return text or _none("none recorded")
     return text + table(("time", "what", "after step", "where, why"), rows, words=True)

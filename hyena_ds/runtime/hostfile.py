@@ -155,14 +155,14 @@ def overdue(faults: Path, seconds: float) -> Callable[[], bool]:
     It waits for a process that is stopped; and the host's other ranks, which would end it, there may not be.
     """
 
-    def size() -> int:
-        return faults.stat().st_size if faults.exists() else 0
+    def count() -> int:
+        return len(read_faults(faults))
 
-    known, since = size(), math.inf
+    known, since = count(), math.inf
 
     def is_overdue() -> bool:
         nonlocal since
-        if since == math.inf and size() != known:
+        if since == math.inf and count() != known:
             since = time.monotonic()
         return time.monotonic() - since > seconds
 

@@ -107,6 +107,26 @@ def test_a_page_fetches_nothing_and_holds_stages_validations_faults_restarts_and
     assert "nothing recorded" in page.text, "the exchange share is null throughout"
 
 
+def test_slow_ranks_efficiency_and_a_fault_that_the_run_went_on_after_have_their_place(tmp_path: Path) -> None:
+    run = make_run(tmp_path, complete=False)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
+    for row in rows[:12]:
+        row |= {"mfu": 0.25, "limit_share": 0.5, "slowest_times": 2.0, "slow_ranks": [f"rank 1 on {EVIL} is slow"]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fault = {
+        "time": "2026-01-01T12:00:00+00:00",
+        "step": 6,
+        "rank": 1,
+        "kind": "corrupt",
+        "text": "rank 1 has other bits",
+    }
+    (run / "faults.jsonl").write_text(json.dumps(fault) + "\n")
+    text, page = page_of(run)
+    assert text.count('role="img"') == 7 + 3 and "25 %" in page.text and "rank 1 has other bits" in page.text
+    assert page.text.count(f"rank 1 on {EVIL} is slow.") == 10 and "script" not in page.tags
+    assert "unfinished" in page.text and "failed" not in page.text
+
+
 def test_what_a_run_says_is_text_and_never_a_tag(tmp_path: Path) -> None:
     text, page = page_of(make_run(tmp_path))
     assert f"rank 1: rank 1 died: {EVIL}" in page.text and f"said {EVIL}" in page.text
