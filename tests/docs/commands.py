@@ -19,6 +19,8 @@ OTHERS = {
     "kubectl",
     "pip",
     "python3.11",
+    "salloc",
+    "scontrol",
     "source",
     "squeue",
     "ssh",
