@@ -21,6 +21,7 @@ OTHERS = {
     "python3.11",
     "salloc",
     "scontrol",
+    "sed",
     "source",
     "squeue",
     "ssh",
