@@ -194,7 +194,7 @@ class _Names:
         self.codes = np.array([numbers[text] for text in texts], dtype=np.int32)
 
     def __getitem__(self, number: int) -> str:
-        return str(self.names[self.codes[number]])
+        return self.names[int(self.codes[number])]
 
     def are(self, name: str) -> NDArray[np.int32]:
         """Numbers of the chunks that have this one."""
