@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hyena_ds.bench.bytes import count_micro_step, kernels_of
+from hyena_ds.bench.bytes import back_ends_of, count_micro_step
 from hyena_ds.bench.count import FFT_PASSES, Count
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
@@ -57,7 +57,7 @@ def assert_planned(shape: StepShape, held: float) -> None:
 
 
 def test_tritons_kernels_stay_within_theirs() -> None:
-    row = count_micro_step(MILLION, kernels_of("triton"))
+    row = count_micro_step(MILLION, *back_ends_of("triton"))
     assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
     assert row["total_bytes"] < 2.1e12
     assert row["kernels"] < 1_700
@@ -66,13 +66,25 @@ def test_tritons_kernels_stay_within_theirs() -> None:
     assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
 
 
-@pytest.mark.parametrize("kernels", ["portable", "triton"])
+@pytest.mark.parametrize(("policy", "terabytes"), [("lean", 1.3), ("fastest", 1.15)])
+def test_the_fused_convolution_stays_within_its(policy: PolicyName, terabytes: float) -> None:
+    row = count_micro_step(replace(MILLION, policy=policy), *back_ends_of("fused"))
+    assert row["side"] == f"{policy}, bfloat16, fused"
+    assert row["total_bytes"] < 1e12 * terabytes
+    assert "ops/triton/spectra.py" not in row["bytes_by_file"] and "ops/fft_convolution.py" not in row["bytes_by_file"]
+    assert row["host_copies"] == 0, row["host_copies_by_line"]
+
+
+@pytest.mark.parametrize(("kernels", "L"), [("portable", 4096), ("triton", 4096), ("fused", 1 << 14)])
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(policy: PolicyName, ranks: int, kernels: str) -> None:
-    model = ModelConfig(width=32, layers=2, maximum_context=4096, residual_dropout=0.1)
-    shape = StepShape(model, 4096, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
-    row = count_micro_step(shape, kernels_of(kernels))
+def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(
+    policy: PolicyName, ranks: int, kernels: str, L: int
+) -> None:
+    model = ModelConfig(width=32, layers=2, maximum_context=L, residual_dropout=0.1)
+    shape = StepShape(model, L, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
+    row = count_micro_step(shape, *back_ends_of(kernels))
+    assert row["kernels_of"] == kernels and ("ops/triton/long_convolution.py" in row["bytes_by_file"]) == (kernels == "fused")
     assert row["collectives_awaited"] == row["collectives_started"]
     assert (row["collectives_started"] > 0) == (row["bytes_sent"] > 0) == (ranks > 1)
     assert row["host_copies"] == 0, row["host_copies_by_line"]
@@ -175,8 +187,6 @@ def test_the_command_writes_a_row_for_each_policy(tmp_path: Path, capsys: pytest
     assert {row["context_length"] for row in rows} == {1024} and {row["sequence_parallel"] for row in rows} == {2}
     shown = capsys.readouterr().out
     assert "floor GB" in shown and "GB by file" in shown and "ops/fft_convolution.py" in shown and "_fft_r2c" in shown
-    assert main([*command, "--kernels", "fused"]) == 2
-    assert "--kernels: found fused, wanted portable or triton" in capsys.readouterr().err
     assert main([*command, "--sequence-parallel", "3"]) == 2
     assert "--sequence-parallel: found 3 for 1024 tokens and width 128" in capsys.readouterr().err
 
