@@ -84,7 +84,9 @@ def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(
     model = ModelConfig(width=32, layers=2, maximum_context=L, residual_dropout=0.1)
     shape = StepShape(model, L, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
     row = count_micro_step(shape, *back_ends_of(kernels))
-    assert row["kernels_of"] == kernels and ("ops/triton/long_convolution.py" in row["bytes_by_file"]) == (kernels == "fused")
+    assert row["kernels_of"] == kernels and ("ops/triton/long_convolution.py" in row["bytes_by_file"]) == (
+        kernels == "fused"
+    )
     assert row["collectives_awaited"] == row["collectives_started"]
     assert (row["collectives_started"] > 0) == (row["bytes_sent"] > 0) == (ranks > 1)
     assert row["host_copies"] == 0, row["host_copies_by_line"]
