@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import Tensor
 
 from hyena_ds.model.filter_cache import FilterSlot
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.fft_convolution import channels_at_once
@@ -129,5 +129,5 @@ def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
     P = call.layout.exchange.size
     L, device = call.layout.context_length, x_BDl.device
-    most = -(-channels_at_once(B, D // P, L, device) // max(pieces(call.policy, device), _back_end(call).pieces))
+    most = -(-channels_at_once(B, D // P, L, device) // max(call.pieces(device), _back_end(call).pieces))
     return min(most, channels_at_once(B, D // P, L, device, P > 1))
