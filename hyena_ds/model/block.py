@@ -53,8 +53,10 @@ class Block(nn.Module):
         """The residual (B, l, D) after the operator and the MLP, float32."""
         weights = self._weights()
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
-        policy = call.policy if torch.is_grad_enabled() else _NOTHING_KEPT
-        call = replace(call, policy=policy, blocks_after=self.blocks_after)
+        if torch.is_grad_enabled():
+            call = replace(call, blocks_after=self.blocks_after)
+        else:  # nothing is kept before the last block either
+            call = replace(call, policy=_NOTHING_KEPT, blocks_after=0)
         out_BlD: Tensor = _BlockFunction.apply(residual_BlD, self, call, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
