@@ -35,8 +35,8 @@ META = torch.device("meta")
 def test_a_million_tokens_stay_within_their_bounds() -> None:
     row = count_micro_step(MILLION)
     assert row["total_bytes"] < 3.5e12
-    assert row["kernels"] <= 3_800
-    assert row["live_peak_gib"] < 35.5
+    assert row["kernels"] <= 3_900
+    assert row["live_peak_gib"] <= 28
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert sum(row["bytes_by_file"].values()) == sum(row["bytes_by_operation"].values()) == row["total_bytes"]
     assert 0.6e12 < row["floor_bytes"] < 0.9e12
@@ -46,7 +46,7 @@ def test_a_million_tokens_stay_within_their_bounds() -> None:
 def test_the_leanest_policy_holds_least() -> None:
     shape = replace(MILLION, policy="leanest", config=replace(MILLION.config, layers=2))
     held = count_micro_step(shape)["live_peak_gib"]
-    assert held < 8, "6 less than of 8 layers: a residual of a GiB each"
+    assert held < 6, "6 less than of 8 layers: a residual of a GiB each"
     assert_planned(shape, held)
 
 
@@ -60,8 +60,8 @@ def test_tritons_kernels_stay_within_theirs() -> None:
     row = count_micro_step(MILLION, *back_ends_of("triton"))
     assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
     assert row["total_bytes"] < 2.1e12
-    assert row["kernels"] < 1_700
-    assert row["live_peak_gib"] < 36
+    assert row["kernels"] < 1_650
+    assert row["live_peak_gib"] < 30.5
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
 
