@@ -176,9 +176,10 @@ class RunConfig(Bounded):
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
     lean or leanest, from the most memory and least time to the reverse."""
-    convolution: Literal["auto", "fft", "cudnn"] = "auto"
-    """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
-    agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""
+    convolution: Literal["auto", "fft", "cudnn", "fused"] = "auto"
+    """Back end of the long convolution: PyTorch's FFT; cuDNN's, or Triton's fused in three passes for contexts of 16,384 to
+    2,097,152 tokens (neither has run on a GPU yet), each refused unless it is there and agrees with the FFT; or auto, which
+    takes the fused one where it would not be refused and is faster, else cuDNN's where it would not be refused."""
     kernels: Literal["portable", "native", "triton", "auto"] = "auto"
     """What computes a block around the long convolution: PyTorch's operations; on a CPU, C functions (native), which the machine's
     compiler makes at the first use, and PyTorch's operations where it cannot or the two disagree; Triton kernels, refused
