@@ -157,6 +157,19 @@ def pieces(shape: StepShape, on_cpu: bool, after: int = 0, at_work: int = AT_WOR
     return 1 if on_cpu else pieces_of_a_block(shape.activation_policy.kept_units, after, at_work)
 
 
+def _alike(shape: StepShape, on_cpu: bool) -> list[tuple[int, int]]:
+    """(blocks after it, how many are cut as it is) of each kind of block: from the first that is in one piece, all are."""
+    layers = shape.layers
+    if on_cpu:
+        return [(0, layers)]
+    kinds = []
+    for after in range(layers):
+        if pieces(shape, on_cpu, after) == pieces(shape, on_cpu, after, AT_WORK_IN_FILTER) == 1:
+            return [*kinds, (after, layers - after)]
+        kinds.append((after, 1))
+    return kinds
+
+
 def overlap_groups(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
     """Groups of channels: all but one exchange is under way while another group is transformed."""
     return -(-shape.own_channels // channels_at_once(shape, on_cpu, after))
@@ -182,7 +195,7 @@ def _messages(shape: StepShape, on_cpu: bool) -> float:
     pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
     halos = 3 + (not policy.keep_middle) - policy.keep_projections
     filters = (2 + evaluates_again(shape, policy)) * pieces
-    groups = sum(overlap_groups(shape, on_cpu, after) for after in range(shape.layers))
+    groups = sum(count * overlap_groups(shape, on_cpu, after) for after, count in _alike(shape, on_cpu))
     return shape.accumulation * (_moved(policy) * groups + halos * shape.layers) + filters * shape.layers
 
 
@@ -200,9 +213,10 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
     policy = shape.activation_policy
     tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
     found = _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY), shape.layers) + 0.0
-    for after in range(shape.layers):
-        found += tile * tiles(4 * D, after) + _KERNELS["group"] * overlap_groups(shape, on_cpu, after)
-    chunks = sum(-(-shape.local_length // chunk_tokens(shape, on_cpu, after)) for after in range(shape.layers))
+    chunks = 0
+    for after, count in _alike(shape, on_cpu):
+        found += count * (tile * tiles(4 * D, after) + _KERNELS["group"] * overlap_groups(shape, on_cpu, after))
+        chunks += count * -(-shape.local_length // chunk_tokens(shape, on_cpu, after))
     return shape.accumulation * found + _KERNELS["filter"] * chunks + _KERNELS["exchange"] * _messages(shape, on_cpu)
 
 
@@ -211,7 +225,7 @@ def _triton_kernels(shape: StepShape) -> float:
     transforms = 6 + (0 if policy.keep_spectra else 2) + (0 if policy.keep_convolution else 1)
     transforms += 0 if policy.keep_middle else 3
     group = _TRITON["group"] + _TRITON["transform"] * transforms
-    groups = sum(overlap_groups(shape, False, after) for after in range(shape.layers))
+    groups = sum(count * overlap_groups(shape, False, after) for after, count in _alike(shape, False))
     layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + _TRITON["sequence"] * (shape.batch - 1)
     of_filter = _TRITON["filter"] * (1.4 if evaluates_again(shape, policy) else 1.0)
     steps = shape.accumulation * (shape.layers * layer + group * groups + _TRITON["loss"])

