@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -53,29 +53,41 @@ class Chunk:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("shard", "offset")}
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Chunk))
+_FRACTIONS = ("soft_masked", "n_fraction")
+
+
 class Chunks(Sequence[Chunk]):
     """A read-only sequence of chunks. Pickled, copied and compared as a few arrays."""
 
     def __init__(self, chunks: Iterable[Chunk] = ()):
         rows = list(chunks)
-        self.shard = np.array([chunk.shard for chunk in rows], dtype=np.int32)
+        self._fill({name: [getattr(chunk, name) for chunk in rows] for name in _FIELDS})
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, list[Any]]) -> Chunks:
+        """Of the values of each field of `Chunk`."""
+        made = cls.__new__(cls)
+        made._fill(columns)
+        return made
+
+    def _fill(self, columns: Mapping[str, list[Any]]) -> None:
+        self.shard = np.array(columns["shard"], dtype=np.int32)
         """Position in `ShardIndex.shards` of each; as are the others, a column of the values of `Chunk`."""
-        self.offset = np.array([chunk.offset for chunk in rows], dtype=np.int64)
-        self.start = np.array([chunk.start for chunk in rows], dtype=np.int64)
-        self.end = np.array([chunk.end for chunk in rows], dtype=np.int64)
-        self.soft_masked = np.array([chunk.soft_masked for chunk in rows], dtype=np.float64)
-        self.n_fraction = np.array([chunk.n_fraction for chunk in rows], dtype=np.float64)
-        self.keys = _Texts([chunk.key for chunk in rows])
-        self.assembly = _Names([chunk.assembly for chunk in rows])
-        self.chromosome = _Names([chunk.chromosome for chunk in rows])
-        self.split = _Names([chunk.split for chunk in rows])
-        self.n_runs = _Runs([chunk.n_runs for chunk in rows])
-        self.unknown_runs = _Runs([chunk.unknown_runs for chunk in rows])
+        self.offset, self.start, self.end = (
+            np.array(columns[name], dtype=np.int64) for name in ("offset", "start", "end")
+        )
+        self.soft_masked, self.n_fraction = (np.array(columns[name], dtype=np.float64) for name in _FRACTIONS)
+        self.keys = _Texts(columns["key"])
+        self.assembly, self.chromosome, self.split = (
+            _Names(columns[name]) for name in ("assembly", "chromosome", "split")
+        )
+        self.n_runs, self.unknown_runs = _Runs(columns["n_runs"]), _Runs(columns["unknown_runs"])
         self._whole = {
-            (number, name): getattr(chunk, name)
-            for number, chunk in enumerate(rows)
-            for name in ("soft_masked", "n_fraction")
-            if type(getattr(chunk, name)) is int
+            (number, name): value
+            for name in _FRACTIONS
+            for number, value in enumerate(columns[name])
+            if type(value) is int
         }
         """Fractions that were written without a point, as 0: their text would be another one."""
 
@@ -233,6 +245,47 @@ def chunk_from(raw: dict[str, Any]) -> Chunk:
     """The chunk of a JSON object, whose types are not looked at."""
     runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
     return Chunk(**{**raw, **runs})
+
+
+def read_chunks(raw: Sequence[dict[str, Any]], shards: Sequence[tuple[int, str]]) -> Chunks:
+    """The chunks of JSON rows. Raises as `checked_chunks`, which says what is wrong; what is right is seen at once here."""
+    try:
+        if all(type(row) is dict and row.keys() == set(_FIELDS) for row in raw):
+            columns = {name: [row[name] for row in raw] for name in _FIELDS}
+            if _are_right(columns, shards):
+                return Chunks.of_columns(columns)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    return Chunks(checked_chunks(raw, shards))
+
+
+def _are_right(columns: Mapping[str, list[Any]], shards: Sequence[tuple[int, str]]) -> bool:
+    """Whether `checked_chunks` would find nothing wrong; may raise ValueError, TypeError or OverflowError where it would."""
+    kinds = {name: set(map(type, values)) for name, values in columns.items()}
+    places, texts = ("shard", "offset", "start", "end"), ("key", "assembly", "chromosome", "split")
+    if any(kinds[name] - {int} for name in places) or any(kinds[name] - {str} for name in texts):
+        return False
+    if any(kinds[name] - {int, float} for name in _FRACTIONS) or any(
+        kinds[n] - {list} for n in ("n_runs", "unknown_runs")
+    ):
+        return False
+    shard, offset, start, end = (np.array(columns[name], dtype=np.int64) for name in places)
+    if not (((start >= 0) & (start < end) & (end < BEYOND)).all() and ((shard >= 0) & (shard < len(shards))).all()):
+        return False
+    sizes, length = np.array([size for size, _ in shards], dtype=np.int64)[shard], end - start
+    inside = (offset >= 0) & (offset <= sizes - length)
+    after = (shard[1:] > shard[:-1]) | ((shard[1:] == shard[:-1]) & (offset[1:] >= offset[:-1] + length[:-1]))
+    fractions = np.array([columns[name] for name in _FRACTIONS], dtype=np.float64)
+    if not (inside.all() and after.all() and ((fractions >= 0) & (fractions <= 1)).all()):
+        return False
+    if [shards[number][1] for number in columns["shard"]] != columns["split"] or not all(
+        map(all, (columns[n] for n in texts))
+    ):
+        return False
+    for number, runs in enumerate(zip(columns["n_runs"], columns["unknown_runs"], strict=True)):
+        if any(runs):
+            _check(chunk_from({name: columns[name][number] for name in _FIELDS}), shards)
+    return len(set(columns["key"])) == len(shard)
 
 
 def checked_chunks(raw: Sequence[dict[str, Any]], shards: Sequence[tuple[int, str]]) -> Iterator[Chunk]:

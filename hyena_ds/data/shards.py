@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.data.chunks import BEYOND, Chunks, checked_chunks, is_text
+from hyena_ds.data.chunks import BEYOND, Chunks, is_text, read_chunks
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.splits import SPLITS
 
@@ -121,7 +121,7 @@ def parse_index(text: bytes, where: str) -> ShardIndex:
         )
         _check_shards(index)
         places = [(shard.bytes, shard.split) for shard in index.shards]
-        index = dataclasses.replace(index, chunks=Chunks(checked_chunks(raw["chunks"], places)))
+        index = dataclasses.replace(index, chunks=read_chunks(raw["chunks"], places))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: not a readable index ({error}); prepare the shards again") from None
     except RecursionError:
