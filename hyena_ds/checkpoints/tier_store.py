@@ -16,7 +16,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from threading import Event
 from typing import Any, TypeVar
 
 from hyena_ds.checkpoints.directory import name_of
@@ -45,9 +44,8 @@ class GivenUp(Exception):
 class TierStore:
     """The copies of the checkpoints of the run `run` in one tier. Its methods raise OSError or obstore's errors."""
 
-    def __init__(self, tier: TierConfig, run: str, stopped: Event | None = None):
+    def __init__(self, tier: TierConfig, run: str):
         self.tier, self._run = tier, run
-        self._stopped = stopped or Event()
 
     def __str__(self) -> str:
         return f"{self.tier.place.rstrip('/')}/{self._run}"
@@ -124,7 +122,7 @@ class TierStore:
     def patiently(self, work: Callable[[], T], what: str, tell: Callable[[str], object]) -> T:
         """Do `work` until it raises no error, with pauses that grow; raises GivenUp after the tier's patience.
 
-        `tell` is given the first error.
+        It is tried twice at least. `tell` is given the first error.
         """
         since, pause, told = time.monotonic(), _FIRST_PAUSE, False
         while True:
@@ -133,11 +131,12 @@ class TierStore:
             except (OSError, ValueError, self._obstore.exceptions.BaseError) as error:
                 cause = in_one_line(str(error).partition("\n")[0] or type(error).__name__, _MOST_CAUSE)
             waited = time.monotonic() - since
-            if waited + pause > self.tier.patience or self._stopped.wait(pause):
+            if told and waited + pause > self.tier.patience:
                 raise GivenUp(f"{self}: {what}: given up after {waited:.1f} s ({cause})")
             if not told:
                 tell(f"{self}: {what}: broke and is tried again ({cause})")
                 told = True
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     @cached_property

@@ -124,10 +124,8 @@ def test_training_does_not_wait_for_a_store_that_does_not_answer(
     assert answers == [([1, 2, 3, 4, 5], True)] * 2
     # The copy under way keeps the files of a checkpoint that the directory has no room for.
     assert not (tmp_path / "run" / "checkpoints" / "step-00000001").exists()
-    links = {path.name for path in (tmp_path / "run" / "checkpoints").glob(".upload-0-00000001-0/*")}
-    assert links >= {"manifest.json", "run_state.json", "weights.safetensors"} and len(links) == 4, (
-        "a file of the state a node"
-    )
+    links = (tmp_path / "run" / "checkpoints").glob(".upload-0-00000001-*/*")
+    assert len({path.name for path in links}) == 6
 
 
 @pytest.fixture()

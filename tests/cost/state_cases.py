@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import warnings
 from dataclasses import replace
@@ -49,6 +50,12 @@ def held_after_steps(compute: Compute, stage: int, offload: dict[str, Any]) -> i
         return sum(size for address, size in _held().items() if before.get(address) != size)
 
 
+def _give_back() -> None:
+    """Return freed memory to the system, so that taking it again is seen."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def grown_while_saving(compute: Compute, directory: Path) -> tuple[float, dict[str, float]]:
     """(MiB of a model's weights, MiB that this rank holds more while it saves them under ZeRO-3, by how).
 
@@ -60,12 +67,13 @@ def grown_while_saving(compute: Compute, directory: Path) -> tuple[float, dict[s
     with _engine(compute, config, lively_model(config.model), None) as engine:
         batch = make_batch(10, 8, 2).on_rank(0, GRID, compute.rank)
         train_step(engine, batch, _call(compute, GRID, 32, config), compute, SEED, 1e-3)
-        gc.collect()
         for name, known in nodes.items():
             writer = CheckpointWriter(directory / name, config, replace(compute, known_nodes=known), "0" * 16)
+            _give_back()
             with grown() as growth:
                 writer.save(engine, RunState(1, 0, 256))
             found[name] = growth()
+        _give_back()
         with grown() as growth:
             whole = [torch.empty(each.ds_shape).fill_(1.0) for each in engine.module.parameters()]
         found["whole"] = growth()
