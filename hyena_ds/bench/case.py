@@ -17,7 +17,6 @@ from hyena_ds.cost.shape import StepShape
 from hyena_ds.errors import UserError
 
 Allocator = Literal["tuned", "default"]
-WhoseKernels = Literal["portable", "native"]
 
 SEED = 2222
 PUBLISHED_SHIFT = 0.05
@@ -36,8 +35,6 @@ class Case(StepShape):
 
     allocator: Allocator = "tuned"
     threads: int = 1
-    kernels: WhoseKernels = "portable"
-    """What this trainer's blocks compute with around the long convolution."""
 
     @property
     def checked_length(self) -> int:
@@ -96,6 +93,8 @@ class Side:
     case: Case
     reference: str | None = None
     """The clone of the published code."""
+    checkpointed: bool = False
+    """Whether a Transformer computes its blocks a second time in the backward pass, in the place of keeping them."""
 
     @property
     def processes(self) -> int:
@@ -140,6 +139,8 @@ class Side:
             words = [f"{self.processes} unrelated jobs of {case.local_length:,}"]
         elif self.processes > 1:
             words.append(f"sp {self.processes}")
+        if self.checkpointed:
+            words.append("checkpointed")
         if case.precision != "float32":
             words.append(case.precision)
         if case.allocator != "tuned":

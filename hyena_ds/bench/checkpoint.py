@@ -27,9 +27,9 @@ from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
+from hyena_ds.config.checkpoint import CheckpointConfig
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import CheckpointConfig
 from hyena_ds.cost.shape import parameters
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
@@ -72,7 +72,7 @@ class Saver:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.engine = build_engine(self.config, NextToken(model).to(compute.device), compute.ranks)
         generator = torch.Generator().manual_seed(1)
-        load_moments(self.engine, lambda kind, name: torch.rand(shapes[name], generator=generator), updates=1)
+        load_moments(self.engine, lambda kind, name: [(0, torch.rand(shapes[name].numel(), generator=generator))], 1)
 
     def turn(self, background: bool) -> dict[str, Any]:
         """Save once. Collective."""

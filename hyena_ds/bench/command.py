@@ -4,6 +4,7 @@ step          an optimizer step: this trainer's, beside the published code's, a 
 convolution   the long convolution, forward and backward, beside autograd's
 exchange      activations through channel layout and back, in groups and all at once
 loader        samples and tokens a second from shards
+shards        what an index of thousands of shards costs a rank, without the shards
 prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
@@ -46,8 +47,14 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     )
     theirs: dict[str, Any] = {"shown": "as --precision", "choices": _PRECISIONS}
     add_option(step, "--reference-precision", None, "of the published code", **theirs)
+    step.add_argument(
+        "--transformer",
+        nargs="*",
+        choices=["plain", "checkpointed"],
+        help="also run a GPT of the same size; checkpointed: its blocks computed a second time in the backward pass, as in the "
+        "paper's comparison (default of the option alone: plain)",
+    )
     for name, text in (
-        ("--transformer", "also run a GPT of the same size"),
         ("--engine", "also run the step through the DeepSpeed engine"),
         ("--halves", "also run unrelated jobs of a rank's part of the length at once"),
         ("--parts", "also say where the seconds of a step go (on a CPU)"),
@@ -64,10 +71,24 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
         _add_shape(part)
         add_option(part, "--sequence-parallel", ranks, "ranks that share a sequence")
         _finish(part, name, rounds=5)
+    watch = commands.add_parser("watch", help="what looking for slow ranks and flipped bits costs beside a step")
+    _add_shape(watch)
+    add_option(watch, "--layers", 2, "blocks")
+    add_option(watch, "--sequence-parallel", 2, "ranks that share a sequence")
+    _finish(watch, "watch", rounds=15)
     loader = commands.add_parser("loader", help="samples and tokens a second from the shards of a config")
     add_option(loader, "--config", "configs/quickstart.yaml", "YAML of a run")
     add_option(loader, "--steps", 20, "optimizer steps to read in each stage")
     _finish(loader, "loader", rounds=3)
+    text = "what an index of thousands of shards costs a rank: memory, first step, cache; without the shards"
+    shards = commands.add_parser("shards", help=text)
+    add_option(shards, "--genomes", 101, "sources, each of one genome")
+    add_option(shards, "--shards", 31, "shards of a genome")
+    add_option(shards, "--chunks", 96, "chunks of 2^20 bases of a shard")
+    add_option(shards, "--ranks", 512, "ranks, each with a sequence of every step")
+    add_option(shards, "--context-length", [1024, 32768, 1 << 20], "tokens of a sequence")
+    add_option(shards, "--shuffle-shards", [16, 1], "shards of a genome that are shuffled together")
+    add_measurement(shards, "hyena_ds.bench.many_shards")
     prep = commands.add_parser("prep", help="megabases a second from a random FASTA to shards")
     add_option(prep, "--megabases", 5.0, "length of the FASTA", shown="5")
     add_option(prep, "--workers", 1, "processes that prepare")

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hyena_ds.bench.attention_fit import carried_on
 from hyena_ds.bench.case import STANDALONE, Side, case_of
 from hyena_ds.bench.limits import Limits, say
 from hyena_ds.bench.processes import Ranks, available_memory_gib
@@ -52,7 +53,8 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         for group in groups:
             rows += _measured(options, group, limits, wanted, len(groups) == 1)
         save(options.json, limits.machine, rows)
-    print_rows(rows, *limits.lines())
+    clock = "wall_seconds" if "accelerator" in limits.machine else "cpu_seconds"
+    print_rows(rows, *carried_on(rows, clock), *limits.lines())
     return rows, limits.machine
 
 
@@ -82,8 +84,11 @@ def plan_sides(options: argparse.Namespace, length: int) -> list[Side]:
                 sides.append(Side("unrelated jobs", first))
         if options.reference is not None:
             sides.append(Side("published", theirs, options.reference))
-        if options.transformer:
-            sides.append(Side("transformer", theirs))
+        if options.transformer is not None:
+            sides += [
+                Side("transformer", theirs, checkpointed=way == "checkpointed")
+                for way in options.transformer or ["plain"]
+            ]
     return list(dict.fromkeys(sides))
 
 
@@ -140,7 +145,9 @@ def _measured(
 
 def _start(side: Side) -> Ranks:
     case = side.process_case
-    arguments = {} if side.reference is None else {"reference": side.reference}
+    arguments: dict[str, Any] = {} if side.reference is None else {"reference": side.reference}
+    if side.kind == "transformer":
+        arguments["checkpointed"] = side.checkpointed
     say(f"starting {side.label} at {side.case.context_length:,} tokens")
     return Ranks(side.worker, side.processes, side.grouped, case.threads, case.allocator, case=case, **arguments)
 

@@ -3,7 +3,8 @@
     ids --embedding + positions--> r;  r <- r + attention(norm(r));  r <- r + mlp(norm(r)) --norm--> tied head
 
 Same width, layers, MLP and head as the Hyena model, heads of 64 channels, and the attention that PyTorch picks for the
-device (a fused one that never makes the L x L matrix, where there is one).
+device (a fused one that never makes the L x L matrix, where there is one). On request blocks are checkpointed, as in the
+paper's comparison of speed at long contexts: computed a second time in the backward pass, in the place of kept.
 
 B batch, L context length, D width, H heads.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hyena_ds.bench.case import SEED, Case
 from hyena_ds.bench.processes import WrongValue
@@ -43,8 +45,9 @@ class _Block(nn.Module):
 class GPT(nn.Module):
     """(B, L) ids to logits (B, L, V)."""
 
-    def __init__(self, width: int, layers: int, inner_width: int, maximum_context: int):
+    def __init__(self, width: int, layers: int, inner_width: int, maximum_context: int, checkpointed: bool):
         super().__init__()
+        self.checkpointed = checkpointed
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.positions = nn.Embedding(maximum_context, width)
         self.blocks = nn.ModuleList(_Block(width, inner_width) for _ in range(layers))
@@ -57,17 +60,17 @@ class GPT(nn.Module):
         """(B, L) -> logits (B, L, V)."""
         r_BLD = self.embedding(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
         for block in self.blocks:
-            r_BLD = block(r_BLD)
+            r_BLD = checkpoint(block, r_BLD, use_reentrant=False) if self.checkpointed else block(r_BLD)
         return F.linear(self.final_norm(r_BLD), self.embedding.weight)
 
 
 class TransformerSide(WholeSide):
     """One process with the whole sequence."""
 
-    def __init__(self, compute: Compute, case: Case):
+    def __init__(self, compute: Compute, case: Case, checkpointed: bool):
         torch.manual_seed(SEED)
         config = case.config
-        model = GPT(config.width, config.layers, config.mlp_width, config.maximum_context)
+        model = GPT(config.width, config.layers, config.mlp_width, config.maximum_context, checkpointed)
         super().__init__(compute, case, model)
 
     def logits(self, ids_BL: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -122,14 +123,10 @@ def begin(directory: Path, step: int) -> Path:
     return partial
 
 
-def complete(
-    partial: Path, step: int, keep_last: int, keep_every: int | None, selected: int | None = None
-) -> list[str]:
-    """Make `partial` the checkpoint of `step`, which `latest` names from then on, and remove older ones.
+def complete(partial: Path, step: int, selected: int | None = None) -> list[str]:
+    """Make `partial` the checkpoint of `step`, which `latest` names from then on.
 
-    That of the step `selected` stays; where it is this one, `selected` names it.
-
-    Returns what is to be said: what had to be moved aside, and what should have gone and is still there.
+    Where it is that of the step `selected`, `selected` names it too. Returns what is to be said: what had to be moved aside.
     """
     directory = partial.parent
     final = directory / f"step-{step:08d}"
@@ -138,7 +135,7 @@ def complete(
     if os.path.lexists(final):
         # A damaged one, or one of a run that was resumed from an earlier step, goes; what is none is not ours to remove.
         own = not final.is_symlink() and os.path.lexists(final / MANIFEST)
-        news += _removed(final) if own else [_moved_aside(final)]
+        news += clear([_hidden(final)]) if own else [_moved_aside(final)]
     partial.rename(final)
     sync_directory(directory)
     try:
@@ -148,19 +145,53 @@ def complete(
     if step == selected:
         write_whole(directory / SELECTED, f"{final.name}\n")
         sync_directory(directory)
-    # Damaged ones neither count nor go: somebody may want to see what happened to them.
-    whole = [path for path in checkpoints_in(directory) if problem_of(path) is None]
-    for path in whole[keep_last:]:
-        if path == final or step_of(path) == selected or (keep_every and step_of(path) % keep_every == 0):
-            continue
+    return news
+
+
+def surplus(
+    found: Sequence[Path],
+    step: int,
+    keep_last: int,
+    keep_every: int | None,
+    selected: int | None,
+    is_whole: Callable[[Path], bool],
+) -> list[Path]:
+    """Which of the checkpoints `found`, the newest first, are to go now that there is that of `step`.
+
+    Damaged ones neither count nor go: somebody may want to see what happened to them. Asks of no more than it must.
+    """
+    kept, going = 0, []
+    for path in found:
+        stays = step_of(path) in (step, selected) or bool(keep_every and step_of(path) % keep_every == 0)
+        if kept < keep_last:
+            kept += is_whole(path)
+        elif not stays and is_whole(path):
+            going.append(path)
+    return going
+
+
+def hide(surplus: Sequence[Path]) -> tuple[list[str], dict[Path, Path]]:
+    """Take these checkpoints out of sight, so that a kill before they are removed leaves none that looks damaged.
+
+    (What is to be said of those that cannot go, where the others are now.)
+    """
+    news: list[str] = []
+    hidden: dict[Path, Path] = {}
+    for path in surplus:
         if path.is_symlink():
             news.append(f"{path}: a link, left where it is; remove it, and what it names, when you no longer want it")
         else:
             try:
-                news += _removed(path)
+                hidden[path] = _hidden(path)
             except OSError as error:
                 news.append(f"{path}: cannot be removed ({error.strerror}); tried again at the next save")
-    return news
+    return news, hidden
+
+
+def clear(hidden: Iterable[Path]) -> list[str]:
+    """Remove what is out of sight; what is to be said of what is still there."""
+    problems = (_clear(path) for path in hidden)
+    return [f"{problem}; tried again at the next save" for problem in problems if problem is not None]
 
 
 def set_aside_after(directory: Path, step: int) -> list[Path]:
@@ -184,15 +215,9 @@ def _point_to(directory: Path, name: str) -> list[str]:
     return news
 
 
-def _removed(checkpoint: Path) -> list[str]:
-    """Remove it, first out of sight, then file by file: a kill in between leaves no checkpoint that looks damaged.
-
-    Raises OSError where it is still in sight.
-    """
-    hidden = _free(checkpoint.with_name(f".{checkpoint.name}.old"), ".partial")
-    checkpoint.rename(hidden)
-    problem = _clear(hidden)
-    return [] if problem is None else [f"{problem}; tried again at the next save"]
+def _hidden(checkpoint: Path) -> Path:
+    """Where it is now, out of sight. Raises OSError where it is still in sight."""
+    return checkpoint.rename(_free(checkpoint.with_name(f".{checkpoint.name}.old"), ".partial"))
 
 
 def _clear(path: Path) -> str | None:

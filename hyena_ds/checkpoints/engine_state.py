@@ -1,7 +1,7 @@
 """The engine's state in a form that no grid, world size or ZeRO stage shapes: named float32 parameters and moments.
 
     engine (any ZeRO stage) --fragments: what this rank owns, nothing exchanged--> (name, offset, slices)
-    model with loaded parameters --build_engine--> engine --load_moments--> engine as it was
+    model with loaded parameters --build_engine--> engine --load_moments--> engine as it was (each rank its own part of them)
 
 Parameters are loaded into the model before the engine is built, so that its float32 copies are made from them. What ZeRO
 has AdamW update is not the parameters but flat tensors that hold this rank's pieces of many; `_places` says where.
@@ -9,7 +9,7 @@ has AdamW update is not the parameters but flat tensors that hold this rank's pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import deepspeed
@@ -59,23 +59,25 @@ def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
         yield Fragment(place.name, place.offset, slices)
 
 
-def whole_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> dict[str, Tensor]:
-    """Every parameter in its shape, on rank 0 (elsewhere nothing), copied to main memory on request.
+def gathers(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Whether no rank has whole parameters, so that reading one is collective: under ZeRO-3."""
+    return bool(engine.zero_optimization_stage() == 3)
 
-    Collective under ZeRO-3, which has no rank with whole parameters: gathered and copied one at a time.
+
+def frozen_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that are not trained, of which each rank saves its share whole: they have no moments.
+
+    Copied to main memory on request. Collective under ZeRO-3: gathered and copied one at a time.
     """
-    gathers = engine.zero_optimization_stage() == 3
-    whole: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=gathers):
-            if dist.get_rank() == 0:
-                whole[name] = parameter.detach().to("cpu", copy=True) if copy or gathers else parameter.detach()
-    return whole
-
-
-def frozen_parameters(engine: deepspeed.DeepSpeedEngine) -> list[str]:
-    """Names of the parameters that are not trained: they have no moments, and one rank saves them whole."""
-    return [name for name, parameter in engine.module.named_parameters() if not parameter.requires_grad]
+    gathered = gathers(engine)
+    frozen = [(name, each) for name, each in engine.module.named_parameters() if not each.requires_grad]
+    for number, (name, parameter) in enumerate(frozen):
+        own = number % dist.get_world_size() == dist.get_rank()
+        if own or gathered:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=gathered):
+                value = parameter.detach()
+                if own:
+                    yield name, value.to("cpu", copy=True) if copy or gathered else value
 
 
 def updates_done(engine: deepspeed.DeepSpeedEngine) -> int:
@@ -83,20 +85,36 @@ def updates_done(engine: deepspeed.DeepSpeedEngine) -> int:
     return max((int(state["step"]) for state in _adam(engine).state.values() if "step" in state), default=0)
 
 
-def load_moments(engine: deepspeed.DeepSpeedEngine, read: Callable[[str, str], Tensor], updates: int) -> None:
-    """Put the moments, `read(kind, name)`, after `updates` updates into a freshly built engine."""
+def load_moments(
+    engine: deepspeed.DeepSpeedEngine, read: Callable[[str, str], Iterable[tuple[int, Tensor]]], updates: int
+) -> None:
+    """Put the moments after `updates` updates into a freshly built engine.
+
+    `read(kind, name)` gives a flat tensor in pieces, (first element, elements). It is called in the same order on every rank,
+    also for parameters of which a rank owns nothing: it may be collective.
+    """
     adam = _adam(engine)
     if updates == 0:
         return
-    places = list(_places(engine))
-    for place in places:  # what AdamW makes in its first step
+    places = {place.name: place for place in _places(engine)}
+    for place in places.values():  # what AdamW makes in its first step
         if place.updated not in adam.state:
             zeros = {moment: torch.zeros_like(place.updated, requires_grad=False) for moment in MOMENTS}
             adam.state[place.updated] = {"step": torch.tensor(float(updates)), **zeros}
-    for place in places:
-        for moment in MOMENTS:
-            value = read(moment, place.name).view(-1).narrow(0, place.offset, place.count)
-            place.of(adam.state[place.updated][moment]).copy_(value)
+    for name, parameter in engine.module.named_parameters():
+        for moment in MOMENTS if parameter.requires_grad else ():
+            for begin, elements in read(moment, name):
+                if name in places:
+                    place = places[name]
+                    _copy_overlap(place.of(adam.state[place.updated][moment]), place.offset, elements, begin)
+
+
+def _copy_overlap(to: Tensor, to_begin: int, source: Tensor, source_begin: int) -> None:
+    """Copy what two runs of a flat tensor, which begin at these elements of it, have in common."""
+    first = max(to_begin, source_begin)
+    last = min(to_begin + len(to), source_begin + len(source))
+    if first < last:
+        to[first - to_begin : last - to_begin].copy_(source[first - source_begin : last - source_begin])
 
 
 def _adam(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """What a checkpoint says of itself, and whether it is what was written. Takes no torch.
 
-    step-00000100/manifest.json    run, step, digest of the data, and bytes and SHA-256 of every other file; written last
+    step-00000100/manifest.json    run, step, digest of the data, and bytes and SHA-256 of every other file, or of its
+                                   parts where several ranks wrote it; written last
     step-00000100/run_state.json   where the run stands, on what it ran, its config
 
 The manifest guards itself: its checksum is over its own content, and its text must be exactly the one that follows from
@@ -11,18 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import to_disk
 
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
+FORMAT_OF_PARTS = "hyena-ds checkpoint 3"
+"""Said by a manifest whose files have parts. What has none is written, and read by older versions, as it always was."""
 STEP_NAME = re.compile(r"step-([0-9]{8,})")
 
 
@@ -73,6 +78,28 @@ class Written:
 
     bytes: int
     sha256: str
+    """The sum of its bytes; where there are parts, that of their sums as one text of hexadecimal digits."""
+    parts: tuple[tuple[int, str], ...] = ()
+    """Bytes and SHA-256 of the pieces, in order, that several ranks wrote; empty where one did."""
+
+    @property
+    def checked(self) -> tuple[tuple[int, str], ...]:
+        """Bytes and SHA-256 of what is compared on its own."""
+        return self.parts or ((self.bytes, self.sha256),)
+
+
+def joined(parts: Sequence[Written]) -> Written:
+    """The file whose pieces, in order, are these."""
+    if len(parts) == 1:
+        return parts[0]
+    return Written(
+        sum(part.bytes for part in parts), _sum_of_sums(parts), tuple((part.bytes, part.sha256) for part in parts)
+    )
+
+
+def _sum_of_sums(parts: Iterable[Any]) -> str:
+    sums = [part.sha256 if isinstance(part, Written) else part[1] for part in parts]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -103,11 +130,17 @@ class Checkpoint:
         return str(self.path)
 
 
-def write_file(path: Path, chunks: Iterable[Any]) -> Written:
-    """Write bytes-like `chunks` to `path` and force them to the disk. Raises OSError that names the file."""
+def write_file(path: Path, chunks: Iterable[Any], begin: int | None = None) -> Written:
+    """Write bytes-like `chunks` to `path` and force them to the disk. Raises OSError that names the file.
+
+    With `begin` they are one piece of a file, which others write too, from that byte on.
+    """
     digest, count = hashlib.sha256(), 0
     try:
-        with path.open("wb") as file:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if begin is None else 0), 0o666), "wb"
+        ) as file:
+            file.seek(begin or 0)
             for chunk in chunks:  # writing and hashing a large chunk both let other threads run
                 file.write(chunk)
                 digest.update(chunk)
@@ -120,7 +153,8 @@ def write_file(path: Path, chunks: Iterable[Any]) -> Written:
 
 def write_manifest(directory: Path, run: str, step: int, files: dict[str, Written], shards: str | None = None) -> None:
     """The last file of a checkpoint; `shards` is the digest of its data."""
-    content = {"format": FORMAT, "run": run, "step": step, "files": {name: asdict(files[name]) for name in files}}
+    form = FORMAT_OF_PARTS if any(file.parts for file in files.values()) else FORMAT
+    content = {"format": form, "run": run, "step": step, "files": {name: _plain(files[name]) for name in files}}
     content |= {} if shards is None else {"shards": shards}
     write_file(directory / MANIFEST, [_text(content).encode()])
 
@@ -142,9 +176,11 @@ def read_manifest(checkpoint: Path) -> Manifest:
         del content["checksum"]
         if _text(content).encode() != raw:
             raise ValueError
-        if content["format"] != FORMAT:
-            raise UserError(f"{path}: found format '{content['format']}', wanted '{FORMAT}'; {_CURE}")
-        files = {_file_name(name): Written(**file) for name, file in content["files"].items()}
+        if content["format"] not in (FORMAT, FORMAT_OF_PARTS):
+            raise UserError(
+                f"{path}: found format '{content['format']}', wanted '{FORMAT}' or '{FORMAT_OF_PARTS}'; {_CURE}"
+            )
+        files = {_file_name(name): _written(file) for name, file in content["files"].items()}
         manifest = Manifest(content["run"], content["step"], files, content.get("shards"))
         if not (_is_text(manifest.run) and _is_count(manifest.step) and all(map(_is_written, files.values()))):
             raise ValueError
@@ -163,27 +199,60 @@ def read_manifest(checkpoint: Path) -> Manifest:
 def read_checkpoint(checkpoint: Path, first: int | None = None, every: int = 1) -> Checkpoint:
     """Raises UserError that names the file and what is wrong, unless manifest and run state hold and every file has its size.
 
-    With `first`, the bytes of every `every`-th file from there on are read and compared too, so that ranks share the work.
+    With `first`, the bytes of every `every`-th file from there on are read and compared too.
     """
+    found = read_outline(checkpoint)
+    for number, (name, wanted) in enumerate(found.manifest.files.items()):
+        read = first is not None and number % every == first
+        if name != RUN_STATE:
+            check_file(checkpoint, name, wanted, range(len(wanted.checked)) if read else ())
+    return found
+
+
+def read_outline(checkpoint: Path) -> Checkpoint:
+    """The checkpoint by manifest and run state alone: no other file is looked at. Raises UserError as `read_checkpoint`."""
     manifest = read_manifest(checkpoint)
     if RUN_STATE not in manifest.files or WEIGHTS not in manifest.files:
         raise UserError(f"{checkpoint / MANIFEST}: does not list {RUN_STATE} and {WEIGHTS}; {_CURE}")
-    for number, (name, wanted) in enumerate(manifest.files.items()):
-        file = checkpoint / name
-        try:
-            if not file.is_file():
-                raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}")
-            if file.is_symlink() and not file.resolve().is_relative_to(checkpoint.resolve()):
-                raise UserError(f"{file}: found a link out of the checkpoint, wanted a file of its own; {_CURE}")
-            size = file.stat().st_size
-            if size != wanted.bytes:
-                raise UserError(f"{file}: found {size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
-            read = name == RUN_STATE or (first is not None and number % every == first)
-            if read and sha256_of(file) != wanted.sha256:
-                raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
-        except OSError as error:
-            raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
+    check_file(checkpoint, RUN_STATE, manifest.files[RUN_STATE], (0,))
     return Checkpoint(checkpoint, manifest, _read_record(checkpoint / RUN_STATE, manifest))
+
+
+def check_file(checkpoint: Path, name: str, wanted: Written, parts: Collection[int]) -> None:
+    """Raise UserError unless the file is one of the checkpoint's own, has its size, and these of its parts their sums."""
+    file = checkpoint / name
+    try:
+        found = file.lstat()
+        is_link = stat.S_ISLNK(found.st_mode)
+        found = file.stat() if is_link else found
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError
+        if is_link and not file.resolve().is_relative_to(checkpoint.resolve()):
+            raise UserError(f"{file}: found a link out of the checkpoint, wanted a file of its own; {_CURE}")
+        if found.st_size != wanted.bytes:
+            raise UserError(f"{file}: found {found.st_size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
+        if parts and not sums_agree(file, wanted, parts):
+            raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}") from None
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
+
+
+def sums_agree(path: Path, wanted: Written, parts: Collection[int]) -> bool:
+    """Whether these parts of a file have the sums that were written. Raises OSError."""
+    ends = list(accumulate(count for count, _ in wanted.checked))
+    with path.open("rb") as file:
+        for part in parts:
+            count, sha256 = wanted.checked[part]
+            file.seek(ends[part] - count)
+            digest = hashlib.sha256()
+            while count and (block := file.read(min(count, _BLOCK))):
+                digest.update(block)
+                count -= len(block)
+            if digest.hexdigest() != sha256:
+                return False
+    return True
 
 
 def _read_record(path: Path, manifest: Manifest) -> Record:
@@ -224,10 +293,27 @@ _COLUMNS: dict[str, Callable[[Any], bool]] = {
 """What run_state.json holds, and whether it is of the type with which it was written."""
 
 
+def _plain(file: Written) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {name: value for name, value in asdict(file).items() if name != "parts" or value}
+
+
+def _written(raw: dict[str, Any]) -> Written:
+    """What `_plain` wrote. Raises ValueError or TypeError."""
+    return Written(**{**raw, "parts": tuple((count, sha256) for count, sha256 in raw.get("parts", ()))})
+
+
 def _is_written(file: Written) -> bool:
-    return (
-        _is_count(file.bytes) and isinstance(file.sha256, str) and re.fullmatch("[0-9a-f]{64}", file.sha256) is not None
+    if not all(_is_count(count) and _is_sum(sha256) for count, sha256 in (*file.parts, (file.bytes, file.sha256))):
+        return False
+    return not file.parts or (sum(count for count, _ in file.parts), _sum_of_sums(file.parts)) == (
+        file.bytes,
+        file.sha256,
     )
+
+
+def _is_sum(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _file_name(name: str) -> str:
@@ -244,6 +330,7 @@ def _text(content: dict[str, Any]) -> str:
     return json.dumps({**content, "checksum": checksum}, indent=1, sort_keys=True) + "\n"
 
 
+_BLOCK = 1 << 20
 _LARGEST = 64 << 20
 """Bytes of a manifest at most: a file takes about 150."""
 _CURE = "remove this checkpoint or resume from another one"

@@ -52,6 +52,8 @@ class Memory:
 
     parts: dict[str, float]
     moment: str
+    host: float = 0.0
+    """Bytes of the host's memory that hold what is offloaded from a GPU; on a CPU they are among the parts."""
 
     @property
     def total(self) -> float:
@@ -69,7 +71,7 @@ def peak_memory(shape: StepShape, device: Device) -> Memory:
         for part, size, count in held:
             parts[part] += size * count
         parts["slack"] = device.slack * with_slack(shape, found, name, device.on_cpu)
-        peaks.append(Memory(parts, name))
+        peaks.append(Memory(parts, name, 0.0 if device.on_cpu else offloaded(shape)))
     return max(peaks, key=lambda memory: memory.total)
 
 
@@ -93,14 +95,15 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     """What is live when the highest may come, by the moment's name."""
     policy = shape.activation_policy
     D = shape.width
+    triton = shape.kernels == "triton" and not on_cpu
     unit = float(_FLOAT32 * shape.batch * shape.local_length * D)
     filter_unit = unit / shape.batch
 
     def work(units: float, size: float = unit) -> Held:
         return Held("layer at work", size, units)
 
-    always = _state(shape)
-    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit)]
+    always = _state(shape, on_cpu)
+    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit, triton)]
     again = [work(1, filter_unit)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
     operator = list(always)
@@ -111,6 +114,27 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     projections = 3 * (1 + _HALO / shape.local_length) if held else 0.0
     convolution = [*operator, work(3 + own_u + projections), *again]
     kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
+    if triton:
+        # Tensors of a layer are whole, in the precision of the products where they can be; nothing else is in tiles.
+        a = 0.5 if shape.precision == "bfloat16" else 1.0
+        again_middle = 0 if policy.keep_middle else 2
+        of_operator = 2.5 + (4 if policy.keep_projections else 7) * a + own_u
+        return {
+            "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+            "backward of the MLP": [
+                *always,
+                work(2 + 3 * a + again_middle),
+                work(1 if policy.keep_inner else 2, _inner(shape)),
+                *again,
+            ],
+            "backward of the convolution": [
+                *operator,
+                work(of_operator),
+                *again,
+                *_transforms(shape, kind, on_cpu),
+                *_buffers(shape, 1 + own_u, on_cpu),
+            ],
+        }
     cut = shape.sequence_parallel > 1
     found = {
         "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
@@ -167,28 +191,61 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     return max((Memory(held, name) for name, held in moments.items()), key=lambda memory: memory.total)
 
 
-def _state(shape: StepShape) -> list[Held]:
-    """Weights, gradients, moments and ZeRO's buffers of this rank, float32."""
-    count, ranks, stage = float(_FLOAT32 * parameters(shape.config)), shape.ranks, shape.zero_stage
-    whole = {0: 5.0, 1: 2.0, 2: 1.0, 3: 0.0}[stage]  # weights, gradients; without ZeRO moments and a copy to sum
-    sharded = {0: 0.0, 1: 4.0, 2: 4.0, 3: 5.0}[stage]  # float32 weights, two moments, reduced gradients; weights
-    held = [Held("weights and optimizer", count, whole + sharded / ranks)]
+class State(NamedTuple):
+    """Tensors as large as a share of the float32 weights, of one rank."""
+
+    what: str
+    share: float
+    on_host: bool = False
+    """Whether they are offloaded."""
+    passing: bool = False
+    """Whether they are there during a step only."""
+
+
+def states(shape: StepShape) -> list[State]:
+    """Weights, gradients, moments and what ZeRO has beside them; counted from DeepSpeed 0.19.8 and looked at in tests."""
+    stage, own, host = shape.zero_stage, 1 / shape.ranks, shape.offload_optimizer
+    if stage == 0:
+        return [State("weights", 1), State("moments", 2), State("gradients and a copy to sum", 2, passing=True)]
+    found = [
+        State("float32 weights and moments", 3 * own, host),
+        State("reduced gradients", own, host, passing=not host and stage < 3),
+    ]
     if stage == 3:
-        held.append(Held("weights and optimizer", count / shape.layers, 2))  # a gathered block, and the next one
-    if stage:
-        held.append(Held("weights and optimizer", _BUCKET, 1))
-    return held
+        found += [
+            State("weights", own, shape.offload_param),
+            State("a gathered block, and the next", 2 / shape.layers, passing=True),
+        ]
+        return found + ([State("gradients that AdamW reads", own, True)] if host else [])
+    found += [State("weights", 1)]
+    found += [State("gradients", 1, passing=True)] if stage == 1 else []
+    if host:
+        found += [State("updated weights on their way back", own, True)]
+        found += [State("gradients of micro steps", own, True)] if stage == 2 and shape.accumulation > 1 else []
+    return found
 
 
-def _kept_by_a_layer(shape: StepShape, unit: float) -> list[Held]:
+def offloaded(shape: StepShape) -> float:
+    """Bytes of a rank's state in the host's memory."""
+    return _FLOAT32 * parameters(shape.config) * sum(state.share for state in states(shape) if state.on_host)
+
+
+def _state(shape: StepShape, on_cpu: bool) -> list[Held]:
+    """The state of this rank on its device, which on a CPU is all of it, and ZeRO's bucket."""
+    here = sum(state.share for state in states(shape) if on_cpu or not state.on_host)
+    held = [Held("weights and optimizer", float(_FLOAT32 * parameters(shape.config)), here)]
+    return [*held, Held("weights and optimizer", _BUCKET, 1)] if shape.zero_stage else held
+
+
+def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool) -> list[Held]:
     """From forward to backward: the residual at the block's input, and what the policy says."""
     policy = shape.activation_policy
-    units = 1 + policy.keep_middle + 2 * policy.keep_convolution
-    if policy.keep_spectra:
-        units -= 1  # the spectra stand for the convolution's input
-    kept = [Held("kept", unit, units)]
+    of_operator = unit / 2 if triton and shape.precision == "bfloat16" else unit
+    kept = [Held("kept", unit, 1 + policy.keep_middle)]
+    if policy.keep_convolution:  # spectra stand for its input
+        kept.append(Held("kept", of_operator, 1 if policy.keep_spectra else 2))
     if policy.keep_projections:
-        kept.append(Held("kept", 3 * unit * (1 + _HALO / shape.local_length), 1))
+        kept.append(Held("kept", 3 * of_operator * (1 + _HALO / shape.local_length), 1))
     if policy.keep_inner:
         kept.append(Held("kept", _inner(shape), 1))
     filters = 2 if shape.accumulation > 1 else 1 if policy.keep_filter else 0  # with its gradient, between micro steps

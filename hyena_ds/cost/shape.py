@@ -12,6 +12,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
 Precision = Literal["float32", "bfloat16"]
+KernelsName = Literal["portable", "native", "triton"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class StepShape:
     zero_stage: Literal[0, 1, 2, 3] = 1
     exchange_precision: Precision = "float32"
     """Precision of activations on their way between ranks."""
+    kernels: KernelsName = "portable"
+    """What computes a block around the long convolution on a device; a CPU has the portable code only."""
+    offload_optimizer: bool = False
+    """Whether the optimizer's state is in the host's memory."""
+    offload_param: bool = False
+    """Whether a rank's share of the parameters is there between passes."""
 
     @property
     def exchanged_size(self) -> int:
@@ -93,7 +100,12 @@ class StepShape:
         )
 
 
-def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
+def kernels_of_run(config: RunConfig, on_cpu: bool) -> KernelsName:
+    """The kernels that a run takes, if a check at its start finds them right on its device."""
+    return "portable" if on_cpu or config.kernels == "portable" else "triton"
+
+
+def shape_of_stage(config: RunConfig, plan: StagePlan, on_cpu: bool) -> StepShape:
     """A stage as it stands in the schedule."""
     return StepShape(
         config.model,
@@ -106,6 +118,9 @@ def shape_of_stage(config: RunConfig, plan: StagePlan) -> StepShape:
         config.precision,
         config.zero_stage,
         config.exchanged_in,
+        kernels_of_run(config, on_cpu),
+        config.offload_optimizer is not None,
+        config.offload_param is not None,
     )
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyena_ds.config.policy import Policy
-from hyena_ds.cost.shape import StepShape
+from hyena_ds.config.policy import Policy, PolicyName
+from hyena_ds.cost.shape import KernelsName, Precision, StepShape
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import (
@@ -32,13 +32,21 @@ _DROPOUT = 62.0
 """A mask from 64-bit words, and its use."""
 _DEVICE_DROPOUT = 32.0
 """The same mask from 32-bit words."""
-_DEVICE_UNITS = {
+_DEVICE_UNITS: dict[KernelsName, dict[Precision, dict[PolicyName, tuple[float, float]]]] = {}
+_DEVICE_UNITS["portable"] = {
     "float32": {"fastest": (135.0, 16.0), "balanced": (142.0, 15.0), "lean": (159.0, 15.0), "leanest": (188.0, 15.0)},
     "bfloat16": {"fastest": (139.0, 8.0), "balanced": (145.0, 7.5), "lean": (162.0, 7.5), "leanest": (191.7, 7.5)},
+}
+_DEVICE_UNITS["triton"] = {
+    "float32": {"fastest": (73.0, 12.0), "balanced": (80.0, 13.0), "lean": (85.0, 13.0), "leanest": (104.0, 13.0)},
+    "bfloat16": {"fastest": (45.5, 6.0), "balanced": (49.5, 6.5), "lean": (52.5, 6.5), "leanest": (64.0, 6.5)},
 }
 """What a layer of a device moves, (a, b) for a + b i units: counted by `hyena-ds bench bytes`, transforms and filter left out."""
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
+_TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 4, "filter": 46, "loss": 51}
+"""Launched for a layer, whose tensors are whole, and for its operator again; for each of several sequences; for a transform and
+a group of channels; for an exchange, itself among them; for the filter, with its gradient; for embedding, head and loss."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
     """Everything above."""
     tokens = shape.batch * shape.accumulation * shape.local_length
     of_layer = _layer_units(shape) if on_cpu else _device_units(shape)
-    units = shape.layers * of_layer + _ends_units(shape, _DROPOUT if on_cpu else _DEVICE_DROPOUT)
+    units = shape.layers * of_layer + _ends_units(shape, _DROPOUT if on_cpu else _device_dropout(shape))
     cut = shape.sequence_parallel > 1
     # Copied out of tensors and into them, there and here.
     packed = _exchanged_bytes(shape) * 4 * shape.local_length * shape.width if cut else 0.0
@@ -74,9 +82,13 @@ def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
 
 def _device_units(shape: StepShape) -> float:
     """Units that a token moves in a layer on a device, where every kernel goes through memory."""
-    of_operator, of_inner = _DEVICE_UNITS[shape.precision][shape.policy]
+    of_operator, of_inner = _DEVICE_UNITS[shape.kernels][shape.precision][shape.policy]
     units = of_operator + of_inner * shape.config.mlp_width / shape.width
-    return units + (5 * _DEVICE_DROPOUT if shape.config.residual_dropout else 0.0)
+    return units + (5 * _device_dropout(shape) if shape.config.residual_dropout else 0.0)
+
+
+def _device_dropout(shape: StepShape) -> float:
+    return 0.0 if shape.kernels == "triton" else _DEVICE_DROPOUT  # Triton's kernels make masks in registers
 
 
 def _layer_units(shape: StepShape) -> float:
@@ -112,10 +124,13 @@ def _ends_units(shape: StepShape, dropout: float) -> float:
 def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
     """Floats that a position moves in a layer, whatever B and M: evaluated once or twice, and its gradient.
 
-    Each of them makes the window of one chunk in float64 first, on a device of one block.
+    Each of them makes the window of one chunk in float64 first, on a device of one block. Triton's kernels have features and
+    window in registers: the filter once for each evaluation, its gradient with sums of the MLP's, and both in the cache.
     """
     D, F = shape.width, shape.config.filter_width
     evaluations = 2 if evaluates_again(shape, shape.activation_policy) else 1
+    if shape.kernels == "triton" and not on_cpu:
+        return (4.0 + evaluations) * D + 2.0 * F
     window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length) if on_cpu else 2.5 * D
     features = 100.0
     return evaluations * (18.0 * F + 6.0 * D + features + window) + 70.0 * F + 7.0 * D + features + window
@@ -166,6 +181,8 @@ def _messages(shape: StepShape, on_cpu: bool) -> float:
 
 
 def _kernels(shape: StepShape, on_cpu: bool) -> float:
+    if shape.kernels == "triton" and not on_cpu:
+        return _triton_kernels(shape)
     D = shape.width
 
     def tiles(widest: int) -> int:
@@ -179,6 +196,18 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
     layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
     loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
     return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)
+
+
+def _triton_kernels(shape: StepShape) -> float:
+    policy = shape.activation_policy
+    transforms = 6 + (0 if policy.keep_spectra else 2) + (0 if policy.keep_convolution else 1)
+    transforms += 0 if policy.keep_middle else 3
+    group = _TRITON["group"] + _TRITON["transform"] * transforms
+    layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + group * overlap_groups(shape, False)
+    layer += _TRITON["sequence"] * (shape.batch - 1)
+    of_filter = _TRITON["filter"] * (1.4 if evaluates_again(shape, policy) else 1.0)
+    steps = shape.accumulation * (shape.layers * layer + _TRITON["loss"])
+    return steps + shape.layers * of_filter + _TRITON["exchange"] * _messages(shape, False)
 
 
 def fused_bytes(shape: StepShape) -> float:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 from hyena_ds.config.arithmetic import StagePlan
 from hyena_ds.config.schema import DataConfig
 from hyena_ds.data.remote.ahead import Ahead
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sample, Sources, StageStream, row_samples
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.tokenizer import UNKNOWN, N
 from hyena_ds.ops.cross_entropy import IGNORED
-from hyena_ds.parallel.devices import send
+from hyena_ds.parallel.devices import send, start_of_readers
+
+_NOT_HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""By processes that read ahead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +99,27 @@ def make_micro_batch(
     return MicroBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets), torch.tensor(numbers))
 
 
-def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
-    """The steps of a stage from `from_step` (of the run) on, in order.
+def stage_steps(
+    config: DataConfig,
+    seed: int,
+    plan: StagePlan,
+    part: Slice,
+    from_step: int,
+    indices: list[ShardIndex] | None = None,
+) -> Iterator[StepBatch]:
+    """The steps of a stage from `from_step` (of the run) on, in order. `indices` are read where they are left out.
 
     With `config.workers` > 0 processes read ahead; one that dies is a RuntimeError in the training process, raised
     wherever that is. Raises LocalError when a shard cannot be read: the other ranks may have read theirs.
     """
-    dataset = _StepDataset(config, seed, plan, part)
+    dataset = _StepDataset(config, seed, plan, part, indices)
     steps = range(from_step, plan.end_step)
-    reader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=config.workers, worker_init_fn=_deaf)
-    items = iter(reader)
+    items = _items(dataset, steps, config.workers)
     ahead = None
     with contextlib.ExitStack() as stack:
-        # After the reading processes were forked, which would inherit what a thread holds.
+        # After the reading processes were started: forked ones would inherit what a thread holds.
         if config.is_afar and from_step < plan.end_step:
-            ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan))))
+            ahead = stack.enter_context(contextlib.closing(Ahead(_open_stream(config, seed, plan, indices))))
         for step in steps:
             if ahead is not None:
                 ahead.reached(step - plan.first_step)
@@ -118,18 +129,33 @@ def stage_steps(config: DataConfig, seed: int, plan: StagePlan, part: Slice, fro
             yield item
 
 
-def _open_stream(config: DataConfig, seed: int, plan: StagePlan) -> StageStream:
+def _open_stream(config: DataConfig, seed: int, plan: StagePlan, indices: list[ShardIndex] | None) -> StageStream:
     """Raises LocalError when an index cannot be had."""
     try:
-        return StageStream(Sources(config, "train"), seed, plan)
+        return StageStream(Sources(config, "train", indices), seed, plan)
     except UserError as error:
         raise LocalError(str(error)) from None
+
+
+def _items(dataset: _StepDataset, steps: range, workers: int) -> Iterator[StepBatch | LocalError]:
+    start = start_of_readers() if workers else None
+    settings: dict[str, Any] = {"batch_size": None, "num_workers": workers, "worker_init_fn": _deaf}
+    reader = DataLoader(dataset, sampler=steps, multiprocessing_context=start, **settings)
+    if start is None:
+        return iter(reader)
+    # A signal of the launcher would end a process that is still importing, before it is deaf. This one hears it afterwards.
+    resource_tracker.ensure_running()  # it would unblock two of them itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_HEARD)
+    try:
+        return iter(reader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _deaf(worker: int) -> None:
     """A launcher signals readers too; they end with their rank, which may still finish its step."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in _NOT_HEARD:
         signal.signal(number, signal.SIG_IGN)
     hook = sys.excepthook
 
@@ -144,8 +170,10 @@ def _deaf(worker: int) -> None:
 class _StepDataset(Dataset[Any]):
     """Map-style: item = step of the run. Opens the shards on first use, in the process that reads."""
 
-    def __init__(self, config: DataConfig, seed: int, plan: StagePlan, part: Slice):
-        self.config, self.seed, self.plan, self.part = config, seed, plan, part
+    def __init__(
+        self, config: DataConfig, seed: int, plan: StagePlan, part: Slice, indices: list[ShardIndex] | None = None
+    ):
+        self.config, self.seed, self.plan, self.part, self.indices = config, seed, plan, part, indices
         self._stream: StageStream | None = None
 
     def __getitem__(self, step: int) -> StepBatch | LocalError:
@@ -153,7 +181,7 @@ class _StepDataset(Dataset[Any]):
         context_length, micro_batches = self.plan.config.context_length, []
         try:
             if self._stream is None:
-                self._stream = _open_stream(self.config, self.seed, self.plan)
+                self._stream = _open_stream(self.config, self.seed, self.plan, self.indices)
             samples = self._stream.samples(step - self.plan.first_step)
             for micro_step in range(self.plan.accumulation):
                 numbers, mine = row_samples(samples, self.plan, self.part.row, micro_step)

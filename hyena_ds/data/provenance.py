@@ -90,9 +90,9 @@ def consumed(config: RunConfig, step: int, indices: list[ShardIndex] | None = No
     return found
 
 
-def write_order(file: Path, config: RunConfig) -> None:
+def write_order(file: Path, config: RunConfig, indices: list[ShardIndex] | None = None) -> None:
     """Write stream.jsonl for the whole run, the first EPOCHS_RECORDED epochs of it; the same bytes whenever it is written."""
-    sources = Sources(config.data, "train")
+    sources = Sources(config.data, "train", indices)
     with aside(file) as partial, partial.open("w", encoding="utf-8") as out:
         for plan in _plans(config):
             stream = StageStream(sources, config.seed, plan)

@@ -8,14 +8,18 @@ B = 1, L context length, P sequence-parallel size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.policy import POLICIES
+from hyena_ds.config.schedule import StageConfig
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.errors import UserError
 from hyena_ds.genome.tokenizer import A, T
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.forward_pass import ForwardPass
@@ -30,9 +34,27 @@ LOCAL_LENGTH = 256
 """Tokens of a rank's slice, at most."""
 
 
-def parity(config: RunConfig, compute: Compute, size: int) -> dict[str, Any]:
-    """How far loss and gradients with the sequence cut in `size` are from those of the whole. Collective."""
-    stages = [stage for stage in config.schedule if stage.sequence_parallel == size]
+def cut_stages(config: RunConfig, ranks: int) -> dict[int, list[StageConfig]]:
+    """The stages whose sequences are cut, by sequence-parallel size: as a run on so many ranks cuts them, which is wider than
+    configured where rows would outnumber sequences. Where there is no such run, as they are configured.
+    """
+    try:
+        stages = [plan.config for plan in plan_stages(config, ranks)]
+    except UserError:
+        stages = [*config.schedule]
+    cut: dict[int, list[StageConfig]] = {}
+    for stage in stages:
+        if stage.sequence_parallel > 1:
+            cut.setdefault(stage.sequence_parallel, []).append(stage)
+    return cut
+
+
+def parity(config: RunConfig, compute: Compute, stages: Sequence[StageConfig]) -> dict[str, Any]:
+    """How far loss and gradients with the sequence cut are from those of the whole. Collective.
+
+    `stages` are of one sequence-parallel size, which divides the ranks.
+    """
+    size = stages[0].sequence_parallel
     L = size * min(LOCAL_LENGTH, *(stage.local_length for stage in stages))
     ids = torch.randint(A, T + 1, (1, L + 1), generator=torch.Generator().manual_seed(config.seed)).to(compute.device)
     groups = create_groups([size], compute.rank, compute.ranks)

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.doctor.parity import parity
+from hyena_ds.doctor.parity import cut_stages, parity
 from hyena_ds.doctor.probe import say
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank
@@ -96,9 +96,9 @@ def _look(config: RunConfig | None, step: _Step) -> None:
         if found is not None and compute.rank == members[0]:
             step.tell("exchange", what=what, between=name, size=len(members), **found)
     if config is not None:
-        for size in sorted({stage.sequence_parallel for stage in config.schedule if stage.sequence_parallel > 1}):
+        for size, stages in sorted(cut_stages(config, compute.ranks).items()):
             step.name = f"parity, sequence parallel {size}"
-            compared = parity(config, compute, size) if compute.ranks % size == 0 else None
+            compared = parity(config, compute, stages) if compute.ranks % size == 0 else None
             if compute.rank == 0:
                 step.tell("parity", size=size, **(compared or {"ranks": compute.ranks}))
     if compute.rank == 0:

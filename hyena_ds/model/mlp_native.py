@@ -91,7 +91,7 @@ def _cut(batch: int, length: int, inner: int, dtype: torch.dtype, device: torch.
 
 
 def _tokens(tile: Tile) -> int:
-    return (tile.rows.stop - tile.rows.start) * (tile.last - tile.first)
+    return int(tile.rows.stop - tile.rows.start) * (tile.last - tile.first)
 
 
 def _most(cut: list[Tile]) -> int:

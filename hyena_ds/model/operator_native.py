@@ -114,9 +114,9 @@ def operator_backward(
             next_BC2 = right_BC2[tile.rows]
         dmixed_tD, dz_Dt = output_gradient(tile, gradients.out_bias)
         z_Dt, dp_Ct = project.cut(z, tile, D), project.cut(dp, tile, 3 * D)
-        made = next_BC2, by_sequence(z_Dt, tile), by_sequence(dp_Ct, tile), of_short
+        made = next_BC2, by_sequence(z_Dt, tile), by_sequence(dp_Ct, tile)
         given = by_sequence(dz_Dt, tile), y_BDl[columns(tile)], du_BDl[columns(tile)]
-        native.gates_backward(project(tile), short, project.starts(tile), *given, *made)
+        native.gates_backward(project(tile), short, project.starts(tile), *given, *made, of_short)
         native.add_product(gradients.out_weight, dmixed_tD.t(), z_Dt.t(), sums)
         x_tD = project.rows(x, tile)
         native.norm(r_BlD[tile.here], weights.norm_weight, weights.norm_bias, x_tD.view_as(r_BlD[tile.here]))
@@ -236,7 +236,8 @@ class _Projection:
             x_BmD[:, :HALO] = self._norm[1]  # the norm of zeros
 
     def _tokens(self, tile: Tile) -> int:
-        return (tile.rows.stop - tile.rows.start) * (tile.last - tile.first)
+        rows = tile.rows
+        return int(rows.stop - rows.start) * (tile.last - tile.first)
 
 
 def _head(p_BCm: Tensor, short: ShortWeights, starts: bool, dz: Tensor, y: Tensor, du: Tensor) -> Tensor:

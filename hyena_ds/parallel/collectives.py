@@ -12,6 +12,7 @@ P sequence-parallel size.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.ops.large import empty, empty_like
+from hyena_ds.parallel.waits import Waits
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Traffic:
     """Exchanges that were waited for: in the end all."""
     seconds_waited: float = 0.0
     """In which the calling thread could not go on; next to nothing where exchanges are queued on a device."""
+    waits: Waits | None = None
+    """Where the waits are counted among a rank's others, of a device too."""
 
 
 @dataclass
@@ -54,7 +58,8 @@ class Pending:
         """The tensor, once it is here."""
         if self._work is not None:
             began = time.perf_counter()
-            self._work.wait()
+            with self.traffic.waits.counted() if self.traffic and self.traffic.waits else nullcontext():
+                self._work.wait()
             if self.traffic is not None:
                 self.traffic.seconds_waited += time.perf_counter() - began
                 self.traffic.awaited += 1

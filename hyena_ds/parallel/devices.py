@@ -9,18 +9,22 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
-from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
+from hyena_ds.parallel.agreement import from_every_rank
+from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, interface_to, listen
+from hyena_ds.parallel.nodes import Nodes, nodes_of, ranks_said_here
 
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
 _UNWATCHED_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 """NCCL's own watchdog would end the first rank that sees an error, which is seldom the one that made it, and be blamed."""
+_BACK_ENDS_OWN = {"gloo": timedelta(minutes=30), "nccl": timedelta(minutes=10)}
+"""How long torch lets an exchange last where nobody says anything else."""
 _GOODBYE_SECONDS = 10.0
 """For which rank 0 keeps its store for ranks that have yet to read why they end."""
 
@@ -34,6 +38,22 @@ class Compute:
     rank: int
     ranks: int
     local_rank: int
+    known_nodes: Nodes = ()
+
+    @property
+    def nodes(self) -> Nodes:
+        """The ranks of every node; each rank alone where that is not known."""
+        return self.known_nodes or tuple((rank,) for rank in range(self.ranks))
+
+    @property
+    def node(self) -> tuple[int, ...]:
+        """The ranks of this one's node, itself among them."""
+        return next(ranks for ranks in self.nodes if self.rank in ranks)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of its node, which looks at files for the others."""
+        return self.node[0] == self.rank
 
 
 def device_count() -> int:
@@ -86,18 +106,19 @@ def check_ranks_here(ranks: int, devices: int) -> None:
         )
 
 
-def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = True, watched: bool = False) -> Compute:
+def start_compute(timeout: timedelta | None = None, engine: bool = True, watched: bool = False) -> Compute:
     """Choose this rank's device and join the process group, from the launcher's environment (RANK, WORLD_SIZE, ...).
 
-    Without a launcher it is a group of one. `engine` says whether DeepSpeed's engine will use it too, `watched` whether a
-    watchdog of ours ends ranks whose exchanges do not end: without one NCCL's stays. Collective. Raises UserError when there
-    are fewer accelerators than ranks, and LocalError when another program holds the port of the rendezvous.
+    Without a launcher it is a group of one. An exchange may last for `timeout`; by default as long as the back end lets it.
+    `engine` says whether DeepSpeed's engine will use it too, `watched` whether a watchdog of ours ends ranks whose exchanges
+    do not end: without one NCCL's stays. Collective. Raises UserError when there are fewer accelerators than ranks, and
+    LocalError when another program holds the port of the rendezvous.
     """
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     devices = device_count()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or local_rank + 1)
-    check_ranks_here(here, devices)
+    here = ranks_said_here()
+    check_ranks_here(here or local_rank + 1, devices)
     device = _device(local_rank)
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed looks no further
     pin_float32()
@@ -105,8 +126,8 @@ def start_compute(timeout: timedelta = timedelta(minutes=30), engine: bool = Tru
     if devices and watched:
         for name, value in _UNWATCHED_NCCL.items():
             os.environ.setdefault(name, value)
-    _join(compute, timeout, engine)
-    return compute
+    _join(compute, timeout or _BACK_ENDS_OWN[compute.backend], engine)
+    return replace(compute, known_nodes=nodes_of(from_every_rank((socket.gethostname(), local_rank, here))))
 
 
 def compute_alone(local_rank: int = 0) -> Compute:
@@ -118,6 +139,16 @@ def compute_alone(local_rank: int = 0) -> Compute:
 def is_accelerated(compute: Compute) -> bool:
     """Whether work is queued on a device of its own, and goes on behind the host's back."""
     return compute.device.type != "cpu"
+
+
+def start_of_readers() -> str | None:
+    """How a process that reads beside this one has to start; None: as the system does it.
+
+    A forked one would have this one's CUDA context and NCCL's threads' locks, and may do nothing with them. One that is spawned
+    costs its imports, once a stage, and is a child of this process as a forked one is: its end is seen as soon, which those
+    of a server of forks would not be.
+    """
+    return "spawn" if torch.cuda.is_initialized() else None
 
 
 def synchronize(compute: Compute) -> None:
@@ -196,30 +227,17 @@ def exchange_options(group: dist.ProcessGroup | None = None) -> object | None:
     return dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
 
 
+def bound_exchanges(timeout: timedelta) -> None:
+    """Let exchanges last for `timeout` in every group that this process has: groups that others made, such as DeepSpeed's copy
+    of the world, have torch's own limit, whatever the world's is."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
 def broken_collective(error: BaseException) -> bool:
     """Whether an error says that a collective lost another rank: a consequence, whose cause is elsewhere."""
     # gloo has no error type of its own; its texts name the file of its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
-
-
-def interface_to(address: str) -> str | None:
-    """Name of the network interface over which this machine reaches `address`, where that can be known.
-
-    A name that means loopback here is no answer: other machines would not come that way.
-    """
-    import psutil
-
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
-            probe.connect(target)
-            own = str(probe.getsockname()[0])
-    except OSError:
-        return None
-    if is_loopback(own) and not is_loopback(address):
-        return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
 
 
 def serve_store(address: str, port: int) -> dist.TCPStore:

@@ -9,6 +9,8 @@ import os
 import socket
 from ipaddress import ip_address
 
+from hyena_ds.parallel.nodes import ranks_said_here
+
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 1024
 
@@ -16,8 +18,7 @@ _BACKLOG = 1024
 def all_ranks_here() -> bool:
     """Whether all ranks run on this machine, as far as their launcher's variables say."""
     ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's, deepspeed's
-    return here == ranks or is_loopback(os.environ.get("MASTER_ADDR") or LOOPBACK)
+    return (ranks_said_here() or 1) == ranks or is_loopback(os.environ.get("MASTER_ADDR") or LOOPBACK)
 
 
 def is_loopback(address: str) -> bool:
@@ -31,6 +32,26 @@ def is_loopback(address: str) -> bool:
 def meeting_address() -> str:
     """The address at which ranks reach rank 0."""
     return LOOPBACK if all_ranks_here() else os.environ["MASTER_ADDR"]
+
+
+def interface_to(address: str) -> str | None:
+    """Name of the network interface over which this machine reaches `address`, where that can be known.
+
+    A name that means loopback here is no answer: other machines would not come that way.
+    """
+    import psutil
+
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
+            probe.connect(target)
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    if is_loopback(own) and not is_loopback(address):
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
 
 
 def listen(address: str, port: int = 0) -> socket.socket:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -33,8 +34,11 @@ class Topology:
         return rank % self.sequence_parallel
 
 
-def create_groups(sizes: Iterable[int], rank: int, ranks: int) -> dict[int, dist.ProcessGroup]:
-    """This rank's sequence-parallel group for every size above 1. Collective.
+def create_groups(
+    sizes: Iterable[int], rank: int, ranks: int, timeout: timedelta | None = None
+) -> dict[int, dist.ProcessGroup]:
+    """This rank's sequence-parallel group for every size above 1, whose exchanges may last for `timeout` (None: as long as the
+    back end lets them, whatever the world's limit is). Collective.
 
     Every rank makes its own groups, the smaller first, and meets only their members: of 512 ranks nobody waits for the 448
     groups of the others.
@@ -44,6 +48,6 @@ def create_groups(sizes: Iterable[int], rank: int, ranks: int) -> dict[int, dist
         first = rank - rank % size
         members = list(range(first, first + size))
         options = exchange_options()
-        group: Any = dist.new_group(members, use_local_synchronization=True, pg_options=options)
+        group: Any = dist.new_group(members, timeout=timeout, use_local_synchronization=True, pg_options=options)
         groups[size] = group
     return groups

@@ -102,7 +102,7 @@ def forecast(config: RunConfig, cluster: Cluster) -> list[Forecast]:
     """Every stage on the cluster. Raises UserError when ranks or batch do not divide."""
     forecasts, search = [], Search()
     for plan in plan_stages(config, cluster.ranks):
-        prediction = predict(shape_of_stage(config, plan), cluster)
+        prediction = predict(shape_of_stage(config, plan, cluster.device.on_cpu), cluster)
         cure = None if prediction.fits else cheapest_cure(config, plan, cluster, search)
         better = better_grid(prediction, cluster, search)
         forecasts.append(Forecast(plan, prediction, cure, better, not search.is_over))
@@ -119,14 +119,19 @@ def better_grid(now: Prediction, cluster: Cluster, search: Search) -> Prediction
 
 def best_grid(shape: StepShape, cluster: Cluster, search: Search) -> Prediction | None:
     """The fastest of all grids, micro batches and policies that fit; of nearly equal ones the smallest."""
-    others = itertools.takewhile(lambda _: not search.is_over, _others(shape, cluster.ranks))
-    fitting = [found for other in others if (found := search.predict_if(other, cluster)) is not None]
+    fitting = fitting_grids(shape, cluster, search)
     if not fitting:
         return None
     fastest = min(found.time.seconds for found in fitting)
     return min(
         (found for found in fitting if found.time.seconds <= _NEARLY * fastest), key=lambda found: found.memory.total
     )
+
+
+def fitting_grids(shape: StepShape, cluster: Cluster, search: Search) -> list[Prediction]:
+    """The same step on every grid, micro batch and policy that fits, its own among them; those that `search` comes to."""
+    others = itertools.takewhile(lambda _: not search.is_over, _others(shape, cluster.ranks))
+    return [found for other in others if (found := search.predict_if(other, cluster)) is not None]
 
 
 def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
@@ -142,7 +147,7 @@ def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:
 
 def cheapest_cure(config: RunConfig, plan: StagePlan, cluster: Cluster, search: Search) -> Cure | None:
     """The fewest changed settings that fit, those that cost least time; where nothing fits, on twice the machines, and so on."""
-    shape, nodes = shape_of_stage(config, plan), cluster.nodes
+    shape, nodes = shape_of_stage(config, plan, cluster.device.on_cpu), cluster.nodes
     while nodes * cluster.devices_per_node <= _MOST_RANKS and not search.is_over:
         wider = replace(cluster, nodes=nodes)
         cures = []

@@ -16,7 +16,7 @@ from typing import Any
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import GIB, PUBLISHED, REACHED, Cluster, Device
-from hyena_ds.cost.shape import StepShape, parameters
+from hyena_ds.cost.shape import StepShape, kernels_of_run, parameters
 from hyena_ds.cost.step_time import PARTS
 from hyena_ds.planning.forecast import USABLE, Prediction, Search, best_grid, predict
 from hyena_ds.plots import check_image, dress, line, panels
@@ -60,6 +60,7 @@ def study(config: RunConfig, device: Device) -> Study:
     model = replace(config.model, maximum_context=CONTEXTS[-1], extension=None, extended_from=None)
     search = Search()
     step = StepShape(model, CONTEXTS[-1], precision=config.precision, zero_stage=config.zero_stage)
+    step = replace(step, kernels=kernels_of_run(config, device.on_cpu))
 
     def best(length: int, sequences: int, ranks: int) -> Prediction | None:
         return best_grid(replace(step, context_length=length, accumulation=sequences), _cluster(ranks, device), search)

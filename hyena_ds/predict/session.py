@@ -276,5 +276,5 @@ def _session(options: Options) -> Iterator[Session]:
         raise UserError(
             f"--sequence-parallel: found {sp}, wanted a divisor of the {compute.ranks} ranks that were started"
         )
-    groups = create_groups((sp,), compute.rank, compute.ranks)
+    groups = create_groups((sp,), compute.rank, compute.ranks, _LONGEST_WAIT)
     yield Session(options, compute, Topology(compute.ranks // sp, sp), Exchange(groups.get(sp)))

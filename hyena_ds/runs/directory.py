@@ -1,7 +1,7 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
 config.yaml  shards.json (digests of its data)  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
-faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
+faults.jsonl (after one)  hosts.txt (those that a supervisor starts it on)  tensorboard/  csv/ (if asked for)  checkpoints/
 running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
 
@@ -36,6 +36,7 @@ from hyena_ds.redaction import kept
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 LOCK = "running.lock"
+HOSTS = "hosts.txt"
 ENVIRONMENT = "environment.jsonl"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -62,30 +63,52 @@ class RunDirectory:
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
         self.lock = self.path / LOCK
+        self.hosts = self.path / HOSTS
         self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
         """Whether the run has trained to its end: summary.json is written last."""
         return self.summary.is_file()
 
+    def complete_message(self) -> list[str]:
+        """What is said when a finished run is started again."""
+        return [
+            f"The run in {self.path} is complete: {self.summary} holds its results.",
+            f"To train on from its weights, give a config another name and initialize_from: {self.path}",
+            f"To start afresh, remove {self.path}, or choose another name (name=OTHER on the command line).",
+        ]
+
     def check(self, config: RunConfig) -> Checkpoint | None:
         """The checkpoint that `config` goes on from, None where there is none.
 
         Raises UserError unless the directory is new, or holds this very run and the config lets it continue. Reads no checkpoint's tensors: the ranks do, and compare again with the one that they resume from.
         """
-        check_new_name(config.name, self.config_file, "name")
+        goes_on = self.check_place(config)
         checkpoint = None
-        named = config.resume not in ("latest", "never")
-        if named:
+        if config.resume not in ("latest", "never"):
             checkpoint = read_checkpoint(named_checkpoint(config.resume))
+        elif goes_on:
+            checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is not None or goes_on:
             self.changes(config, checkpoint)
+        return checkpoint
+
+    def check_place(self, config: RunConfig) -> bool:
+        """Whether the directory holds a run to go on with. Raises UserError where neither that nor a new one can be.
+
+        Looks at no checkpoint.
+        """
+        check_new_name(config.name, self.config_file, "name")
         if not self.path.exists():
             self._check_place()
-            return checkpoint
+            return False
         if not self.config_file.is_file():
-            if any(entry.name not in (FAULTS, LOCK) for entry in self.path.iterdir()):
+            brought = (
+                (self.checkpoints.name, METRICS) if config.checkpoint.tiers else ()
+            )  # by a start that was cut short
+            if any(entry.name not in (FAULTS, LOCK, HOSTS, *brought) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
-            return checkpoint
+            return False
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
             raise UserError(
                 f"{self.checkpoints}: found a file, or a link that leads nowhere, wanted the directory of the checkpoints; "
@@ -93,10 +116,7 @@ class RunDirectory:
             )
         if config.resume == "never":
             raise UserError(f"{self.path}: holds a run and resume is 'never'; choose another name or resume: latest")
-        if not named:
-            checkpoint = latest_checkpoint(self.checkpoints)
-            self.changes(config, checkpoint)
-        return checkpoint
+        return True
 
     def changes(self, config: RunConfig, checkpoint: Checkpoint | None) -> list[Change]:
         """What `config` changes of the run whose state `checkpoint` holds; without one, of a run that has not trained yet.

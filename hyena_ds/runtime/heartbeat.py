@@ -128,6 +128,8 @@ class Side(ABC):
         self._lock = threading.Lock()
         self._closed = False
         self._looked = 0.0
+        self.device_waits: Callable[[], bool] = lambda: False
+        """Whether this rank's device waits for an exchange, which the main thread does not show."""
         self._thread = threading.Thread(target=self._serve, daemon=True, name=self.name)
 
     @property
@@ -141,6 +143,11 @@ class Side(ABC):
             self._closed = True
             self._tell({"bye": True})
             drain(self._wires)
+
+    def place_now(self) -> tuple[str, bool]:
+        """The line of code in which this rank's main thread is, and whether it or the device waits for other ranks."""
+        where, waiting = main_thread_place()
+        return where, waiting or self.device_waits()
 
     def _serve(self) -> None:
         self._looked = time.monotonic()
@@ -205,7 +212,7 @@ class Member(Side):
         self._send({"left": why[:TEXT_LENGTH], "code": code})
 
     def _send(self, news: dict[str, Any], only_if_read: bool = False) -> None:
-        where, waiting = main_thread_place()
+        where, waiting = self.place_now()
         pulse = {**asdict(self._pulse), "allowed": min(self._pulse.allowed, 1e12)}
         with self._lock:
             self._tell({"pulse": pulse, "where": where, "waiting": waiting, **news}, only_if_read)

@@ -24,10 +24,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hyena_ds.errors import say
+from hyena_ds.errors import NotFiniteError, UserError, say
+from hyena_ds.parallel.nodes import looks_for_others
 
 STOP_FILE = "HYENA_STOP_FILE"
-"""Names a file; once it exists, the run stops. It holds the number of the signal that somebody else received."""
+"""Names a file; once it exists, the run stops. It holds the number of the signal that somebody else received. The first
+rank of a machine looks for it; the others hear of it by its votes, or by its end."""
 STARTED = "HYENA_STARTED"
 """time.monotonic() at the start of the outermost command on this machine, from which the deadline counts."""
 AT_ONCE = signal.SIGKILL
@@ -39,6 +41,8 @@ DEADLINE_CODE = 75
 """EX_TEMPFAIL: start it again later."""
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
 """Exit codes of a run that was asked to stop, and saved."""
+WANTED_CODES = (0, UserError.exit_code, NotFiniteError.exit_code, *STOPPED_CODES)
+"""Exit codes of a run that ended as somebody wanted, or that would end the same way again."""
 
 _LOOK_SECONDS = 0.5
 
@@ -98,7 +102,9 @@ class Interruption:
         self._stops = (*(Stop(name_of(number), 128 + number) for number in SIGNALS), late)
         started = float(os.environ.get(STARTED) or time.monotonic())
         self._deadline = math.inf if stop_after_seconds is None else started + stop_after_seconds
-        path = os.environ.get(STOP_FILE)
+        path = (
+            os.environ.get(STOP_FILE) if looks_for_others() else None
+        )  # what one rank of a machine sees, all agree on
         self._stop_file = Path(path) if path else None
         self._requests = Requests()
         self._holding = False

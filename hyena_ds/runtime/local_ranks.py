@@ -20,6 +20,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.ops.sizes import GIVEN_BACK
 from hyena_ds.parallel.listening import free_port
+from hyena_ds.parallel.nodes import ranks_said_here
 from hyena_ds.runtime.relay import run_relayed
 
 TUNABLES = {
@@ -119,7 +120,7 @@ def bind_cores() -> None:
 
     Nothing happens to one rank, to a process that somebody has bound already, or where ranks outnumber cores.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # torchrun's, deepspeed's
+    ranks = ranks_said_here() or 1
     cores = usable_cores()
     if os.environ.get("HYENA_BIND_CORES") != "1" or sys.platform != "linux" or ranks == 1:
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 from hyena_ds.parallel.listening import listen
 from hyena_ds.runtime.door import INTRODUCTION_BYTES, LOOK_SECONDS, Door
-from hyena_ds.runtime.heartbeat import BEAT_SECONDS, TICK, Fault, OnFault, Place, Pulse, Side, main_thread_place
+from hyena_ds.runtime.heartbeat import BEAT_SECONDS, TICK, Fault, OnFault, Place, Pulse, Side
 from hyena_ds.runtime.wire import LINE_BYTES, TEXT_LENGTH, Wire, parsed, record, text, truth, whole
 
 _PLACES_A_LINE = 16
@@ -37,7 +37,7 @@ class Seen:
     where: str = ""
     """The line of code in which its main thread is."""
     waiting: bool = False
-    """Whether that is inside a collective."""
+    """Whether that is inside a collective, or its device stands in one."""
     wire: Wire | None = None
     unreadable: int = 0
     """Messages of it that could not be read."""
@@ -217,7 +217,7 @@ class Monitor(Side):
         if own.pulse is self._pulse or own.pulse.progress != self._pulse.progress:
             own.progress_at = now
         own.pulse = Pulse(**asdict(self._pulse))
-        own.where, own.waiting = main_thread_place()
+        own.where, own.waiting = self.place_now()
 
     def _first_fault(self, now: float) -> Fault | None:
         if self._own_error is not None:

@@ -17,11 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.errors import LocalError, say
 from hyena_ds.files.growing import append_line
 from hyena_ds.parallel.listening import meeting_address
@@ -46,6 +46,18 @@ FIRST_SLOWER = 3.0
 """So many times more for a stage's first step: longer contexts take more time a token, and memory is taken anew."""
 
 _LAST_WORDS_SECONDS = 3.0
+_LONGEST_WAIT = timedelta(days=24)
+"""Milliseconds that fit in 31 bits, as some of torch's waits want."""
+
+
+def longest_exchange(config: WatchdogConfig) -> timedelta | None:
+    """How long the back end lets an exchange last: longer than any rank may be without progress, so that the watchdog is the
+    first to end it, and names the cause. None where nothing watches: the back end's own limit is all there is then.
+    """
+    if not config.enabled:
+        return None
+    longest = max(config.start, config.step, config.validation, config.save)
+    return min(timedelta(seconds=FIRST_SLOWER * longest + config.silence), _LONGEST_WAIT)
 
 
 class Pace:
@@ -69,7 +81,7 @@ def stuck(ranks: list[Seen], now: float) -> Fault | None:
     """The fault of a rank whose progress has ended for longer than its phase allows, while it answers.
 
     The others wait for the culprit, so it is behind them; where all have done as much, it is the one that does not wait in
-    a collective.
+    a collective, neither its main thread nor its device.
     """
     late = [seen for seen in ranks if now - seen.progress_at > seen.pulse.allowed]
     if not late:
@@ -155,6 +167,11 @@ class Watchdog:
                 ) from None
 
         self._side = all_succeed(side)
+
+    def look_at(self, device_waits: Callable[[], bool]) -> None:
+        """From now on ask `device_waits` whether this rank's device waits for an exchange; any thread may call it."""
+        if self._side is not None:
+            self._side.device_waits = device_waits
 
     def begin_step(self, step: int, stage: int, tokens: int) -> None:
         """A training step begins; `step` is its number in metrics.jsonl."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,13 @@ class Prepared:
     """SHA-256 of the test set."""
     rules: tuple[tuple[str, dict[str, float]], ...] = ()
     """Rules without a model: name, and metrics on the test set."""
+    of_groups: dict[str, tuple[tuple[str, dict[str, float]], ...]] = field(default_factory=dict)
+    """The same by group of outputs."""
 
-    def best(self, metric: str) -> tuple[str, float] | None:
-        """The rule of the highest value of a metric, and the value; None where none is known."""
-        known = [(name, found[metric]) for name, found in self.rules if metric in found]
+    def best(self, metric: str, group: str | None = None) -> tuple[str, float] | None:
+        """The rule of the highest value of a metric, on all outputs or a group's, and the value; None where none is known."""
+        rules = self.rules if group is None else self.of_groups.get(group, ())
+        known = [(name, found[metric]) for name, found in rules if metric in found]
         return max(known, key=lambda one: one[1], default=None)
 
 
@@ -58,18 +61,24 @@ def read_prepared(suite: SuiteConfig, task: SuiteTask) -> Prepared | None:
         return Prepared(error=found["error"])
     try:
         audit, zero = found["audit"], found["row_zero"]
-        rules = [
-            (str(rule["rule"]), {name: float(value) for name, value in rule.items() if type(value) in (int, float)})
-            for rule in zero["rules"]
-        ]
+        rules = [(str(rule["rule"]), _numbers(rule)) for rule in zero["rules"]]
+        of_groups = {
+            group: tuple((str(rule["rule"]), _numbers(rule["groups"].get(group, {}))) for rule in zero["rules"])
+            for group in task.groups
+        }
         reasons = tuple(f"{each['level']}: {each['text']}" for each in audit["reasons"])
         rows = int(zero["train"]), int(audit["test"]["sequences"])
-        if audit["verdict"] not in LEVELS or not all(is_number(value) for _, one in rules for value in one.values()):
+        said = [value for some in (rules, *of_groups.values()) for _, one in some for value in one.values()]
+        if audit["verdict"] not in LEVELS or not all(map(is_number, said)):
             return None
         whole, digest = int(audit["train"]["sequences"]), str(found["digests"]["test"])
-        return Prepared(None, audit["verdict"], reasons, rows, whole, digest, tuple(rules))
+        return Prepared(None, audit["verdict"], reasons, rows, whole, digest, tuple(rules), of_groups)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in found.items() if type(value) in (int, float)}
 
 
 def prepare(plan: Plan, task: SuiteTask) -> Prepared:
@@ -92,7 +101,8 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     for package in ("scipy", "sklearn"):
         need(package, "predict")
     from hyena_ds.suites.audit import audit
-    from hyena_ds.tasks.labelled_sets import digest, read_labels, read_sets
+    from hyena_ds.suites.row_zero import in_groups
+    from hyena_ds.tasks.labelled_sets import digest, groups_of, read_labels, read_sets
 
     _make(plan.suite, task)
     files = plan.suite.files_of(task)
@@ -102,7 +112,8 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
             raise UserError(f"{path}: no such file or directory{get}")
     digests = {split: digest(str(path)) for split, path in files.items()}
     (first, *_) = plan.runs_of(task)
-    about = {"digests": digests, "rows": task.rows, "seed": first.seed if task.rows else None}
+    seed = first.seed if task.rows else None
+    about = {"digests": digests, "rows": task.rows, "seed": seed, "groups": task.groups or None}
     judged = kept.get("audit")
     same = isinstance(judged, dict) and ("dev" in judged) == ("valid" in files)
     if same and all(kept.get(name) == value for name, value in about.items()):
@@ -115,8 +126,13 @@ def _prepared(plan: Plan, task: SuiteTask, kept: dict[str, Any]) -> dict[str, An
     if task.rows is not None and task.rows < len(train):
         part = read_sets(first.config, first.seed).train
         zero, drawn = audit(part, test), len(part)
-    rules = {"train": drawn, "rules": zero.as_dict()["row_zero"]}
-    return {**about, "audit": whole.as_dict(), "row_zero": rules}
+    rules = zero.as_dict()["row_zero"]
+    if task.groups:
+        groups = groups_of(first.config, test.classes)
+        rules = [
+            {**said, "groups": in_groups(rule, test, groups)} for said, rule in zip(rules, zero.row_zero, strict=True)
+        ]
+    return {**about, "audit": whole.as_dict(), "row_zero": {"train": drawn, "rules": rules}}
 
 
 def _make(suite: SuiteConfig, task: SuiteTask) -> None:

@@ -5,7 +5,7 @@ m test sequences, C classes, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +113,18 @@ def true_targets(test: LabelledSet) -> NDArray[np.generic]:
 def _rule(kind: str, truth: NDArray[np.generic], name: str, chosen: str, predictions: Scores, family: Family) -> Rule:
     metrics = measured(kind, truth, predictions)
     return Rule(name, family, chosen, predictions, metrics, values.skill_of(kind, truth, predictions))
+
+
+def in_groups(
+    rule: Rule, test: LabelledSet, groups: Mapping[str, NDArray[np.int64]]
+) -> dict[str, dict[str, float | None]]:
+    """Metrics of a rule on each group of the outputs of a multilabel set; None where one cannot be said."""
+    truth = np.asarray(test.targets)
+    found = {name: measured("multilabel", truth[:, of], rule.predictions[:, of]) for name, of in groups.items()}
+    return {
+        name: {metric: None if np.isnan(value) else value for metric, value in one.items()}
+        for name, one in found.items()
+    }
 
 
 def skill_on(kind: str, rule: Rule, truth: NDArray[np.generic], rows: NDArray[np.bool_]) -> float:

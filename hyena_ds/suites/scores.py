@@ -1,7 +1,7 @@
 """What a suite's runs came to: scores by task, row and seed, and paired tests between rows.
 
     RUN/summary.json, RUN.outcome.json, tasks/TASK.json --> TaskScores: audit, row zero, a RowScores each, a Pair of any two
-    a group of a task's outputs ---------------------------> TaskScores of its own, without row zero
+    a group of a task's outputs ---------------------------> TaskScores of its own
 
 Also while they run. Takes no torch. n seeds.
 """
@@ -123,8 +123,8 @@ class TaskScores:
 
     @property
     def row_zero(self) -> tuple[str, float] | None:
-        """The best rule without a model, and its score; None of a group."""
-        return None if self.prepared is None or self.group is not None else self.prepared.best(self.task.metric)
+        """The best rule without a model, and its score."""
+        return None if self.prepared is None else self.prepared.best(self.task.metric, self.group)
 
     @property
     def best(self) -> RowScores | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import MicroBatch, Slice, StepBatch, make_micro_batch, stage_steps
 from hyena_ds.data.provenance import Consumed, consumed, write_order
+from hyena_ds.data.shards import ShardIndex
 from hyena_ds.data.stream import Sample, Sources, validation_samples
 from hyena_ds.model.backbone import HyenaDNA, build_model
 from hyena_ds.model.forward_pass import ForwardPass
@@ -25,7 +26,7 @@ from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.tasks.task import Conclusion, Objective, Task
-from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.published import published_sources
 
 BASELINE_ORDERS = (0, 2, 5)
 _TITLES = {"loss": "nats a base", "bits_per_base": "bits a base", "perplexity": "perplexity"}
@@ -67,11 +68,13 @@ class NextTokenTask(Task):
 
     def __init__(self, config: RunConfig):
         self._config = config
+        self._indices: list[ShardIndex] | None = None
+        """Those that all ranks have agreed on; until then whoever needs them reads them."""
         self._held_out: dict[int, list[Sample]] = {}
 
     @cached_property
     def _valid(self) -> Sources:
-        return Sources(self._config.data, "valid")
+        return Sources(self._config.data, "valid", self._indices)
 
     def objective(self) -> NextToken:
         """A language model with the first weights of the config's seed."""
@@ -84,20 +87,21 @@ class NextTokenTask(Task):
         objective.load_state_dict(weights.parameters)
 
     def check_data(self, compute: Compute) -> ShardList:
-        """The list of the shards, which all ranks have found alike. Collective; raises UserError on all ranks."""
-        return check_shards(self._config, compute)
+        """On rank 0 the list of the shards, which every node has found alike. Collective; raises UserError on all ranks."""
+        self._indices, listed = check_shards(self._config, compute)
+        return listed
 
     def write_order(self, file: Path) -> None:
         """Write stream.jsonl: which shards each epoch of a source takes."""
-        write_order(file, self._config)
+        write_order(file, self._config, self._indices)
 
     def steps(self, plan: StagePlan, part: Slice, from_step: int) -> Iterator[StepBatch]:
         """Windows of the sources, in the order that the seed gives."""
-        return stage_steps(self._config.data, self._config.seed, plan, part, from_step)
+        return stage_steps(self._config.data, self._config.seed, plan, part, from_step, self._indices)
 
     def samples(self, step: int) -> list[Consumed]:
         """Which bases a step takes, with their coordinates."""
-        return consumed(self._config, step)
+        return consumed(self._config, step, self._indices)
 
     def held_out(self, context_length: int) -> list[Sample]:
         """Windows of the validation split, as many as the config says."""
@@ -118,7 +122,7 @@ class NextTokenTask(Task):
 
     def conclude(self, context_length: int, quality: dict[str, float]) -> Conclusion:
         """Set the loss beside Markov models that count the training split."""
-        training = Sources(self._config.data, "train")
+        training = Sources(self._config.data, "train", self._indices)
         samples = self.held_out(context_length)
         losses = markov_losses(training, self._valid, samples, context_length, BASELINE_ORDERS)
         rows = [("HyenaDNA (this run)", quality["loss"])]
@@ -136,6 +140,6 @@ class NextTokenTask(Task):
         ]
         return Conclusion({"markov_losses": {str(order): value for order, value in losses.items()}}, lines)
 
-    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def exported(self, parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The weights under the published names, and the model's shape for their header."""
-        return published_tensors(self._config.model, parameters)
+        return published_sources(self._config.model)

@@ -9,7 +9,8 @@ training process can write in the background. Any safetensors reader opens the r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,16 +20,26 @@ _CHUNK = 8 << 20
 
 def safetensors_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """The file of these float32 tensors, on any device; none but the one that is read is copied."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    yield header({name: tensor.shape for name, tensor in tensors.items()}, metadata)
+    yield from data(tensors.values())
+
+
+def header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> bytes:
+    """What a file of float32 tensors of these shapes begins with; their bytes follow in the same order."""
+    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name, tensor in tensors.items():
-        assert tensor.dtype == torch.float32, f"{name} is {tensor.dtype}"
-        begin, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        content[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(content).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    yield len(text).to_bytes(8, "little") + text
-    for tensor in tensors.values():
+    return len(text).to_bytes(8, "little") + text
+
+
+def data(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+    """The bytes of float32 tensors, one after the other."""
+    for tensor in tensors:
+        assert tensor.dtype == torch.float32, f"found {tensor.dtype}"
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         for at in range(0, len(flat), _CHUNK):
             yield flat[at : at + _CHUNK]

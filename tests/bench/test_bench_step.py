@@ -26,11 +26,22 @@ def bench(path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_row_holds_time_memory_and_the_least_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = bench(tmp_path / "r.json", "--context-length", "256", "--sequence-parallel", "2", "--transformer")
+    result = bench(
+        tmp_path / "r.json",
+        "--context-length",
+        "256",
+        "--sequence-parallel",
+        "2",
+        "--transformer",
+        "plain",
+        "checkpointed",
+    )
     assert result["machine"]["cores"] >= 1 and result["machine"]["torch"]
     assert "bench step" not in result["date"]
-    two, transformer = result["rows"]
-    assert [row["side"] for row in result["rows"]] == ["hyena-ds, balanced, sp 2", "transformer"]
+    two, transformer, checkpointed = result["rows"]
+    sides = ["hyena-ds, balanced, sp 2", "transformer", "transformer, checkpointed"]
+    assert [row["side"] for row in result["rows"]] == sides
+    assert checkpointed["first_loss"] == pytest.approx(transformer["first_loss"], rel=1e-6)
     for row in result["rows"]:
         assert row["status"] == "measured"
         assert row["wall_seconds"]["min"] <= row["wall_seconds"]["median"] <= row["wall_seconds"]["max"]

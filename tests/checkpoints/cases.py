@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from hyena_ds.checkpoints.engine_state import MOMENTS, PARAMETER, fragments, loa
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.schema import CheckpointConfig, RunConfig
+from hyena_ds.config.checkpoint import CheckpointConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.nodes import Nodes
 from hyena_ds.training.step import train_step
 from tests.distributed.cases import _call, _engine
 from tests.distributed.work import CONTEXT, SEED, Grid, lively_model, make_batch, run_config
@@ -69,24 +72,26 @@ def steps_until_complete(compute: Compute, directory: Path) -> int:
 
 
 def save_and_load(
-    compute: Compute, directory: Path, zero_stage: int, load: Path | None, save_as: Path | None
+    compute: Compute, directory: Path, zero_stage: int, load: Path | None, save_as: Path | None, nodes: Nodes = ()
 ) -> dict[str, tuple[int, Tensor]]:
-    """An engine that trained two steps, or the one of checkpoint `load`; saved below `save_as`.
+    """An engine that trained two steps, or the one of checkpoint `load`; saved below `save_as`, as if the ranks were on `nodes`.
 
     This rank's fragments of it: {KIND/NAME: (offset, slice)}.
     """
+    compute = replace(compute, known_nodes=nodes)
     config = tiny(compute.ranks, zero_stage)
     writer = CheckpointWriter(save_as or Path(), config, compute, RUN)
     model = lively_model(config.model) if load is None else build_model(config.model, 1)
     updates = 0
     if load is not None:
         checkpoint = read_checkpoint(load)
-        saved = SavedState(checkpoint, {name: parameter.shape for name, parameter in model.named_parameters()})
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        saved = SavedState(checkpoint, shapes, compute=compute)
         model.load_state_dict(saved.parameters())
         updates = checkpoint.record.updates
     with _engine(compute, config, model, None) as engine:
         if load is not None:
-            load_moments(engine, saved.tensor, updates)
+            load_moments(engine, saved.chunks, updates)
         else:
             for step in range(2):
                 _train(compute, config, engine, writer, step)

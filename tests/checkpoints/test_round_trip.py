@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 import hyena_ds
+from hyena_ds.checkpoints.listing import list_checkpoints
 from hyena_ds.checkpoints.manifest import Checkpoint, Manifest, Record, RunState, Written, read_checkpoint, write_file
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
+from hyena_ds.parallel.nodes import Nodes
 from hyena_ds.weights.tensor_file import safetensors_chunks
 from tests.checkpoints import cases
 from tests.distributed.pool import Pool
@@ -21,21 +23,39 @@ from tests.distributed.work import lively_model
 
 PATHS = [((2, 0), (4, 3)), ((4, 3), (1, 2)), ((1, 2), (2, 1)), ((4, 1), (2, 0)), ((2, 3), (4, 1))]
 """(ranks, ZeRO stage) that saves and that loads: every stage on both sides, from fewer to more ranks and back."""
+NODES = [
+    ((), ((0, 2), (1, 3))),
+    (((0, 1), (2, 3)), ()),
+    ((), ((0, 1),)),
+    (((0, 1), (2,), (3,)), ()),
+    (((0, 1),), ((0, 1, 2, 3),)),
+]
+"""For each of them, the nodes of both; without, every rank is a node, as in a checkpoint from before there was a file a node."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "target"), PATHS, ids=[f"{a}-to-{b}" for a, b in PATHS])
-def test_parameters_and_moments_are_the_same_on_any_ranks_and_zero_stage(
-    source: tuple[int, int], target: tuple[int, int], ranks: Callable[[int], Pool], tmp_path: Path
+@pytest.mark.parametrize(
+    ("source", "target", "nodes"),
+    [(*path, nodes) for path, nodes in zip(PATHS, NODES, strict=True)],
+    ids=[f"{a}-to-{b}" for a, b in PATHS],
+)
+def test_parameters_and_moments_are_the_same_on_any_ranks_nodes_and_zero_stage(
+    source: tuple[int, int],
+    target: tuple[int, int],
+    nodes: tuple[Nodes, Nodes],
+    ranks: Callable[[int], Pool],
+    tmp_path: Path,
 ) -> None:
     saved = ranks(source[0]).run(
-        cases.save_and_load, zero_stage=source[1], directory=tmp_path, load=None, save_as=tmp_path
+        cases.save_and_load, zero_stage=source[1], directory=tmp_path, load=None, save_as=tmp_path, nodes=nodes[0]
     )
     checkpoint = tmp_path / "step-00000002"
+    assert len(list(checkpoint.glob("state-*"))) == (len(nodes[0]) or source[0])
+    assert list_checkpoints(checkpoint.parent, verify=True)[1]
     record = read_checkpoint(checkpoint, first=0).record
     again = tmp_path / "again"
     loaded = ranks(target[0]).run(
-        cases.save_and_load, zero_stage=target[1], directory=tmp_path, load=checkpoint, save_as=again
+        cases.save_and_load, zero_stage=target[1], directory=tmp_path, load=checkpoint, save_as=again, nodes=nodes[1]
     )
     before, after = cases.assembled(saved), cases.assembled(loaded)
     assert before.keys() == after.keys() and len(before) == 3 * len(

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.checkpoints.directory import begin, complete, named_checkpoint, newest_whole, problem_of, set_aside_after
+from hyena_ds.checkpoints.directory import (
+    begin,
+    checkpoints_in,
+    clear,
+    complete,
+    hide,
+    named_checkpoint,
+    newest_whole,
+    problem_of,
+    set_aside_after,
+    surplus,
+)
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Record, RunState, write_file, write_manifest
 from tests.checkpoints import cases
 from tests.distributed.pool import Pool
@@ -123,7 +134,11 @@ def small(directory: Path, step: int, keep_last: int = 2, keep_every: int | None
     texts = {RUN_STATE: record.text(), WEIGHTS: f"weights of {step}"}
     files = {name: write_file(partial / name, [text.encode()]) for name, text in texts.items()}
     write_manifest(partial, "run", step, files)
-    return complete(partial, step, keep_last, keep_every)
+    news = complete(partial, step)
+    there = checkpoints_in(directory)
+    going = surplus(there, step, keep_last, keep_every, None, lambda path: problem_of(path) is None)
+    said, hidden = hide(going)
+    return news + said + clear(hidden.values())
 
 
 def names(directory: Path) -> list[str]:

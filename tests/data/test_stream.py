@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from itertools import product
 from pathlib import Path
 
@@ -207,6 +209,24 @@ def test_any_number_of_workers_and_any_restart_read_the_same_steps(shards: Path)
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
     restarted = list(stage_steps(config, 7, stage, part, 13))
     assert all(equal(a, b) for a, b in zip(alone[3:], restarted, strict=True))
+
+
+def test_readers_beside_a_device_are_spawned_and_read_the_same(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked one would have the device's context, and the locks of NCCL's threads as they stood."""
+    stage, part = plan(L, 4, dp=2, steps=3, first_step=10), Slice(1, 0, L)
+    alone = list(stage_steps(data_config(shards), 7, stage, part, 10))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    steps = stage_steps(data_config(shards, workers=1), 7, stage, part, 10)
+    helped = [next(steps)]
+    (reader,) = multiprocessing.active_children()
+    assert type(reader).__name__ == "SpawnProcess"
+    status = Path(f"/proc/{reader.pid}/status").read_text(encoding="ascii")
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set(), "this process hears them again"
+    helped += list(steps)
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert next(stage_steps(data_config(shards), 7, stage, part, 12)).step == 12, "without readers nothing is started"
 
 
 def test_validation_windows_are_always_the_same_at_most_as_many_and_spread_over_the_split(shards: Path) -> None:

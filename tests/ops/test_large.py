@@ -67,6 +67,16 @@ def test_what_is_given_back_is_held_no_more() -> None:
     assert _resident() - before < 1 << 27
 
 
+def test_a_devices_memory_is_given_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append("all"))
+    large.give_back()
+    assert given_back == [], "there is no device, and none is woken up"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    large.give_back()
+    assert given_back == ["all"]
+
+
 def test_plain_tensors_are_torchs_own() -> None:
     with large.plain():
         assert large.empty(SHAPE, CPU).untyped_storage().resizable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,3 +30,21 @@ def test_a_rank_of_512_makes_a_group_for_each_size(monkeypatch: pytest.MonkeyPat
             64: (64, 1),
         }
     assert made == [[0, 1], [*range(8)], [*range(64)]]
+
+
+def test_groups_of_a_device_go_first_and_have_the_limit_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(dist, "new_group", lambda ranks, **options: made.append({"ranks": ranks, **options}))
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", SimpleNamespace(Options=lambda **given: given), raising=False)
+    hour = timedelta(hours=1)
+    for backend in ("nccl", "gloo"):
+        monkeypatch.setattr(dist, "get_backend", lambda group=None, backend=backend: backend)
+        create_groups([1, 2, 4], 5, 8, hour)
+    first = {"is_high_priority_stream": True}
+    found = [(each["ranks"], each["timeout"], each["pg_options"]) for each in made]
+    assert found == [
+        ([4, 5], hour, first),
+        ([4, 5, 6, 7], hour, first),
+        ([4, 5], hour, None),
+        ([4, 5, 6, 7], hour, None),
+    ]

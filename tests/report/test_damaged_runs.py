@@ -124,7 +124,7 @@ def add_checkpoints(run: Path, config: RunConfig) -> None:
         texts = {RUN_STATE: record.text(), WEIGHTS: "weights"}
         files = {name: write_file(partial / name, [text.encode()]) for name, text in texts.items()}
         write_manifest(partial, "run", step, files)
-        complete(partial, step, 3, None)
+        complete(partial, step)
 
 
 @pytest.fixture(scope="module")

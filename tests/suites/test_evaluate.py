@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -101,6 +102,28 @@ def test_a_validation_set_that_is_a_file_is_audited_too(tmp_path: Path) -> None:
     kept["audit"]["reasons"] = []
     file.write_text(json.dumps(kept))  # as before validation sets were looked at
     assert prepare(plan, first) == found
+
+
+def test_row_zero_is_said_of_groups_of_outputs_too(tmp_path: Path) -> None:
+    groups = {"by its letters": "A_", "by chance": "B_"}
+    grouped = task("of/a", kind="multilabel", metric="median_auroc", groups=groups)
+    plan = load(write_suite(tmp_path, tasks=[grouped, task("of/b")]))
+    draw = random.Random(1)
+    for split in ("train", "test"):
+        file = tmp_path / "data" / "a" / f"{split}.csv"
+        rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
+        lines = [f"{sequence},{label},{draw.randrange(2)}" for sequence, label in rows]
+        file.write_text("\n".join(["sequence,label_A_1,label_B_1", *lines]) + "\n")
+    found = prepare(plan, plan.suite.tasks[0])
+    by_letters, by_chance = (found.best("median_auroc", group) for group in groups)
+    assert by_letters is not None and by_letters[1] > 0.7
+    assert by_chance is not None and by_chance[1] < by_letters[1]
+    assert [one.row_zero for one in scores_of(plan)][1:3] == [by_letters, by_chance]
+    file = plan.suite.directory / "tasks" / "of" / "a.json"
+    kept = json.loads(file.read_text())
+    del kept["groups"]
+    file.write_text(json.dumps(kept))  # as before groups were looked at
+    assert prepare(plan, plan.suite.tasks[0]) == found
 
 
 @pytest.mark.parametrize(

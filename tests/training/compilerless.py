@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hyena_ds.config.schema import OptimizerConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.parallel.devices import start_compute
 from hyena_ds.training.engine import build_engine
 
@@ -21,7 +22,8 @@ class Layer(nn.Linear):
 def main() -> None:
     start_compute()
     for stage in (1, 3):
-        config = SimpleNamespace(cuda_graphs=False, deepspeed_log=False, optimizer=OptimizerConfig(), zero_stage=stage)
+        others = {"optimizer": OptimizerConfig(), "watchdog": WatchdogConfig()}
+        config = SimpleNamespace(cuda_graphs=False, deepspeed_log=False, zero_stage=stage, **others)
         engine = build_engine(config, Layer(4, 4), 1)
         engine.backward(engine(torch.ones(1, 4)).sum())
         engine.step()

@@ -193,11 +193,18 @@ def test_no_sequence_parallel_is_proposed_beyond_the_width() -> None:
 def test_other_errors_are_left_as_they_are() -> None:
     config = _config("lean", 1, 1)
     (plan,) = plan_stages(config, 1)
-    for error in (RuntimeError("shapes do not match"), UserError("yours"), KeyError("k")):
+    others = (RuntimeError("shapes do not match"), RuntimeError("cuFFT error: CUFFT_INVALID_SIZE"), UserError("yours"))
+    for error in (*others, KeyError("k")):
         with pytest.raises(type(error)) as caught, in_a_sentence(config, plan):
             raise error
         assert caught.value is error
-    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError(),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ):
         with pytest.raises(LocalError, match=r"^stage 0: out of memory"), in_a_sentence(config, plan):
             raise error
 

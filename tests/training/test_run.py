@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import hyena_ds
+from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.config.loading import load_yaml
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sources, validation_samples
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.training.clock import StepClock
+from hyena_ds.training.run import _Run
 from tests.model.golden import weights_path
 from tests.training.runs import make_shards, rows, train, write_config
 
@@ -34,6 +39,8 @@ STEP_FIELDS = [
     "peak_memory_gib",
     "exchange_share",
     "input_wait_seconds",
+    "mfu",
+    "limit_share",
 ]
 
 
@@ -127,3 +134,15 @@ def test_a_new_run_starts_from_published_weights_with_a_fresh_optimizer(shards: 
 def test_any_webdataset_reader_opens_the_shards(shards: Path) -> None:
     samples = list(wds.WebDataset(str(shards / "train-000000.tar"), shardshuffle=False))
     assert samples and all({"tokens", "json"} <= set(sample) for sample in samples)
+
+
+def test_memory_of_a_stage_goes_back_before_the_next_one_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("hyena_ds.training.run.give_back", lambda: done.append("give back"))
+    stages = _Run.__new__(_Run)
+    stages.state, stages.clock = RunState(0, 0, 0), StepClock(Compute(torch.device("cpu"), "none", 0, 1, 0))
+    stages._pass_of_stage = lambda plan: (None, None)  # type: ignore[method-assign, assignment, return-value]
+    stages.task = SimpleNamespace(steps=lambda *_: iter(done.append("read") or ()))  # type: ignore[assignment, func-returns-value]
+    for _ in range(2):
+        assert stages._stage(None) is None  # type: ignore[arg-type]
+    assert done == ["give back", "read"] * 2

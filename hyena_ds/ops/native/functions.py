@@ -132,7 +132,7 @@ def gates(
     y_BDn: Tensor | None = None,
     z_BDn: Tensor | None = None,
 ) -> None:
-    """Of x0, x1, v = short filter(p + bias): u = x1 v, dy = dz x0, z = y x0, into those that are given.
+    """From x0, x1, v = short filter(p + bias): u = x1 v, dy = dz x0, z = y x0, into those that are given.
 
     `starts`: the two tokens before the tile are none, and what p has there is overwritten.
     """

@@ -29,7 +29,7 @@ _FLAGS = (
     "-shared", "-fPIC",
 )  # fmt: skip
 _WIDE = "-mprefer-vector-width=512"
-"""Of x86 compilers: else they use half of a register of AVX-512."""
+"""For x86 compilers, which else use half of a register of AVX-512."""
 _SECONDS = 120.0
 _CURE = "install gcc or clang"
 
@@ -81,7 +81,7 @@ def _compile(command: list[str], path: Path) -> None:
 
 
 def _fingerprint(command: list[str]) -> str:
-    """Of everything that the library depends on."""
+    """A digest of everything that the library depends on."""
     found = hashlib.sha256()
     for source in _SOURCES:
         found.update((_HERE / source).read_bytes())
