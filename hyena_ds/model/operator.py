@@ -82,6 +82,7 @@ def operator_forward(
         x0, x1, v = short_convolution(project(tile), *short).chunk(3, dim=1)
         x0_BDl[columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[columns(tile)])
+        del x0, x1, v  # neither beside the next tile's nor beside the transforms
     if call.watch is not None:
         call.watch(r_BlD, u_BDl)
     y_BDl, groups = convolution_forward(u_BDl, k_dL, weights.skip, call)
