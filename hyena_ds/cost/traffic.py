@@ -162,7 +162,7 @@ def _alike(shape: StepShape, on_cpu: bool) -> list[tuple[int, int]]:
     layers = shape.layers
     if on_cpu:
         return [(0, layers)]
-    kinds = []
+    kinds: list[tuple[int, int]] = []
     for after in range(layers):
         if pieces(shape, on_cpu, after) == pieces(shape, on_cpu, after, AT_WORK_IN_FILTER) == 1:
             return [*kinds, (after, layers - after)]
