@@ -54,7 +54,8 @@ class Uploads:
         self._directory, self._metrics, self._say = directory, metrics, say
         self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.tiers]
         self._last = list(newest or [0] * len(self._stores))
-        self._newest, self._selected = resumed, None
+        self._newest = resumed
+        self._selected: int | None = None
         self._under_way: list[_Upload | None] = [None] * len(self._stores)
         self._news: SimpleQueue[str] = SimpleQueue()
         self._given_up: str | None = None
