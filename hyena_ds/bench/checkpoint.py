@@ -27,9 +27,9 @@ from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, read_checkpoint
 from hyena_ds.checkpoints.writer import CheckpointWriter
+from hyena_ds.config.checkpoint import CheckpointConfig
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import CheckpointConfig
 from hyena_ds.cost.shape import parameters
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model

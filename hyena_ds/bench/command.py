@@ -41,6 +41,7 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(step, "--sequence-parallel", [1], "ranks that share a sequence")
     add_option(step, "--policy", ["balanced"], "activation policies", choices=list(POLICIES))
     add_option(step, "--precision", ["float32"], "of projections and MLP", choices=_PRECISIONS)
+    add_option(step, "--kernels", ["portable"], "of this trainer", choices=["portable", "native"])
     step.add_argument(
         "--reference", metavar="DIR", help="also run the published code: a clone of HazyResearch/hyena-dna"
     )
@@ -70,6 +71,11 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
         _add_shape(part)
         add_option(part, "--sequence-parallel", ranks, "ranks that share a sequence")
         _finish(part, name, rounds=5)
+    watch = commands.add_parser("watch", help="what looking for slow ranks and flipped bits costs beside a step")
+    _add_shape(watch)
+    add_option(watch, "--layers", 2, "blocks")
+    add_option(watch, "--sequence-parallel", 2, "ranks that share a sequence")
+    _finish(watch, "watch", rounds=15)
     loader = commands.add_parser("loader", help="samples and tokens a second from the shards of a config")
     add_option(loader, "--config", "configs/quickstart.yaml", "YAML of a run")
     add_option(loader, "--steps", 20, "optimizer steps to read in each stage")

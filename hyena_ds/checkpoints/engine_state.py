@@ -59,23 +59,25 @@ def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
         yield Fragment(place.name, place.offset, slices)
 
 
-def whole_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> dict[str, Tensor]:
-    """Every parameter in its shape, on rank 0 (elsewhere nothing), copied to main memory on request.
+def gathers(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Whether no rank has whole parameters, so that reading one is collective: under ZeRO-3."""
+    return bool(engine.zero_optimization_stage() == 3)
 
-    Collective under ZeRO-3, which has no rank with whole parameters: gathered and copied one at a time.
+
+def frozen_parameters(engine: deepspeed.DeepSpeedEngine, copy: bool) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that are not trained, of which each rank saves its share whole: they have no moments.
+
+    Copied to main memory on request. Collective under ZeRO-3: gathered and copied one at a time.
     """
-    gathers = engine.zero_optimization_stage() == 3
-    whole: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=gathers):
-            if dist.get_rank() == 0:
-                whole[name] = parameter.detach().to("cpu", copy=True) if copy or gathers else parameter.detach()
-    return whole
-
-
-def frozen_parameters(engine: deepspeed.DeepSpeedEngine) -> list[str]:
-    """Names of the parameters that are not trained: they have no moments, and one rank saves them whole."""
-    return [name for name, parameter in engine.module.named_parameters() if not parameter.requires_grad]
+    gathered = gathers(engine)
+    frozen = [(name, each) for name, each in engine.module.named_parameters() if not each.requires_grad]
+    for number, (name, parameter) in enumerate(frozen):
+        own = number % dist.get_world_size() == dist.get_rank()
+        if own or gathered:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=gathered):
+                value = parameter.detach()
+                if own:
+                    yield name, value.to("cpu", copy=True) if copy or gathered else value
 
 
 def updates_done(engine: deepspeed.DeepSpeedEngine) -> int:

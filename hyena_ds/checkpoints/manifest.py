@@ -27,7 +27,7 @@ from hyena_ds.files.whole import to_disk
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
 FORMAT_OF_PARTS = "hyena-ds checkpoint 3"
-"""The format of a manifest whose files have parts. What has none is written, and read by older versions, as it always was."""
+"""Said by a manifest whose files have parts. What has none is written, and read by older versions, as it always was."""
 STEP_NAME = re.compile(r"step-([0-9]{8,})")
 
 
@@ -231,7 +231,7 @@ def check_file(checkpoint: Path, name: str, wanted: Written, parts: Collection[i
             raise UserError(f"{file}: found a link out of the checkpoint, wanted a file of its own; {_CURE}")
         if found.st_size != wanted.bytes:
             raise UserError(f"{file}: found {found.st_size} bytes, wanted {wanted.bytes}: the file is damaged; {_CURE}")
-        if parts and not _sums_agree(file, wanted, parts):
+        if parts and not sums_agree(file, wanted, parts):
             raise UserError(f"{file}: does not match its SHA-256 in {MANIFEST}: the file is damaged; {_CURE}")
     except FileNotFoundError:
         raise UserError(f"{file}: missing, and the checkpoint's manifest lists it; {_CURE}") from None
@@ -239,7 +239,8 @@ def check_file(checkpoint: Path, name: str, wanted: Written, parts: Collection[i
         raise UserError(f"{file}: not readable ({error.strerror}); {_CURE}") from None
 
 
-def _sums_agree(path: Path, wanted: Written, parts: Collection[int]) -> bool:
+def sums_agree(path: Path, wanted: Written, parts: Collection[int]) -> bool:
+    """Whether these parts of a file have the sums that were written. Raises OSError."""
     ends = list(accumulate(count for count, _ in wanted.checked))
     with path.open("rb") as file:
         for part in parts:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import torch
 
 from hyena_ds.checkpoints.choice import read_together
 from hyena_ds.checkpoints.directory import begin, checkpoints_in, clear, complete, hide, surplus
-from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done, whole_parameters
+from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done
 from hyena_ds.checkpoints.manifest import (
     RUN_STATE,
     WEIGHTS,
@@ -36,6 +35,8 @@ from hyena_ds.checkpoints.manifest import (
     write_manifest,
 )
 from hyena_ds.checkpoints.saved_state import key_of, named_slices, state_file
+from hyena_ds.checkpoints.upload import Uploads
+from hyena_ds.checkpoints.weights_file import Export, WeightsFile
 from hyena_ds.config.arithmetic import plan_stages
 from hyena_ds.config.loading import to_plain
 from hyena_ds.config.schema import RunConfig
@@ -43,11 +44,8 @@ from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.redaction import kept
-from hyena_ds.weights.published import published_tensors
-from hyena_ds.weights.tensor_file import data, header, safetensors_chunks
-
-Export = Callable[[dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, str]]]
-"""Whole parameters by name --> tensors and header of weights.safetensors."""
+from hyena_ds.weights.published import published_sources
+from hyena_ds.weights.tensor_file import data, header
 
 
 class CheckpointWriter:
@@ -72,26 +70,37 @@ class CheckpointWriter:
         shards: str | None = None,
         say: Callable[[str], object] = print,
         exported: Export | None = None,
+        uploads: Uploads | None = None,
     ):
         """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
-        digest of its data. `exported` makes weights.safetensors of the whole parameters (by default the language model's
+        digest of its data. `exported` says what weights.safetensors holds (by default the language model's
         own). On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
-        and is still there."""
+        and is still there. `uploads` copies what is complete to the tiers."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
         self._shards = shards
         self._job: _Job | None = None
         self._say, self._said = say, set[str]()
-        self._exported = exported or partial(published_tensors, config.model)
+        self._exported = exported or (lambda names: published_sources(config.model))
+        self._uploads = uploads
 
     def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written.
 
-        The checkpoint of the step `selected`, this one or an earlier, is kept until another is.
+        The checkpoint of the step `selected`, this one or an earlier, is kept until another is. A run of `steps_only` has none at
+        its end.
         """
+        if self._config.steps_only and state.step == self._config.total_steps:
+            return
         self.finish()
+        if self._uploads:
+            self._uploads.check()
         aside = from_rank_zero(lambda: begin(self._directory, state.step))
         background = self._config.checkpoint.background
-        self._job = _Job(aside, state.step, self._files(engine, state, copy=background), selected)
+        weights = WeightsFile(engine, self._exported, self._compute.nodes[0])
+        files = self._files(engine, state, weights, copy=background)
+        self._job = _Job(aside, state.step, files, selected)
+        if weights.streams:
+            self._job.stream(WEIGHTS, weights.stream(), self._compute.rank == 0)
         if background:
             self._job.thread.start()
         else:
@@ -111,13 +120,23 @@ class CheckpointWriter:
         """Complete the checkpoint under way if the votes of all ranks add up to none that is writing."""
         if self.under_way and votes[0] == 0:
             self._conclude()
+        if self._uploads:
+            self._uploads.tell()
 
     def finish(self) -> None:
         """Wait for the checkpoint under way, if there is one, and complete it."""
         if self.under_way:
             self._conclude()
 
-    def _files(self, engine: deepspeed.DeepSpeedEngine, state: RunState, copy: bool) -> dict[str, _Piece]:
+    def leave(self, mark: Callable[[str], object]) -> None:
+        """Wait for the checkpoint under way, and for its copies in the tiers; `mark` is given the progress."""
+        self.finish()
+        if self._uploads:
+            self._uploads.leave(mark)
+
+    def _files(
+        self, engine: deepspeed.DeepSpeedEngine, state: RunState, weights: WeightsFile, copy: bool
+    ) -> dict[str, _Piece]:
         """What this rank writes, by the names of the files."""
         rank = self._compute.rank
         own: dict[str, torch.Tensor] = {}
@@ -125,12 +144,14 @@ class CheckpointWriter:
             own.update(named_slices(fragment))
         if copy:
             own = {key: tensor.to("cpu", copy=True) for key, tensor in own.items()}
-        whole = whole_parameters(engine, copy)
-        if rank == 0:
-            own |= {key_of(PARAMETER, name, 0): whole[name].view(-1) for name in frozen_parameters(engine)}
+        for name, whole in frozen_parameters(engine, copy):
+            own[key_of(PARAMETER, name, 0)] = whole.view(-1)
         files = self._state_of_node(own)
+        if not weights.streams:
+            piece = weights.piece(copy)
+            if piece is not None:
+                files[WEIGHTS] = _Piece(piece[1], piece[0] if len(self._compute.nodes[0]) > 1 else None)
         if rank == 0:
-            files[WEIGHTS] = _Piece(safetensors_chunks(*self._exported(whole)))
             files[RUN_STATE] = _Piece([self._record(engine, state).text().encode()])
         return files
 
@@ -176,6 +197,8 @@ class CheckpointWriter:
             lambda: self._close(job, {name: joined(found) for name, found in pieces.items()}, problem)
         )
         self._retire(there, job)
+        if self._uploads:
+            self._uploads.completed(job.step, job.selected)
 
     def _retire(self, there: list[Path], job: _Job) -> None:
         """Remove older checkpoints than are kept, each rank its share of their files. Collective."""
@@ -241,6 +264,16 @@ class _Job:
         # A process that ends by an error does not wait for it: the next save clears what it leaves.
         self.thread = threading.Thread(target=self.write, name=f"checkpoint of step {step}", daemon=True)
 
+    def stream(self, name: str, chunks: Iterator[Any], writes: bool) -> None:
+        """Write a file of `chunks` that the ranks make together, on one of them. Never raises; goes on to their end."""
+        try:
+            if writes:
+                self.written[name] = write_file(self.partial / name, chunks)
+        except OSError as error:
+            self.problem = _told(error, self)
+        for _ in chunks:  # the others wait in what makes them
+            pass
+
     def write(self) -> None:
         """Never raises: a problem is kept until the ranks meet."""
         try:
@@ -249,7 +282,7 @@ class _Job:
                 self.written[name] = write_file(self.partial / name, piece.chunks, piece.begin)
                 del self._files[name], piece  # and with them the copy of the state
         except Exception as error:
-            self.problem = _told(error, self)
+            self.problem = self.problem or _told(error, self)
 
 
 def _told(error: Exception, job: _Job) -> str:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Device
 from hyena_ds.cost.shape import StepShape, parameters
-from hyena_ds.cost.traffic import channels_at_once, overlap_groups, pieces
+from hyena_ds.cost.traffic import channels_at_once, chunk_tokens, overlap_groups, pieces
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
-from hyena_ds.ops.sizes import GIVEN_BACK, fft_length, tokens_of_a_chunk, tokens_of_a_tile
+from hyena_ds.ops.sizes import AT_WORK_IN_MLP, GIVEN_BACK, LOSS_PIECES, fft_length, tokens_of_a_tile
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -52,6 +52,8 @@ class Memory:
 
     parts: dict[str, float]
     moment: str
+    host: float = 0.0
+    """Bytes of the host's memory that hold what is offloaded from a GPU; on a CPU they are among the parts."""
 
     @property
     def total(self) -> float:
@@ -69,7 +71,7 @@ def peak_memory(shape: StepShape, device: Device) -> Memory:
         for part, size, count in held:
             parts[part] += size * count
         parts["slack"] = device.slack * with_slack(shape, found, name, device.on_cpu)
-        peaks.append(Memory(parts, name))
+        peaks.append(Memory(parts, name, 0.0 if device.on_cpu else offloaded(shape)))
     return max(peaks, key=lambda memory: memory.total)
 
 
@@ -100,7 +102,7 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     def work(units: float, size: float = unit) -> Held:
         return Held("layer at work", size, units)
 
-    always = _state(shape)
+    always = _state(shape, on_cpu)
     always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit, triton)]
     again = [work(1, filter_unit)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
@@ -118,7 +120,11 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         again_middle = 0 if policy.keep_middle else 2
         of_operator = 2.5 + (4 if policy.keep_projections else 7) * a + own_u
         return {
-            "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+            "loss": [
+                *always,
+                work(2),
+                _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY),
+            ],
             "backward of the MLP": [
                 *always,
                 work(2 + 3 * a + again_middle),
@@ -135,19 +141,19 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         }
     cut = shape.sequence_parallel > 1
     found = {
-        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY)],
         "backward of the MLP": [
             *always,
             work(2 if policy.keep_middle else 3),
             *again,
-            _tile(shape, max(shape.config.mlp_width, 4 * D), on_cpu),
+            _tile(shape, max(shape.config.mlp_width, 4 * D), pieces(shape, on_cpu, 0, AT_WORK_IN_MLP), on_cpu),
         ],
         "backward of the convolution": [
             *convolution,
             *_transforms(shape, kind, on_cpu),
             *_buffers(shape, 1 + own_u, on_cpu),
         ],
-        "backward of the operator": [*convolution, _tile(shape, 4 * D, on_cpu)],
+        "backward of the operator": [*convolution, _tile(shape, 4 * D, pieces(shape, on_cpu), on_cpu)],
         "gradient of the filter": [*operator, work(2), work(2 if cut else 1, filter_unit), _chunk(shape, on_cpu)],
     }
     if not policy.keep_middle:
@@ -182,24 +188,58 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
         parts[tensor.part] += tensor.size * tensor.number
     if shape.sequence_parallel > 1:
         parts["exchange"] += unit  # an activation that comes in pieces, until it is put together
-    parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
+    widest = max(shape.config.mlp_width, 4 * shape.width)
+    parts["tiles"] = _tile(shape, widest, pieces(shape, on_cpu), on_cpu).size * _OF_A_TILE
     if on_cpu:
         parts["slack"] = signal
     moments = {"convolution": parts, "results": {**always, "results": results, "slack": parts["slack"]}}
     return max((Memory(held, name) for name, held in moments.items()), key=lambda memory: memory.total)
 
 
-def _state(shape: StepShape) -> list[Held]:
-    """Weights, gradients, moments and ZeRO's buffers of this rank, float32."""
-    count, ranks, stage = float(_FLOAT32 * parameters(shape.config)), shape.ranks, shape.zero_stage
-    whole = {0: 5.0, 1: 2.0, 2: 1.0, 3: 0.0}[stage]  # weights, gradients; without ZeRO moments and a copy to sum
-    sharded = {0: 0.0, 1: 4.0, 2: 4.0, 3: 5.0}[stage]  # float32 weights, two moments, reduced gradients; weights
-    held = [Held("weights and optimizer", count, whole + sharded / ranks)]
+class State(NamedTuple):
+    """Tensors as large as a share of the float32 weights, of one rank."""
+
+    what: str
+    share: float
+    on_host: bool = False
+    """Whether they are offloaded."""
+    passing: bool = False
+    """Whether they are there during a step only."""
+
+
+def states(shape: StepShape) -> list[State]:
+    """Weights, gradients, moments and what ZeRO has beside them; counted from DeepSpeed 0.19.8 and looked at in tests."""
+    stage, own, host = shape.zero_stage, 1 / shape.ranks, shape.offload_optimizer
+    if stage == 0:
+        return [State("weights", 1), State("moments", 2), State("gradients and a copy to sum", 2, passing=True)]
+    found = [
+        State("float32 weights and moments", 3 * own, host),
+        State("reduced gradients", own, host, passing=not host and stage < 3),
+    ]
     if stage == 3:
-        held.append(Held("weights and optimizer", count / shape.layers, 2))  # a gathered block, and the next one
-    if stage:
-        held.append(Held("weights and optimizer", _BUCKET, 1))
-    return held
+        found += [
+            State("weights", own, shape.offload_param),
+            State("a gathered block, and the next", 2 / shape.layers, passing=True),
+        ]
+        return found + ([State("gradients that AdamW reads", own, True)] if host else [])
+    found += [State("weights", 1)]
+    found += [State("gradients", 1, passing=True)] if stage == 1 else []
+    if host:
+        found += [State("updated weights on their way back", own, True)]
+        found += [State("gradients of micro steps", own, True)] if stage == 2 and shape.accumulation > 1 else []
+    return found
+
+
+def offloaded(shape: StepShape) -> float:
+    """Bytes of a rank's state in the host's memory."""
+    return _FLOAT32 * parameters(shape.config) * sum(state.share for state in states(shape) if state.on_host)
+
+
+def _state(shape: StepShape, on_cpu: bool) -> list[Held]:
+    """The state of this rank on its device, which on a CPU is all of it, and ZeRO's bucket."""
+    here = sum(state.share for state in states(shape) if on_cpu or not state.on_host)
+    held = [Held("weights and optimizer", float(_FLOAT32 * parameters(shape.config)), here)]
+    return [*held, Held("weights and optimizer", _BUCKET, 1)] if shape.zero_stage else held
 
 
 def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool) -> list[Held]:
@@ -250,13 +290,14 @@ def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
     return [Held("exchange", size, (5 if shape.own_channels > group else 3) * tensors)]
 
 
-def _tile(shape: StepShape, widest: int, on_cpu: bool, floats: int | None = None) -> Held:
+def _tile(shape: StepShape, widest: int, cut: int, on_cpu: bool, floats: int | None = None) -> Held:
     """Tensors of a tile, of which a token has so many floats; by default several of the widest."""
-    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(pieces(shape, on_cpu) * widest, on_cpu))
+    tokens = tokens_of_a_tile((1 if on_cpu else cut) * widest, on_cpu)
+    tokens = min(shape.batch * shape.local_length, tokens)
     return Held("tiles", float(_FLOAT32 * tokens), _OF_A_TILE * widest if floats is None else floats)
 
 
 def _chunk(shape: StepShape, on_cpu: bool) -> Held:
     widest = max(shape.width, shape.config.filter_width)
-    tokens = min(shape.local_length, tokens_of_a_chunk(pieces(shape, on_cpu) * widest, on_cpu))
+    tokens = min(shape.local_length, chunk_tokens(shape, on_cpu))
     return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_CHUNK)

@@ -12,7 +12,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
 Precision = Literal["float32", "bfloat16"]
-KernelsName = Literal["portable", "triton"]
+KernelsName = Literal["portable", "native", "triton"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class StepShape:
     """Precision of activations on their way between ranks."""
     kernels: KernelsName = "portable"
     """What computes a block around the long convolution on a device; a CPU has the portable code only."""
+    offload_optimizer: bool = False
+    """Whether the optimizer's state is in the host's memory."""
+    offload_param: bool = False
+    """Whether a rank's share of the parameters is there between passes."""
 
     @property
     def exchanged_size(self) -> int:
@@ -115,6 +119,8 @@ def shape_of_stage(config: RunConfig, plan: StagePlan, on_cpu: bool) -> StepShap
         config.zero_stage,
         config.exchanged_in,
         kernels_of_run(config, on_cpu),
+        config.offload_optimizer is not None,
+        config.offload_param is not None,
     )
 
 

@@ -216,11 +216,6 @@ def waits_take_time(compute: Compute) -> bool:
     return compute.device.type == "cpu"
 
 
-def new_event() -> torch.cuda.Event:
-    """A mark for the queue of this process's device."""
-    return torch.cuda.Event()
-
-
 def device_name(compute: Compute) -> str:
     """What this rank computes on, in words."""
     return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"

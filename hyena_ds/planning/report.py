@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.cost.devices import GIB, REACHED, Cluster
 from hyena_ds.cost.memory import PARTS as PARTS_OF_MEMORY
+from hyena_ds.cost.memory import peak_memory
 from hyena_ds.cost.shape import checkpoint_bytes, parameters
 from hyena_ds.cost.step_time import PARTS as PARTS_OF_TIME
 from hyena_ds.planning.forecast import USABLE, Forecast, Prediction
@@ -33,6 +37,7 @@ def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]
     lines += ["", "time of a step by part, seconds"]
     of_time = [_by_part(each, each.prediction.time.parts, 1.0) for each in forecasts]
     lines += aligned([["stage", *PARTS_OF_TIME, "sum"], *of_time])
+    lines += _by_zero_stage(forecasts, cluster)
     told = [line for forecast in forecasts for line in _advice(forecast, cluster)]
     if told:
         lines += ["", *told]
@@ -44,6 +49,37 @@ def describe_plan(config: RunConfig, cluster: Cluster, forecasts: list[Forecast]
         f"checkpoint: {number(size)} MiB, {number(size * kept)} MiB for the newest {kept}",
     ]
     return lines
+
+
+_WORTH_SHARDING = 0.1
+"""Share of a device's memory that the whole state takes, from which on what ZeRO shards is shown."""
+
+
+def _by_zero_stage(forecasts: list[Forecast], cluster: Cluster) -> list[str]:
+    """What the stage that needs most memory would need under every ZeRO stage, with and without offload."""
+    highest = max(forecasts, key=lambda forecast: forecast.prediction.memory.total).prediction.shape
+    device = cluster.device
+    whole = peak_memory(replace(highest, zero_stage=0, offload_optimizer=False, offload_param=False), device)
+    if whole.parts["weights and optimizer"] < _WORTH_SHARDING * device.memory:
+        return []
+    rows = [["ZeRO stage", "offload", "weights and optimizer", "sum", "host", ""]]
+    for stage, optimizer, param in _SHARDINGS:
+        shape = replace(highest, zero_stage=stage, offload_optimizer=optimizer, offload_param=param)
+        found = peak_memory(shape, device)
+        named = [name for name, is_asked in (("optimizer", optimizer), ("param", param)) if is_asked]
+        sizes = (found.parts["weights and optimizer"], found.total, found.host * cluster.devices_per_node)
+        says = "" if found.total <= USABLE * device.memory else "does not fit"
+        says += " (as configured)" if shape == highest else ""
+        rows.append([str(stage), ", ".join(named), *(number(size / GIB) for size in sizes), says.strip()])
+    title = f"peak memory of a device by ZeRO stage and offload, GiB (context {highest.context_length:,}); host: of a machine"
+    return ["", title, *aligned(rows, left=(1, 5))]
+
+
+_SHARDINGS: tuple[tuple[Literal[0, 1, 2, 3], bool, bool], ...] = (
+    *((0, False, False), (1, False, False), (2, False, False), (3, False, False)),
+    *((1, True, False), (2, True, False), (3, True, False), (3, True, True)),
+)
+"""ZeRO stage, whether the optimizer is offloaded, whether the parameters are."""
 
 
 def _basis(cluster: Cluster) -> str:

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.errors import UserError
-from hyena_ds.files.whole import aside, sync_directory, write_whole
+from hyena_ds.files.whole import aside, sync_directory
 from hyena_ds.predict.options import add_model
 from hyena_ds.runs.origin import Origin, find_origin
 from hyena_ds.runs.trained_on import TRAINING, training_of
 from hyena_ds.text import in_tokens
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMATS = ("huggingface", "published")
 
@@ -58,7 +55,8 @@ def export(
 
     Raises UserError where there is no model, or something has this name already; OSError where it cannot be written.
     """
-    from hyena_ds.checkpoints.weights import find_weights, load_model
+    from hyena_ds.checkpoints.manifest import write_file
+    from hyena_ds.checkpoints.weights import find_weights, read_aloud
     from hyena_ds.predict.model_card import ends_sequences, model_card
     from hyena_ds.weights.heads import read_head
     from hyena_ds.weights.huggingface.folder import huggingface_files
@@ -66,32 +64,33 @@ def export(
 
     if os.path.lexists(output):
         raise UserError(f"{output}: exists already, wanted a new folder; name another, or remove it")
-    loaded = load_model(model, shift)
+    loaded = read_aloud(model, shift)  # its tensors are the file, mapped
     origin = find_origin(model)
     training = None
     with suppress(UserError):  # of weights that stand alone nobody knows it
         training = training_of(model)
     config = _with_dropout(loaded.config, origin)
-    parameters: dict[str, Tensor] = {name: parameter.data for name, parameter in loaded.named_parameters()}
+    parameters = loaded.parameters
+    files: dict[str, Iterable[bytes | memoryview]]
     if form == "huggingface":
         head = read_head(find_weights(model))
         files = huggingface_files(config, parameters, ends_sequences(origin), head)
         count = sum(parameter.numel() for parameter in parameters.values())
-        files["README.md"] = model_card(output.absolute().name, config, count, origin, training, head).encode()
+        files["README.md"] = [model_card(output.absolute().name, config, count, origin, training, head).encode()]
         weights = "model.safetensors"
     else:
-        files = published_files(config, parameters)
+        files = {name: [content] for name, content in published_files(config, parameters).items()}
         weights = "weights.ckpt"
-    if training is not None:
-        files[TRAINING] = training.text(weights, files[weights]).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     with aside(output) as partial:
         partial.mkdir()
-        for name, content in files.items():
-            write_whole(partial / name, content)
+        written = {name: write_file(partial / name, chunks) for name, chunks in files.items()}
+        if training is not None:
+            text = training.text(weights, written[weights].sha256)
+            written[TRAINING] = write_file(partial / TRAINING, [text.encode()])
         sync_directory(partial)
     sync_directory(output.absolute().parent)
-    return config, {name: len(content) for name, content in files.items()}
+    return config, {name: each.bytes for name, each in written.items()}
 
 
 def _with_dropout(config: ModelConfig, origin: Origin | None) -> ModelConfig:

@@ -25,6 +25,7 @@ from hyena_ds.checkpoints.manifest import WEIGHTS
 from hyena_ds.checkpoints.weights import check_same_shape, read_aloud
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.config.task import TaskConfig
+from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import need
 from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import PAD
@@ -102,7 +103,7 @@ def probe(config: RunConfig) -> int:
             print("\n".join(lines))
         training = fine_tuned(config.initialize_from, files, sets.longest, directory.path.absolute())
         weights = directory.path / WEIGHTS
-        write_whole(directory.path / TRAINING, training.text(WEIGHTS, weights.read_bytes()))
+        write_whole(directory.path / TRAINING, training.text(WEIGHTS, sha256_of(weights)))
         directory.write_summary(summary)
     print(f"run: {directory.path}   weights: {weights}")
     return 0

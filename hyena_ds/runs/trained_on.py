@@ -9,7 +9,6 @@ The file goes with an exported model, so that scores of others can say which of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -48,8 +47,8 @@ class Training:
     tuned_on: tuple[tuple[str, str], ...] = ()
     """(name, SHA-256) of the files of labelled sequences that it was fine-tuned on, whose bases have no known place."""
 
-    def text(self, weights: str, content: bytes) -> str:
-        """The text of training.json beside the file `weights` that holds `content`."""
+    def text(self, weights: str, digest: str) -> str:
+        """The text of training.json beside the file `weights` with this SHA-256."""
         bases = {
             assembly: {name: [list(span) for span in merged(each)] for name, each in spans.items()}
             for assembly, spans in self.bases.items()
@@ -57,7 +56,6 @@ class Training:
         facts: dict[str, Any] = {"longest_context": self.longest_context, "beginning": self.beginning, "bases": bases}
         if self.tuned_on:
             facts["tuned_on"] = [{"file": file, "sha256": sha256} for file, sha256 in self.tuned_on]
-        digest = hashlib.sha256(content).hexdigest()
         return json.dumps({"format": _FORMAT, "weights": {"file": weights, "sha256": digest}, **facts}) + "\n"
 
 

@@ -12,7 +12,7 @@ B batch, l local length, D width, K classes, N tokens of the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ from hyena_ds.tasks.labelled import LabelledTask
 from hyena_ds.tasks.outcomes import Reading
 from hyena_ds.tasks.task import Objective
 from hyena_ds.weights.heads import PROMPT, prompt_header
-from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.published import published_sources
 
 _TRAIN, _VALID, _TEST = range(3)
 """What demonstrations are drawn for."""
@@ -167,16 +167,16 @@ class InContextTask(LabelledTask):
         weights = self.sets.class_weights
         return float(len(labels) if weights is None else weights[labels].sum(dtype=np.float64)) or 1.0
 
-    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def exported(self, parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The model, with a head if there is one; the prompt, and what else stands around a sequence."""
         task, ids = self._task, np.array(self._surroundings.label_ids, dtype=np.uint8)
         if task.reads_tokens:
-            tensors, header = published_tensors(self._config.model, parameters)
+            sources, header = published_sources(self._config.model)
         else:
-            tensors, header = super().exported(parameters)
+            sources, header = super().exported(parameters)
         if "prompt" in parameters:
-            tensors = tensors | {PROMPT: parameters["prompt"].detach().float()}
-        return tensors, header | prompt_header(task.prompt_tokens, task.shots, decode(ids), self.sets.train.classes)
+            sources = sources | {PROMPT: "prompt"}
+        return sources, header | prompt_header(task.prompt_tokens, task.shots, decode(ids), self.sets.train.classes)
 
 
 def _sorted(found: Sequence[Reading]) -> list[Reading]:

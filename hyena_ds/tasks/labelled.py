@@ -12,7 +12,7 @@ B batch, l local length, K outputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from hyena_ds.tasks.outcomes import (
 )
 from hyena_ds.tasks.task import Conclusion, Objective, Task
 from hyena_ds.weights.heads import HEAD, head_header
-from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.published import published_sources
 
 _ORDER, _STRAND = range(2)  # what a hash is for
 _UNITS = {
@@ -263,13 +263,13 @@ class LabelledTask(Task):
             [f"best validation by {name}, {len(self.sets.valid):,} sequences: {shown}"],
         )
 
-    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def exported(self, parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The model under the published names, the head beside it, and what the head's outputs are."""
-        tensors, header = published_tensors(self._config.model, parameters)
-        heads = {name: tensor.detach().float() for name, tensor in parameters.items() if name.startswith(f"{HEAD}.")}
+        sources, header = published_sources(self._config.model)
+        heads = {name: name for name in parameters if name.startswith(f"{HEAD}.")}
         scale = None if self._scale is None else (self._scale[0].tolist(), self._scale[1].tolist())
         said = head_header(self._task.kind, self._task.head.pool, self.sets.train.classes, scale)
-        return tensors | heads, header | said
+        return sources | heads, header | said
 
 
 def _cut(part: Slice, length: int) -> Slice:

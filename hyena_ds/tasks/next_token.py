@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from hyena_ds.ops.cross_entropy import IGNORED, summed_cross_entropy
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.tasks.task import Conclusion, Objective, Task
-from hyena_ds.weights.published import published_tensors
+from hyena_ds.weights.published import published_sources
 
 BASELINE_ORDERS = (0, 2, 5)
 _TITLES = {"loss": "nats a base", "bits_per_base": "bits a base", "perplexity": "perplexity"}
@@ -48,7 +48,9 @@ class NextToken(Objective):
         """(loss sum, scored targets), both scalars; only the first carries a gradient."""
         residual_BlD = self.backbone.residual(token_ids_Bl, call)
         norm = self.backbone.final_norm
-        loss = summed_cross_entropy(residual_BlD, norm.weight, norm.bias, self.backbone.embedding.weight, targets_Bl)
+        kernel = None if call.kernels is None else call.kernels.loss
+        weights = norm.weight, norm.bias, self.backbone.embedding.weight
+        loss = summed_cross_entropy(residual_BlD, *weights, targets_Bl, kernel)
         return loss, (targets_Bl != IGNORED).sum()
 
     @torch.no_grad()
@@ -140,6 +142,6 @@ class NextTokenTask(Task):
         ]
         return Conclusion({"markov_losses": {str(order): value for order, value in losses.items()}}, lines)
 
-    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def exported(self, parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The weights under the published names, and the model's shape for their header."""
-        return published_tensors(self._config.model, parameters)
+        return published_sources(self._config.model)

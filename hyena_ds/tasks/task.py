@@ -11,7 +11,7 @@ A Task is made once for each process of a run and handed to training by the comm
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,5 +148,5 @@ class Task(ABC):
         """Set the last validation, or the selected one, of `context_length`, beside baselines. On rank 0 alone."""
 
     @abstractmethod
-    def exported(self, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and header of weights.safetensors, of all the objective's parameters, whole, by name."""
+    def exported(self, parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """What weights.safetensors holds: the parameter of each name in it, of the objective's `parameters`; its header."""

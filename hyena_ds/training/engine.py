@@ -51,7 +51,12 @@ def adamw(config: OptimizerConfig, objective: Objective) -> torch.optim.AdamW:
 
 
 def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
-    """What DeepSpeed is told. Its own batch arithmetic is unused: one sequence a rank, no accumulation."""
+    """What DeepSpeed is told. Its own batch arithmetic is unused: one sequence a rank, no accumulation.
+
+    What is offloaded is updated by the same AdamW as without, in place of DeepSpeed's, which a compiler has to build.
+    """
+    places = {"offload_optimizer": config.offload_optimizer, "offload_param": config.offload_param}
+    offloaded = {name: {"device": device} for name, device in places.items() if device is not None}
     return {
         "train_batch_size": ranks,
         "train_micro_batch_size_per_gpu": 1,
@@ -63,7 +68,9 @@ def deepspeed_config(config: RunConfig, ranks: int) -> dict[str, Any]:
             # The default buckets take 2 GiB a rank for a model of a few million parameters.
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
+            **offloaded,
         },
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }

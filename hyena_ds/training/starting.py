@@ -18,8 +18,10 @@ from hyena_ds.checkpoints.directory import set_aside_after
 from hyena_ds.checkpoints.engine_state import PARAMETER, load_moments
 from hyena_ds.checkpoints.manifest import Checkpoint, RunState
 from hyena_ds.checkpoints.saved_state import SavedState
+from hyena_ds.checkpoints.tiers import choose_from_tiers, set_aside_in_tiers
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
+from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.runs.directory import RunDirectory
@@ -37,6 +39,8 @@ class Start:
     """The run's random name."""
     news: tuple[str, ...]
     """What the log should say of it."""
+    in_tiers: tuple[int, ...] = ()
+    """The step of the newest checkpoint of every tier, 0 where it has none."""
 
 
 def early_check(config: RunConfig, compute: Compute, directory: RunDirectory) -> Checkpoint | None:
@@ -47,24 +51,31 @@ def early_check(config: RunConfig, compute: Compute, directory: RunDirectory) ->
     goes_on = from_rank_zero(lambda: directory.check_place(config))
     if not goes_on and config.resume in ("latest", "never"):
         return None
-    checkpoint, _ = choose_checkpoint(directory.checkpoints, config.resume, compute, sums=False)
+    try:
+        checkpoint, _ = choose_checkpoint(directory.checkpoints, config.resume, compute, sums=False)
+    except UserError:
+        if not config.checkpoint.tiers or config.resume != "latest":
+            raise
+        return None  # a tier may have what the directory has not
     from_rank_zero(lambda: directory.changes(config, checkpoint))
     return checkpoint
 
 
 def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirectory, shards: ShardList) -> Start:
     """As the config's `resume` says, on the data of `shards`. Collective; raises UserError on all ranks."""
-    checkpoint, damaged = choose_checkpoint(directory.checkpoints, config.resume, compute)
+    checkpoint, damaged, in_tiers = choose_from_tiers(config, directory.checkpoints, compute, directory.metrics)
     changed = from_rank_zero(lambda: directory.changes(config, checkpoint))
     data = from_rank_zero(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     if checkpoint is None:
-        return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news))
+        return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news), in_tiers)
     engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = from_rank_zero(lambda: set_aside_after(directory.checkpoints, record.state.step))
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
-    return Start(engine, record.state, record.run, tuple(news))
+    if any(step > record.state.step for step in in_tiers):
+        news += from_rank_zero(lambda: set_aside_in_tiers(config, record.state.step))
+    return Start(engine, record.state, record.run, tuple(news), in_tiers)
 
 
 def roll_back(

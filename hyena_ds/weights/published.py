@@ -65,15 +65,22 @@ def published_names(layers: int) -> dict[str, str]:
     return names
 
 
+def published_sources(config: ModelConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """(our name of every published one, frequency aliases included; the file's metadata: the shape)."""
+    sources: dict[str, str] = {}
+    for ours, theirs in published_names(config.layers).items():
+        sources[theirs] = ours
+        if theirs.endswith(FREQUENCY):
+            sources |= {theirs.removesuffix(FREQUENCY) + alias: ours for alias in FREQUENCY_ALIASES}
+    return sources, _header(config)
+
+
 def published_tensors(config: ModelConfig, parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(parameters, of our names, under the published ones, frequency aliases included; the file's metadata: the shape)."""
-    tensors: dict[str, Tensor] = {}
-    for ours, theirs in published_names(config.layers).items():
-        tensors[theirs] = parameters[ours].detach().float()
-        if theirs.endswith(FREQUENCY):
-            for alias in FREQUENCY_ALIASES:
-                tensors[theirs.removesuffix(FREQUENCY) + alias] = tensors[theirs].clone()
-    return tensors, _header(config)
+    sources, header = published_sources(config)
+    tensors = {theirs: parameters[ours].detach().float() for theirs, ours in sources.items()}
+    aliases = [name for name in tensors if name.endswith(FREQUENCY_ALIASES)]
+    return tensors | {name: tensors[name].clone() for name in aliases}, header
 
 
 def write_weights(path: str | Path, config: ModelConfig, parameters: dict[str, Tensor]) -> None:

@@ -16,7 +16,8 @@ from hyena_ds.checkpoints.engine_state import MOMENTS, PARAMETER, fragments, loa
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.schema import CheckpointConfig, RunConfig
+from hyena_ds.config.checkpoint import CheckpointConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.model.backbone import build_model
 from hyena_ds.parallel.devices import Compute

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig, WatchdogConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel import devices
 from hyena_ds.parallel.devices import Compute, compute_alone, device_count, peak_memory_gib
@@ -127,6 +128,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setattr(devices, "device_count", lambda: 1)
     monkeypatch.setattr(devices, "_device", lambda local_rank: torch.device("cpu"))
+    monkeypatch.setattr(devices, "from_every_rank", lambda own: [own])
     monkeypatch.setattr(deepspeed, "init_distributed", lambda **given: asked.append(given))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: asked.append({"init": backend, **given}))
     return asked

@@ -69,7 +69,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
     ended = place / "ended"
     ended.mkdir()
     for name, content in huggingface_files(CONFIG, dict(lively_model(CONFIG).named_parameters()), True).items():
-        (ended / name).write_bytes(content)
+        (ended / name).write_bytes(b"".join(content))
     inputs = {
         "one": bases(3, 1),
         "two": bases(1, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from hyena_ds.checkpoints.engine_state import load_moments, updates_done
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.checkpoints.saved_state import SavedState
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.schema import CheckpointConfig, RunConfig
+from hyena_ds.config.checkpoint import CheckpointConfig
+from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.loader import Slice, StepBatch
 from hyena_ds.model.pooling import Pooling, pool
 from hyena_ds.parallel.devices import Compute
@@ -102,8 +104,8 @@ def saved(compute: Compute, directory: Path, zero_stage: int, load: Path | None)
         return [updates_done(engine), 2]
 
 
-def _exported(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    return parameters, {}
+def _exported(parameters: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+    return {name: name for name in parameters}, {}
 
 
 def whole_state(checkpoint: Path) -> dict[str, Tensor]:

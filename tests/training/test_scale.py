@@ -30,6 +30,7 @@ from hyena_ds.runtime.interruption import STOP_FILE, Interruption
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.training import starting
 from hyena_ds.training.starting import early_check, start
+from hyena_ds.weights.tensor_file import safetensors_chunks
 from tests.data.genomes import GENOME, write_shards
 from tests.training.many_ranks import World, rank_here
 from tests.training.runs import write_config
@@ -67,6 +68,18 @@ def fragments(rank: int, ranks: int) -> Iterator[Fragment]:
     yield Fragment("weight", begin, {kind: value(kind, "weight")[begin:end] for kind in (PARAMETER, *MOMENTS)})
 
 
+class Weights:
+    """In place of what an engine's parameters make of weights.safetensors."""
+
+    streams = False
+
+    def __init__(self, whole: dict[str, Tensor], compute: Compute, exported: Any, writers: Sequence[int]):
+        self._whole, self._writes = whole, compute.rank == writers[0]
+
+    def piece(self, copy: bool) -> tuple[int, Any] | None:
+        return (0, safetensors_chunks(self._whole, {})) if self._writes else None
+
+
 def load_all(loaded: list[Any], engine: Small, read: Any, updates: int) -> None:
     """In place of an engine's moments."""
     pieces: dict[str, Sequence[Tensor]] = {kind: [piece for _, piece in read(kind, "weight")] for kind in MOMENTS}
@@ -78,8 +91,9 @@ def life(ranks: int, config: RunConfig, root: Path, monkeypatch: pytest.MonkeyPa
     directory, states = RunDirectory(config), [RunState(step, 0, 0) for step in (3, 6)]
     whole = {"weight": value(PARAMETER, "weight"), "fixed": value(PARAMETER, "fixed")}
     monkeypatch.setattr(writing, "fragments", lambda compute: fragments(compute.rank, ranks))
-    monkeypatch.setattr(writing, "whole_parameters", lambda compute, copy: whole if compute.rank == 0 else {})
-    monkeypatch.setattr(writing, "frozen_parameters", lambda engine: ["fixed"])
+    monkeypatch.setattr(writing, "WeightsFile", partial(Weights, whole))
+    fixed = [("fixed", whole["fixed"])]
+    monkeypatch.setattr(writing, "frozen_parameters", lambda compute, copy: fixed if compute.rank == 0 else [])
     monkeypatch.setattr(writing, "updates_done", lambda engine: 1)
     monkeypatch.setattr(starting, "build_engine", lambda config, objective, ranks: objective)
     loaded: list[dict[str, Tensor]] = []
@@ -103,7 +117,7 @@ def life(ranks: int, config: RunConfig, root: Path, monkeypatch: pytest.MonkeyPa
             data.append(listed)
 
     def save(state: RunState, compute: Compute) -> None:
-        saver = CheckpointWriter(directory.checkpoints, config, compute, "0" * 16, data[0].digest, print, exported)
+        saver = CheckpointWriter(directory.checkpoints, config, compute, "0" * 16, data[0].digest)
         saver.save(compute, state)  # type: ignore[arg-type]
         saver.finish()
 
@@ -127,10 +141,6 @@ def life(ranks: int, config: RunConfig, root: Path, monkeypatch: pytest.MonkeyPa
         torch.equal(each[kind], value(kind, "weight")) for each in loaded for kind in each
     )
     return found
-
-
-def exported(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    return parameters, {}
 
 
 def test_no_rank_of_512_asks_more_of_the_file_system_than_one_of_8(

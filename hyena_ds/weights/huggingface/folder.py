@@ -10,6 +10,7 @@ twice; that of a fine-tuned model is behind `dense.` and `score.`, with the name
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ _ROLES = ("cls", "sep", "bos", "mask", "pad", "unk")
 
 def huggingface_files(
     config: ModelConfig, parameters: dict[str, Tensor], end_token: bool, head: TaskHead | None = None
-) -> dict[str, bytes]:
-    """The folder's files by name. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained.
+) -> dict[str, Iterable[bytes | memoryview]]:
+    """The folder's files by name, each in chunks that are made when they are asked for. With `end_token` the tokenizer ends every sequence with [SEP], as the model was trained.
 
     With the `head` of a fine-tuned model, what it predicts is the folder's purpose.
     """
@@ -39,12 +40,12 @@ def huggingface_files(
     if head is not None:
         each_once |= head.in_label_units()
     return {
-        "config.json": _json(_config(config) | (_of_head(head) if head is not None else {})),
-        "generation_config.json": _json(_generation()),
-        "model.safetensors": b"".join(safetensors_chunks(each_once, {"format": "pt", **header})),
-        **{code.name: code.read_bytes() for code in _CODE},
-        "tokenizer.json": _json(_tokenizer(end_token)),
-        "tokenizer_config.json": _json(_tokenizer_config(config)),
+        "config.json": [_json(_config(config) | (_of_head(head) if head is not None else {}))],
+        "generation_config.json": [_json(_generation())],
+        "model.safetensors": safetensors_chunks(each_once, {"format": "pt", **header}),
+        **{code.name: [code.read_bytes()] for code in _CODE},
+        "tokenizer.json": [_json(_tokenizer(end_token))],
+        "tokenizer_config.json": [_json(_tokenizer_config(config))],
     }
 
 
