@@ -48,7 +48,7 @@ class ForwardPass:
     kernels: Kernels | None = None
     """What computes everything else of a block and the embedding; None is the portable code. The same on every rank."""
     blocks_after: int = sys.maxsize
-    """Of the block that is at work, if one is."""
+    """How many blocks come after the one that is at work, if one is."""
     watch: Watch | None = None
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""
