@@ -18,6 +18,7 @@ from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import (
     AT_WORK,
     AT_WORK_IN_FILTER,
+    AT_WORK_IN_TRANSFORMS,
     LOSS_PIECES,
     channels_of_a_group,
     channels_of_an_exchange,
@@ -148,7 +149,7 @@ def chunk_tokens(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
 def channels_at_once(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
     """Channels of a rank that go through the convolution together, of the block that has so many `after` it."""
     sizes = (shape.batch, shape.own_channels, shape.context_length, on_cpu)
-    most = -(-channels_of_a_group(*sizes) // pieces(shape, on_cpu, after))
+    most = -(-channels_of_a_group(*sizes) // pieces(shape, on_cpu, after, AT_WORK_IN_TRANSFORMS))
     return min(most, channels_of_a_group(*sizes, cut=shape.sequence_parallel > 1))
 
 
@@ -164,7 +165,7 @@ def _alike(shape: StepShape, on_cpu: bool) -> list[tuple[int, int]]:
         return [(0, layers)]
     kinds: list[tuple[int, int]] = []
     for after in range(layers):
-        if pieces(shape, on_cpu, after) == pieces(shape, on_cpu, after, AT_WORK_IN_FILTER) == 1:
+        if pieces(shape, on_cpu, after, AT_WORK_IN_TRANSFORMS) == 1:  # nothing works with more
             return [*kinds, (after, layers - after)]
         kinds.append((after, 1))
     return kinds

@@ -20,6 +20,7 @@ from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.fft_convolution import channels_at_once
 from hyena_ds.ops.large import empty_like
+from hyena_ds.ops.sizes import AT_WORK_IN_TRANSFORMS
 
 Groups = tuple[tuple[Tensor, ...], ...]
 """For each group of channels, the convolution's input in channel layout, or the spectra of input and filter."""
@@ -129,5 +130,5 @@ def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
     P = call.layout.exchange.size
     L, device = call.layout.context_length, x_BDl.device
-    most = -(-channels_at_once(B, D // P, L, device) // max(call.pieces(device), _back_end(call).pieces))
+    most = -(-channels_at_once(B, D // P, L, device) // max(call.pieces(device, AT_WORK_IN_TRANSFORMS), _back_end(call).pieces))
     return min(most, channels_at_once(B, D // P, L, device, P > 1))

@@ -34,9 +34,10 @@ _DEVICE_ELEMENTS = 1 << 30
 """On an accelerator a tile only bounds memory."""
 
 
-AT_WORK = 14
-"""Activation tensors, B x l x D float32, that a block works with on a device when it does all at once: transforms or tiles."""
-AT_WORK_IN_MLP, AT_WORK_IN_FILTER = 10, 4
+AT_WORK = 15
+"""Activation tensors, B x l x D float32, that the operator's tiles work with on a device when all tokens are done at once."""
+AT_WORK_IN_MLP, AT_WORK_IN_TRANSFORMS, AT_WORK_IN_FILTER = 10, 16, 4
+"""Likewise."""
 LOSS_PIECES = 8
 """Into how many pieces the loss is cut on a device: all that is kept is live then."""
 _POWER_OF_TWO = 1.06

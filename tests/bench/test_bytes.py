@@ -35,7 +35,7 @@ META = torch.device("meta")
 def test_a_million_tokens_stay_within_their_bounds() -> None:
     row = count_micro_step(MILLION)
     assert row["total_bytes"] < 3.5e12
-    assert row["kernels"] <= 3_900
+    assert row["kernels"] <= 4_000
     assert row["live_peak_gib"] <= 28
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert_planned(MILLION, row)
@@ -66,10 +66,9 @@ def assert_as_many_kernels(shape: StepShape, row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("policy", ["fastest", "leanest"])
 def test_planned_memory_is_about_what_a_step_holds(policy: PolicyName) -> None:
-    layers = 2 if policy == "leanest" else 8  # whose many pieces take long to count
-    shape = replace(MILLION, policy=policy, config=replace(MILLION.config, layers=layers))
+    shape = replace(MILLION, policy=policy)
     row = count_micro_step(shape)
-    assert policy != "leanest" or row["live_peak_gib"] < 6.5, "6 less than of 8 layers: a residual of a GiB each"
+    assert policy != "leanest" or row["live_peak_gib"] <= 12
     assert_planned(shape, row)
 
 
@@ -109,7 +108,7 @@ def test_tritons_kernels_stay_within_theirs() -> None:
     assert_planned(replace(MILLION, kernels="triton"), row)
     assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
     assert row["total_bytes"] < 2.1e12
-    assert row["kernels"] < 1_650
+    assert row["kernels"] < 1_750
     assert row["live_peak_gib"] < 30.5
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
