@@ -10,8 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; say where: make $@ HYENA_DATA=DIR" >&2; exit 2; }; \
 	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
-# Suites of many processes, or of many thousand inputs, which test-fast leaves out.
+# Suites of many processes, or of many thousand inputs, which test-fast leaves out, and `make test` runs one test at a time.
 SEVERAL := cluster distributed faults fuzz launch
+# Files of the other tests that run at once; more than two are for machines of eight cores and more.
+WORKERS ?= 2
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-kernels test-packages test-full fuzz soak soak-full lint docs bench gpu clean
 .DEFAULT_GOAL := help
@@ -69,7 +72,8 @@ evaluate-here: $(VENV)/installed
 	@$(EVALUATE)
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(TESTS) -n $(WORKERS) --dist loadfile $(SEVERAL:%=--ignore=tests/%)
+	$(TESTS) $(SEVERAL:%=tests/%)
 
 test-fast: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)
@@ -84,7 +88,7 @@ test-packages:
 	xargs env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends < tests/packages.txt >/dev/null
 
 test-full: $(VENV)/installed
-	HYENA_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	HYENA_FULL=1 $(TESTS)
 
 fuzz: $(VENV)/installed
 	HYENA_FUZZ=$${HYENA_FUZZ:-480} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz

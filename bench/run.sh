@@ -59,7 +59,10 @@ fi
 
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" bytes "* ]]; then
     echo "== bytes"
-    hyena-ds bench bytes configs/large-1m.yaml --context-length 1048576 --precision bfloat16 float32 --json bench/results/bytes.json
+    hyena-ds bench bytes configs/large-1m.yaml --context-length 1048576 --precision bfloat16 --json bench/results/bytes.json
+    for kernels in triton fused; do
+        hyena-ds bench bytes configs/large-1m.yaml --context-length 1048576 --precision bfloat16 --policy lean fastest leanest --kernels "$kernels" --json "bench/results/bytes-$kernels.json"
+    done
     hyena-ds bench bytes configs/large-1m.yaml --sequence-parallel 8 --precision bfloat16 float32 --json bench/results/bytes-8.json
 fi
 

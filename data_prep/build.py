@@ -27,6 +27,7 @@ from data_prep.plan import PlannedShard, plan_shards
 from data_prep.regions import Division, divide
 from data_prep.summary import LEAKS_NAME, SUMMARY_NAME, Summary
 from data_prep.writer import Interrupted, Job, ShardRecord, write_shards
+from hyena_ds.data.chunks import Chunks
 from hyena_ds.data.shards import INDEX_NAME, Shard, ShardIndex, read_index, sha256_of
 from hyena_ds.errors import UserError, say
 from hyena_ds.files.whole import sync_directory, write_whole
@@ -234,7 +235,7 @@ def _finish(
             os.replace(source, complete / name)
         chunks += [dataclasses.replace(chunk, shard=len(shards)) for chunk in record.chunks]
         shards.append(Shard(name, record.split, record.bytes, record.sha256))
-    index = ShardIndex(config.assembly, config.chunk_length, tuple(shards), tuple(chunks))
+    index = ShardIndex(config.assembly, config.chunk_length, tuple(shards), Chunks(chunks))
     write_whole(complete / INDEX_NAME, index.to_json())
     made = Summary(identity, division, plan, index, records, blanks)
     write_whole(complete / SUMMARY_NAME, made.full())

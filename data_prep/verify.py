@@ -24,7 +24,8 @@ from data_prep.identity import identify, read_identity
 from data_prep.plan import NAME_LETTERS, PlannedChunk, plan_shards
 from data_prep.regions import divide
 from data_prep.writer import make_chunk
-from hyena_ds.data.shards import Chunk, Shard, ShardIndex, map_tokens, read_index, sha256_of
+from hyena_ds.data.chunks import Chunk
+from hyena_ds.data.shards import Shard, ShardIndex, map_tokens, read_index, sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.genome import tokenizer
 from hyena_ds.genome.fasta import Genome, open_genome

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.plan import PlannedChunk, PlannedShard
-from hyena_ds.data.shards import Chunk, chunk_from, sha256_of
+from hyena_ds.data.chunks import Chunk, chunk_from
+from hyena_ds.data.shards import sha256_of
 from hyena_ds.errors import UserError
 from hyena_ds.files.whole import aside, to_disk, write_whole
 from hyena_ds.genome import letters, tokenizer

@@ -40,6 +40,7 @@ INCLUDED = {
     "assets/contexts.png": "assets/contexts.png",
     "assets/perplexity.png": "assets/perplexity.png",
     "assets/evaluate-quick.png": "assets/evaluate-quick.png",
+    "assets/evaluate-here.png": "assets/evaluate-here.png",
     "assets/demonstrations.png": "assets/demonstrations.png",
     "assets/soft-prompts.png": "assets/soft-prompts.png",
     "SECURITY.md": "understand/security.md",

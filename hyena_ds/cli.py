@@ -35,11 +35,13 @@ from hyena_ds.report.command import add_arguments as add_report_arguments
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime import local_ranks
 from hyena_ds.runtime.interruption import Interruption
+from hyena_ds.runtime.roster import roster_of
 from hyena_ds.runtime.supervisor import supervise
 from hyena_ds.shipped.command import add_commands as add_shipped_commands
 from hyena_ds.suites.audit_command import add_arguments as add_audit_arguments
 from hyena_ds.suites.evaluate_command import add_arguments as add_evaluate_arguments
 from hyena_ds.sweeps.command import add_arguments as add_sweep_arguments
+from hyena_ds.sweeps.tune import add_arguments as add_tune_arguments
 from hyena_ds.tasks.deriving import load_run
 
 if TYPE_CHECKING:
@@ -166,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, add_arguments, text in _VERBS:
         add_arguments(commands.add_parser(name, help=text))
     add_sweep_arguments(commands.add_parser("sweep", help="train many runs of one config, and set them side by side"))
+    add_tune_arguments(
+        commands.add_parser("tune", help="which grid is fastest here: a few steps on each, which plan learns from")
+    )
     add_audit_arguments(commands.add_parser("audit", help="what a score on a train and a test set would be worth"))
     add_evaluate_arguments(
         commands.add_parser(
@@ -198,7 +203,7 @@ def _train(parsed: argparse.Namespace) -> int:
         interruption = Interruption(config.stop_after, config.stop_after_seconds)
         interruption.listen()
         # Not before: torch takes seconds, in which a signal must be heard.
-        from hyena_ds.training.run import train
+        from hyena_ds.training.rank import train
 
         return train(config, _task(config), interruption)
     ranks = local_ranks.local_ranks(config)
@@ -235,9 +240,11 @@ def _finetune(parsed: argparse.Namespace) -> int:
 
 
 def _supervise(parsed: argparse.Namespace) -> int:
+    from hyena_ds.planning.other_hosts import layout
+
     config = load_run(parsed.config, parsed.overrides)
     command = parsed.launch or [sys.executable, "-m", "hyena_ds", "train", parsed.config, *parsed.overrides]
-    return supervise(config, command, os.environ)
+    return supervise(config, command, os.environ, roster_of(config, command, os.environ, layout))
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -48,6 +48,12 @@ class NotFiniteError(UserError):
     exit_code = 3
 
 
+class CorruptedError(UserError):
+    """Ranks that must hold the same numbers do not, and there is no way back; all ranks raise it together."""
+
+    exit_code = 3
+
+
 def say(text: str, who: str = "hyena-ds") -> None:
     """Tell the user at once, on standard error, beside what a command prints."""
     print(f"{who}: {text}", file=sys.stderr, flush=True)

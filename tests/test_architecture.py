@@ -136,7 +136,7 @@ def test_it_imports_without_torch(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["hyena_ds.cli", "hyena_ds.training.run", "hyena_ds.tasks.labelled"])
+@pytest.mark.parametrize("module", ["hyena_ds.cli", "hyena_ds.training.rank", "hyena_ds.tasks.labelled"])
 def test_it_imports_without_what_extras_bring(module: str) -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")

@@ -34,6 +34,7 @@ from hyena_ds.model.backbone import HyenaDNA
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.kernels import Kernels
+from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.layout import Layout
@@ -49,7 +50,7 @@ _RANK = 1
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """A row for each policy and precision, printed too, and the machine, which has no part in the numbers."""
-    kernels = kernels_of(options.kernels)
+    back_ends = back_ends_of(options.kernels)
     config = load_yaml(options.config, RunConfig)
     length = options.context_length or max(stage.context_length for stage in config.schedule)
     model = replace(config.model, maximum_context=max(config.model.maximum_context, length))
@@ -64,7 +65,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         for policy in options.policy:
             say(f"counting {policy}, {precision}")
             shape = StepShape(model, length, sequence_parallel=P, policy=policy, precision=precision)
-            rows.append(count_micro_step(shape, kernels))
+            rows.append(count_micro_step(shape, *back_ends))
     print_table(
         _COLUMNS, rows, f"a transform counts as {FFT_PASSES} passes through memory; the optimizer is not counted"
     )
@@ -73,36 +74,41 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     return rows, machine()
 
 
-def kernels_of(wanted: str) -> Kernels | None:
-    """The kernels that --kernels names; None is the portable code. Raises UserError where there are none."""
+def back_ends_of(wanted: str) -> tuple[Kernels | None, Convolution]:
+    """The kernels that --kernels names, None for the portable code, and the long convolution beside them.
+
+    Raises UserError where there are none.
+    """
     if wanted == "portable":
-        return None
-    if wanted != "triton":
-        raise UserError(f"--kernels: found {wanted}, wanted portable or triton: this version has no others")
+        return None, FFT
+    if wanted not in ("triton", "fused"):
+        raise UserError(f"--kernels: found {wanted}, wanted portable, triton or fused: this version has no others")
     try:
         from hyena_ds.model.triton_kernels import TRITON
+        from hyena_ds.ops.triton.long_convolution import FUSED
     except ImportError as error:
         raise UserError(
             f"--kernels: found no triton that can be imported ({error}), wanted its kernels; pip install 'hyena-ds[triton]'"
         ) from error
-    return TRITON
+    return TRITON, FUSED if wanted == "fused" else FFT
 
 
-def count_micro_step(shape: StepShape, kernels: Kernels | None = None) -> Row:
+def count_micro_step(shape: StepShape, kernels: Kernels | None = None, convolution: Convolution = FFT) -> Row:
     """What forward and backward of one sequence of `shape` do on one rank; by default the portable code."""
+    name = "portable" if kernels is None else kernels.name if convolution is FFT else convolution.name
     traffic = Traffic()
     with fake_ranks(shape.sequence_parallel) as rank:
         groups = create_groups([shape.sequence_parallel], rank, shape.sequence_parallel)
         topology = Topology(1, shape.sequence_parallel)
         layout = Layout.slice_of(shape.context_length, topology, rank, groups, traffic)
-        count = _counted(shape, layout, kernels)
+        count = _counted(shape, layout, kernels, convolution)
     by_file: Counter[str] = Counter()
     by_operation: Counter[str] = Counter()
     for (place, operation), moved in count.bytes.items():
         by_file[place.partition(":")[0]] += moved
         by_operation[operation] += moved
     return {
-        "side": f"{shape.policy}, {shape.precision}" + ("" if kernels is None else f", {kernels.name}"),
+        "side": f"{shape.policy}, {shape.precision}" + ("" if kernels is None else f", {name}"),
         "status": "measured",
         "context_length": shape.context_length,
         "width": shape.width,
@@ -110,7 +116,7 @@ def count_micro_step(shape: StepShape, kernels: Kernels | None = None) -> Row:
         "sequence_parallel": shape.sequence_parallel,
         "policy": shape.policy,
         "precision": shape.precision,
-        "kernels_of": "portable" if kernels is None else kernels.name,
+        "kernels_of": name,
         "total_bytes": count.bytes.total(),
         "floor_bytes": round(fused_bytes(shape)),
         "kernels": count.kernels.total(),
@@ -140,7 +146,7 @@ def fake_ranks(ranks: int) -> Iterator[int]:
         dist.destroy_process_group()
 
 
-def _counted(shape: StepShape, layout: Layout, kernels: Kernels | None) -> Count:
+def _counted(shape: StepShape, layout: Layout, kernels: Kernels | None, convolution: Convolution) -> Count:
     meta = torch.device("meta")
     with meta:
         objective = NextToken(HyenaDNA(shape.config))
@@ -148,7 +154,12 @@ def _counted(shape: StepShape, layout: Layout, kernels: Kernels | None) -> Count
     read = MicroBatch(ids_Bl, ids_Bl, torch.arange(shape.batch))
     dtype = getattr(torch, shape.precision)
     call = ForwardPass(
-        layout, policy=shape.activation_policy, compute_dtype=dtype, exchange_dtype=dtype, kernels=kernels
+        layout,
+        policy=shape.activation_policy,
+        compute_dtype=dtype,
+        exchange_dtype=dtype,
+        convolution=convolution,
+        kernels=kernels,
     )
     count = Count()
     count.hold(objective.parameters())

@@ -24,7 +24,7 @@ PUBLISHED_SHIFT = 0.05
 CHECKED_LENGTH = 1024
 """Values are checked at this context length, or at the case's when it is shorter."""
 _OF_THE_MODEL = ("maximum_context", "width", "layers")
-_OF_A_RUN = ("batch", "accumulation", "sequence_parallel", "policy", "precision", "allocator", "threads")
+_OF_A_RUN = ("batch", "accumulation", "sequence_parallel", "policy", "precision", "allocator", "threads", "kernels")
 STANDALONE = "standalone_hyenadna.py"
 """The file of a clone of HazyResearch/hyena-dna that holds the whole published model."""
 
@@ -133,6 +133,8 @@ class Side:
         words: list[str] = [self.kind]
         if self.kind.startswith("hyena-ds"):
             words.append(case.policy)
+        if self.kind.startswith("hyena-ds") and case.kernels != "portable":
+            words.append(case.kernels)
         if self.kind == "unrelated jobs":
             words = [f"{self.processes} unrelated jobs of {case.local_length:,}"]
         elif self.processes > 1:

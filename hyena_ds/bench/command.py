@@ -4,6 +4,7 @@ step          an optimizer step: this trainer's, beside the published code's, a 
 convolution   the long convolution, forward and backward, beside autograd's
 exchange      activations through channel layout and back, in groups and all at once
 loader        samples and tokens a second from shards
+shards        what an index of thousands of shards costs a rank, without the shards
 prep          megabases a second from FASTA to shards
 checkpoint    how long a save keeps training waiting, in the background and not
 precision     what rounding one thing to bfloat16 does to a trained model
@@ -40,6 +41,7 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
     add_option(step, "--sequence-parallel", [1], "ranks that share a sequence")
     add_option(step, "--policy", ["balanced"], "activation policies", choices=list(POLICIES))
     add_option(step, "--precision", ["float32"], "of projections and MLP", choices=_PRECISIONS)
+    add_option(step, "--kernels", ["portable"], "of this trainer", choices=["portable", "native"])
     step.add_argument(
         "--reference", metavar="DIR", help="also run the published code: a clone of HazyResearch/hyena-dna"
     )
@@ -69,10 +71,24 @@ def add_commands(parser: argparse.ArgumentParser) -> Commands:
         _add_shape(part)
         add_option(part, "--sequence-parallel", ranks, "ranks that share a sequence")
         _finish(part, name, rounds=5)
+    watch = commands.add_parser("watch", help="what looking for slow ranks and flipped bits costs beside a step")
+    _add_shape(watch)
+    add_option(watch, "--layers", 2, "blocks")
+    add_option(watch, "--sequence-parallel", 2, "ranks that share a sequence")
+    _finish(watch, "watch", rounds=15)
     loader = commands.add_parser("loader", help="samples and tokens a second from the shards of a config")
     add_option(loader, "--config", "configs/quickstart.yaml", "YAML of a run")
     add_option(loader, "--steps", 20, "optimizer steps to read in each stage")
     _finish(loader, "loader", rounds=3)
+    text = "what an index of thousands of shards costs a rank: memory, first step, cache; without the shards"
+    shards = commands.add_parser("shards", help=text)
+    add_option(shards, "--genomes", 101, "sources, each of one genome")
+    add_option(shards, "--shards", 31, "shards of a genome")
+    add_option(shards, "--chunks", 96, "chunks of 2^20 bases of a shard")
+    add_option(shards, "--ranks", 512, "ranks, each with a sequence of every step")
+    add_option(shards, "--context-length", [1024, 32768, 1 << 20], "tokens of a sequence")
+    add_option(shards, "--shuffle-shards", [16, 1], "shards of a genome that are shuffled together")
+    add_measurement(shards, "hyena_ds.bench.many_shards")
     prep = commands.add_parser("prep", help="megabases a second from a random FASTA to shards")
     add_option(prep, "--megabases", 5.0, "length of the FASTA", shown="5")
     add_option(prep, "--workers", 1, "processes that prepare")

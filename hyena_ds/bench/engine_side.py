@@ -14,7 +14,7 @@ from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
 from hyena_ds.data.loader import MicroBatch, StepBatch
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.training.engine import build_engine
-from hyena_ds.training.step import train_step
+from hyena_ds.training.step import Watcher, train_step
 
 _LEARNING_RATE = 1e-4
 
@@ -24,6 +24,9 @@ class EngineSide(HyenaSide):
 
     engine: Any = None
     steps = 0
+    watcher: Watcher | None = None
+    gathered: tuple[float, ...] = ()
+    """What the last step's watchers handed in."""
 
     def extra(self) -> dict[str, Any]:
         """Seconds of the filter, for the side's row."""
@@ -40,9 +43,11 @@ class EngineSide(HyenaSide):
         ]
         batch = StepBatch(self.steps, micro_batches, self.case.tokens)
         self.steps += 1
-        call = ForwardPass(layout, policy=self.case.activation_policy, compute_dtype=self.dtype)
-        loss = train_step(self.engine, batch, call, self.compute, SEED, _LEARNING_RATE).loss
-        return loss / self.compute.ranks  # it is already that of all ranks
+        how = {"compute_dtype": self.dtype, "kernels": self.kernels}
+        call = ForwardPass(layout, policy=self.case.activation_policy, **how)
+        result = train_step(self.engine, batch, call, self.compute, SEED, _LEARNING_RATE, watcher=self.watcher)
+        self.gathered = result.gathered
+        return result.loss / self.compute.ranks  # it is already that of all ranks
 
     def _config(self) -> RunConfig:
         case = self.case

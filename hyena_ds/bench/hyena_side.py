@@ -5,6 +5,8 @@ Where the sequence is cut, loss and gradients are first compared with those of t
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from hyena_ds.bench.values import check_gradients, check_loss
 from hyena_ds.model.backbone import build_model
 from hyena_ds.model.filter_cache import FilterCache
 from hyena_ds.model.forward_pass import ForwardPass
+from hyena_ds.model.kernels import Kernels
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute, is_accelerated
 from hyena_ds.parallel.layout import Layout
@@ -35,7 +38,16 @@ class HyenaSide(StepSide):
         self.objective = NextToken(model)
         self.traffic = Traffic()
         self.bytes_forward = self.bytes_backward = 0
-        self.filter_clock = Stopwatch(block_module, "evaluate_filter", "filter_gradients")
+        self.kernels: Kernels | None = None
+        timed = ("evaluate_filter", "filter_gradients")
+        if case.kernels == "native":
+            from hyena_ds.model.native_kernels import NATIVE
+
+            own = SimpleNamespace(**{name: getattr(NATIVE, name) for name in timed})
+            self.filter_clock = Stopwatch(own, *timed)
+            self.kernels = replace(NATIVE, **vars(own))
+        else:
+            self.filter_clock = Stopwatch(block_module, *timed)
         self.groups = create_groups([case.sequence_parallel], compute.rank, compute.ranks)
         self.dtype = getattr(torch, case.precision)
 
@@ -63,7 +75,7 @@ class HyenaSide(StepSide):
         total = torch.zeros((), device=self.compute.device)
         for number in range(accumulation):
             filters.begin(number)
-            call = ForwardPass(layout, None, filters, case.activation_policy, dtype)
+            call = ForwardPass(layout, None, filters, case.activation_policy, dtype, kernels=self.kernels)
             sent = self.traffic.bytes_sent
             loss_sum, _ = self.objective.loss(*self.local_batch(layout, number), call)
             between = self.traffic.bytes_sent

@@ -12,8 +12,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +32,7 @@ from hyena_ds.parallel.devices import (
     synchronize,
 )
 from hyena_ds.runtime.local_ranks import bind_cores, usable_cores
+from hyena_ds.training.profile import no_stderr
 
 _CLOCK_TICK = 1e-4
 """CPU seconds below these are not told apart."""
@@ -111,7 +111,7 @@ def live_memory_gib(work: Callable[[], Any]) -> float:
     gc.collect()
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _is_tensor(t)}
     live = peak = sum(storages.values())
-    with plain(), _no_stderr(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+    with plain(), no_stderr(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
         work()
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -132,19 +132,6 @@ def machine() -> dict[str, Any]:
         described["accelerator"] = torch.cuda.get_device_name()
         described["accelerator_gib"] = torch.cuda.get_device_properties().total_memory / 2**30
     return described
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """The profiler's library writes there, from C++."""
-    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nothing)
 
 
 def _cpu_name() -> str | None:

@@ -22,12 +22,17 @@ from hyena_ds.cost.work import PRODUCTS, TRANSFORMS, WAITING
 FILTER = "implicit filter"
 PACKING = "packing for exchanges"
 THREADS = "threads of exchanges"
+NATIVE = "C functions between products"
 REST = "Python, autograd, optimizer"
 _PARTS = {
     "model.operator": "gates, residual",
     "model.long_convolution": "gates, residual",
     "model.mlp": "MLP besides its products",
     "model.filter": FILTER,
+    "model.operator_native": "gates, residual",
+    "model.mlp_native": "MLP besides its products",
+    "model.filter_native": FILTER,
+    "ops.native.functions": NATIVE,
     "model.filter_cache": FILTER,
     "ops.fft_convolution": TRANSFORMS,
     "ops.gelu": "GELU",
@@ -42,7 +47,14 @@ _PRODUCTS = re.compile(r"\b(mm|addmm_?|bmm)\b")
 _CALLING_BACK = re.compile("autograd|distributed")
 """Functions of torch that wait, or that this trainer's functions are called from."""
 _PACKAGE = Path(__file__).parents[1]
-_MULTIPLYING = {"model.operator", "model.mlp", "ops.products"}
+_MULTIPLYING = {
+    "model.operator",
+    "model.mlp",
+    "ops.products",
+    "model.operator_native",
+    "model.mlp_native",
+    "ops.native.functions",
+}
 
 Seconds = dict[str, tuple[float, float]]
 """Seconds of the clock and of the CPU, by part."""

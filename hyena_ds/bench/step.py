@@ -73,11 +73,12 @@ def plan_sides(options: argparse.Namespace, length: int) -> list[Side]:
     for allocator, precision in product(options.allocator, options.precision):
         case = partial(case_of, options, length, allocator=allocator)
         ours = partial(case, precision=precision)
-        theirs = case(precision=options.reference_precision or precision, sequence_parallel=1, policy="balanced")
-        for sp, policy in product(options.sequence_parallel, options.policy):
-            sides.append(Side("hyena-ds", ours(sequence_parallel=sp, policy=policy)))
+        whole = {"sequence_parallel": 1, "policy": "balanced", "kernels": "portable"}
+        theirs = case(precision=options.reference_precision or precision, **whole)
+        for sp, policy, kernels in product(options.sequence_parallel, options.policy, options.kernels):
+            sides.append(Side("hyena-ds", ours(sequence_parallel=sp, policy=policy, kernels=kernels)))
         for sp in options.sequence_parallel:
-            first = ours(sequence_parallel=sp, policy=options.policy[0])
+            first = ours(sequence_parallel=sp, policy=options.policy[0], kernels=options.kernels[0])
             if options.engine:
                 sides.append(Side("hyena-ds engine", first))
             if options.halves and sp > 1:

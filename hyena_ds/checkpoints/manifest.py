@@ -27,7 +27,7 @@ from hyena_ds.files.whole import to_disk
 MANIFEST, RUN_STATE, WEIGHTS = "manifest.json", "run_state.json", "weights.safetensors"
 FORMAT = "hyena-ds checkpoint 2"
 FORMAT_OF_PARTS = "hyena-ds checkpoint 3"
-"""Of a manifest whose files have parts. What has none is written, and read by older versions, as it always was."""
+"""Said by a manifest whose files have parts. What has none is written, and read by older versions, as it always was."""
 STEP_NAME = re.compile(r"step-([0-9]{8,})")
 
 
@@ -78,7 +78,7 @@ class Written:
 
     bytes: int
     sha256: str
-    """Of its bytes; where there are parts, of their sums as one text of hexadecimal digits."""
+    """The sum of its bytes; where there are parts, that of their sums as one text of hexadecimal digits."""
     parts: tuple[tuple[int, str], ...] = ()
     """Bytes and SHA-256 of the pieces, in order, that several ranks wrote; empty where one did."""
 

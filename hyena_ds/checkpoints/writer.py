@@ -86,8 +86,11 @@ class CheckpointWriter:
     def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written.
 
-        The checkpoint of the step `selected`, this one or an earlier, is kept until another is.
+        The checkpoint of the step `selected`, this one or an earlier, is kept until another is. A run of `steps_only` has none at
+        its end.
         """
+        if self._config.steps_only and state.step == self._config.total_steps:
+            return
         self.finish()
         if self._uploads:
             self._uploads.check()

@@ -216,9 +216,8 @@ def describe(config: RunConfig, ranks: int) -> list[str]:
         f"{optimizer.learning_rate:.2e} in {_steps(round(optimizer.warmup_fraction * config.total_steps))}, then a cosine "
         f"to {optimizer.minimum_learning_rate:.2e}"
     )
-    lines.append(
-        f"validation: every {validation.every_steps:,} steps and at the end of every stage" + _at_final(config)
-    )
+    when = f"every {validation.every_steps:,} steps and at the end of every stage" + _at_final(config)
+    lines.append(f"validation: {'none (steps_only)' if config.steps_only else when}")
     lines.append("batch: sequences of a step = data-parallel rows x micro batch x micro steps")
     return lines + aligned([_HEADINGS, *_rows(config, plans)])
 

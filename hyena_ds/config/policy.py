@@ -35,6 +35,12 @@ class Policy:
     keep_filter: bool
     """The filter between forward and backward when a step has one micro step (l x D a layer, whatever B)."""
 
+    @property
+    def kept_units(self) -> int:
+        """Units a layer that live from forward to backward, the filter's among them; of an MLP four times as wide as the model."""
+        units = 1 + self.keep_middle + 2 * self.keep_convolution + 3 * self.keep_spectra + 3 * self.keep_projections
+        return units + 4 * self.keep_inner + self.keep_filter
+
 
 POLICIES: dict[PolicyName, Policy] = {
     "fastest": Policy(True, True, True, True, True, True, True),
@@ -43,6 +49,5 @@ POLICIES: dict[PolicyName, Policy] = {
     "leanest": Policy(False, False, False, False, False, False, False),
 }
 
-KEPT_UNITS: dict[PolicyName, int] = {"fastest": 15, "balanced": 5, "lean": 3, "leanest": 1}
-"""Units a layer that live from forward to backward, the filter's among them; of an MLP four times as wide as the model.
-The leaner the later."""
+KEPT_UNITS: dict[PolicyName, int] = {name: policy.kept_units for name, policy in POLICIES.items()}
+"""The leaner the later."""

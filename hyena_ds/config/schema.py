@@ -29,7 +29,9 @@ from hyena_ds.config.monitors import MonitorsConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.config.remote import CacheConfig, check_place, is_afar
 from hyena_ds.config.schedule import StageConfig, WarmupConfig
+from hyena_ds.config.survival import NonFiniteConfig, SupervisorConfig, WatchdogConfig
 from hyena_ds.config.task import TaskConfig
+from hyena_ds.config.watching import CorruptionConfig, ProfileConfig, StragglersConfig
 from hyena_ds.text import parse_duration
 
 
@@ -131,48 +133,6 @@ class ValidationConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class WatchdogConfig:
-    """How long a rank may be silent or without progress before the run is ended."""
-
-    enabled: bool = True
-    """Watch at all; false turns every limit below off."""
-    silence: float = 30.0
-    """Seconds without a sign of life from a rank: its host is dead, its link is cut, or its process has stopped."""
-    start: float = 900.0
-    """Seconds from the start of a process to the first step; a checkpoint is read in this time."""
-    step: float = 120.0
-    """Seconds without progress in a step, at least; long steps get 3 times what the slowest one took, by their tokens."""
-    validation: float = 1800.0
-    """Seconds without progress in a validation."""
-    save: float = 1800.0
-    """Seconds without progress while a checkpoint is written."""
-
-    def __post_init__(self) -> None:
-        for name in ("silence", "start", "step", "validation", "save"):
-            value = getattr(self, name)
-            _require(value <= MOST_SECONDS, name, f"found {value:g}, wanted at most {MOST_SECONDS:,.0f} seconds")
-            _require(value >= 1, name, f"found {value:g}, wanted at least 1 second, or watchdog.enabled: false")
-
-
-@dataclass(frozen=True)
-class SupervisorConfig(Bounded):
-    """When `hyena-ds supervise` stops starting a run again."""
-
-    restarts_without_progress: Annotated[int, Bound(0, MOST)] = 5
-    """Starts after failures that bring no newer checkpoint."""
-
-
-@dataclass(frozen=True)
-class NonFiniteConfig(Bounded):
-    """What is done about steps whose loss or gradient norm is NaN or infinite; their update never happens."""
-
-    skips: Annotated[int, Bound(0, MOST)] = 3
-    """Such steps in a row that are skipped; one more rolls the run back to its last checkpoint."""
-    roll_backs: Annotated[int, Bound(0, MOST)] = 1
-    """Times that a run is rolled back, and goes on past the bad steps; then it stops with exit code 3."""
-
-
-@dataclass(frozen=True)
 class RunConfig(Bounded):
     """A whole run."""
 
@@ -196,6 +156,10 @@ class RunConfig(Bounded):
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    stragglers: StragglersConfig = field(default_factory=StragglersConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    profile: ProfileConfig | None = None
+    """Steps of which every rank writes a trace and a table by operator; by default none."""
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over all ranks: nothing, optimizer state, gradients too, parameters too."""
@@ -212,12 +176,15 @@ class RunConfig(Bounded):
     activation_policy: PolicyName = "balanced"
     """What a block keeps for backward and what it recomputes (activation or gradient checkpointing): fastest, balanced,
     lean or leanest, from the most memory and least time to the reverse."""
-    convolution: Literal["auto", "fft", "cudnn"] = "auto"
-    """Back end of the long convolution: PyTorch's FFT; cuDNN's (never run on a GPU yet), refused unless it is there and
-    agrees with the FFT; or auto, which takes cuDNN's where it would not be refused."""
-    kernels: Literal["portable", "triton", "auto"] = "auto"
-    """What computes a block around the long convolution: PyTorch's operations; Triton kernels, refused unless there is a GPU on
-    which each agrees with the portable code; or auto, which takes Triton's where they would not be refused."""
+    convolution: Literal["auto", "fft", "cudnn", "fused"] = "auto"
+    """Back end of the long convolution: PyTorch's FFT; cuDNN's, or Triton's fused in three passes for contexts of 16,384 to
+    2,097,152 tokens (neither has run on a GPU yet), each refused unless it is there and agrees with the FFT; or auto, which
+    takes the fused one where it would not be refused and is faster, else cuDNN's where it would not be refused."""
+    kernels: Literal["portable", "native", "triton", "auto"] = "auto"
+    """What computes a block around the long convolution: PyTorch's operations; on a CPU, C functions (native), which the machine's
+    compiler makes at the first use, and PyTorch's operations where it cannot or the two disagree; Triton kernels, refused
+    unless there is a GPU on which each agrees with the portable code; or auto, which takes Triton's where they would not
+    be refused."""
     cuda_graphs: bool = False
     """Record forward and backward of a micro step once, and replay it: for contexts of up to 32,768 tokens, whose kernels a
     card finishes faster than they are started. Needs a GPU, and memory for one more set of gradients. Parts of a cut sequence and
@@ -230,6 +197,8 @@ class RunConfig(Bounded):
     that holds a run. PATH: continue from that checkpoint, of this run or another."""
     local_ranks: Annotated[int | None, Bound(1, MOST_LOCAL_RANKS)] = None
     """Processes that `hyena-ds train` starts on a workstation; by default one a GPU, else the widest stage's need."""
+    steps_only: bool = False
+    """Train, and neither validate nor count baselines; write no weights at the end. `hyena-ds tune` measures steps so."""
     deepspeed_log: bool = False
     """Let DeepSpeed's own messages through."""
     stop_after: str | None = None
@@ -249,6 +218,11 @@ class RunConfig(Bounded):
             not (self.data.sources and self.task is not None),
             "task",
             "found a task and data.sources, wanted one of them: a run trains on labelled sequences or on shards; leave one out",
+        )
+        _require(
+            not self.steps_only or self.task is None,
+            "steps_only",
+            "found it with a task, wanted data.sources; leave it out",
         )
         sharded = self.offload_optimizer is None or self.zero_stage > 0
         _require(

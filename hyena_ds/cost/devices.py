@@ -7,6 +7,7 @@ Published numbers are what the makers' data sheets say (dense, without sparsity)
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -185,6 +186,13 @@ def published_device(name: str) -> Device:
         step=_STEP,
     )
     return Device(name, sheet.memory_gib * GIB, rates, _CONTEXT, 0.1, source=sheet.source)
+
+
+def device_called(name: str) -> Device | None:
+    """The published GPU that a driver calls `name`, as in «NVIDIA A100-SXM4-40GB»; None for another one."""
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    known = [sheet for sheet in PUBLISHED if words.issuperset(sheet.split("-"))]
+    return published_device(max(known, key=len)) if known else None
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Device
 from hyena_ds.cost.shape import StepShape, parameters
-from hyena_ds.cost.traffic import channels_at_once, overlap_groups, pieces
+from hyena_ds.cost.traffic import channels_at_once, chunk_tokens, overlap_groups, pieces
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
-from hyena_ds.ops.sizes import GIVEN_BACK, fft_length, tokens_of_a_chunk, tokens_of_a_tile
+from hyena_ds.ops.sizes import AT_WORK_IN_MLP, GIVEN_BACK, LOSS_PIECES, fft_length, tokens_of_a_tile
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -120,7 +120,11 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         again_middle = 0 if policy.keep_middle else 2
         of_operator = 2.5 + (4 if policy.keep_projections else 7) * a + own_u
         return {
-            "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+            "loss": [
+                *always,
+                work(2),
+                _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY),
+            ],
             "backward of the MLP": [
                 *always,
                 work(2 + 3 * a + again_middle),
@@ -137,19 +141,19 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         }
     cut = shape.sequence_parallel > 1
     found = {
-        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), on_cpu, 4 * D + 6 * VOCABULARY)],
+        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY)],
         "backward of the MLP": [
             *always,
             work(2 if policy.keep_middle else 3),
             *again,
-            _tile(shape, max(shape.config.mlp_width, 4 * D), on_cpu),
+            _tile(shape, max(shape.config.mlp_width, 4 * D), pieces(shape, on_cpu, 0, AT_WORK_IN_MLP), on_cpu),
         ],
         "backward of the convolution": [
             *convolution,
             *_transforms(shape, kind, on_cpu),
             *_buffers(shape, 1 + own_u, on_cpu),
         ],
-        "backward of the operator": [*convolution, _tile(shape, 4 * D, on_cpu)],
+        "backward of the operator": [*convolution, _tile(shape, 4 * D, pieces(shape, on_cpu), on_cpu)],
         "gradient of the filter": [*operator, work(2), work(2 if cut else 1, filter_unit), _chunk(shape, on_cpu)],
     }
     if not policy.keep_middle:
@@ -184,7 +188,8 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
         parts[tensor.part] += tensor.size * tensor.number
     if shape.sequence_parallel > 1:
         parts["exchange"] += unit  # an activation that comes in pieces, until it is put together
-    parts["tiles"] = _tile(shape, max(shape.config.mlp_width, 4 * shape.width), on_cpu).size * _OF_A_TILE
+    widest = max(shape.config.mlp_width, 4 * shape.width)
+    parts["tiles"] = _tile(shape, widest, pieces(shape, on_cpu), on_cpu).size * _OF_A_TILE
     if on_cpu:
         parts["slack"] = signal
     moments = {"convolution": parts, "results": {**always, "results": results, "slack": parts["slack"]}}
@@ -285,13 +290,14 @@ def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
     return [Held("exchange", size, (5 if shape.own_channels > group else 3) * tensors)]
 
 
-def _tile(shape: StepShape, widest: int, on_cpu: bool, floats: int | None = None) -> Held:
+def _tile(shape: StepShape, widest: int, cut: int, on_cpu: bool, floats: int | None = None) -> Held:
     """Tensors of a tile, of which a token has so many floats; by default several of the widest."""
-    tokens = min(shape.batch * shape.local_length, tokens_of_a_tile(pieces(shape, on_cpu) * widest, on_cpu))
+    tokens = tokens_of_a_tile((1 if on_cpu else cut) * widest, on_cpu)
+    tokens = min(shape.batch * shape.local_length, tokens)
     return Held("tiles", float(_FLOAT32 * tokens), _OF_A_TILE * widest if floats is None else floats)
 
 
 def _chunk(shape: StepShape, on_cpu: bool) -> Held:
     widest = max(shape.width, shape.config.filter_width)
-    tokens = min(shape.local_length, tokens_of_a_chunk(pieces(shape, on_cpu) * widest, on_cpu))
+    tokens = min(shape.local_length, chunk_tokens(shape, on_cpu))
     return Held("tiles", float(_FLOAT32 * tokens * widest), _OF_A_CHUNK)

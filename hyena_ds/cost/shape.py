@@ -12,7 +12,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 
 Precision = Literal["float32", "bfloat16"]
-KernelsName = Literal["portable", "triton"]
+KernelsName = Literal["portable", "native", "triton"]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from hyena_ds.cost.shape import KernelsName, Precision, StepShape
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import (
-    LEANEST_PIECES,
+    AT_WORK,
+    AT_WORK_IN_FILTER,
+    LOSS_PIECES,
     channels_of_a_group,
     channels_of_an_exchange,
+    pieces_of_a_block,
     tokens_of_a_chunk,
     tokens_of_a_tile,
 )
@@ -131,30 +134,45 @@ def _filter_floats(shape: StepShape, on_cpu: bool) -> float:
     evaluations = 2 if evaluates_again(shape, shape.activation_policy) else 1
     if shape.kernels == "triton" and not on_cpu:
         return (4.0 + evaluations) * D + 2.0 * F
-    window = 10.0 * D * min(1.0, _chunk_tokens(shape, on_cpu) / shape.local_length) if on_cpu else 2.5 * D
+    window = 10.0 * D * min(1.0, chunk_tokens(shape, on_cpu) / shape.local_length) if on_cpu else 2.5 * D
     features = 100.0
     return evaluations * (18.0 * F + 6.0 * D + features + window) + 70.0 * F + 7.0 * D + features + window
 
 
-def _chunk_tokens(shape: StepShape, on_cpu: bool) -> int:
-    return tokens_of_a_chunk(pieces(shape, on_cpu) * max(shape.width, shape.config.filter_width), on_cpu)
+def chunk_tokens(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
+    """Tokens of a chunk of the filter, of the block that has so many `after` it."""
+    cut = pieces(shape, on_cpu, after, AT_WORK_IN_FILTER)
+    return tokens_of_a_chunk(cut * max(shape.width, shape.config.filter_width), on_cpu)
 
 
-def channels_at_once(shape: StepShape, on_cpu: bool) -> int:
-    """Channels of a rank that go through the convolution together."""
+def channels_at_once(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
+    """Channels of a rank that go through the convolution together, of the block that has so many `after` it."""
     sizes = (shape.batch, shape.own_channels, shape.context_length, on_cpu)
-    most = -(-channels_of_a_group(*sizes) // pieces(shape, on_cpu))
+    most = -(-channels_of_a_group(*sizes) // pieces(shape, on_cpu, after))
     return min(most, channels_of_a_group(*sizes, cut=shape.sequence_parallel > 1))
 
 
-def pieces(shape: StepShape, on_cpu: bool) -> int:
-    """Into how many pieces the policy cuts what is done at once on a device."""
-    return 1 if on_cpu or shape.activation_policy.keep_middle else LEANEST_PIECES
+def pieces(shape: StepShape, on_cpu: bool, after: int = 0, at_work: int = AT_WORK) -> int:
+    """Into how many pieces a block, with so many `after` it, cuts what is done at once on a device."""
+    return 1 if on_cpu else pieces_of_a_block(shape.activation_policy.kept_units, after, at_work)
 
 
-def overlap_groups(shape: StepShape, on_cpu: bool) -> int:
+def _alike(shape: StepShape, on_cpu: bool) -> list[tuple[int, int]]:
+    """(blocks after it, how many are cut as it is) of each kind of block: from the first that is in one piece, all are."""
+    layers = shape.layers
+    if on_cpu:
+        return [(0, layers)]
+    kinds: list[tuple[int, int]] = []
+    for after in range(layers):
+        if pieces(shape, on_cpu, after) == pieces(shape, on_cpu, after, AT_WORK_IN_FILTER) == 1:
+            return [*kinds, (after, layers - after)]
+        kinds.append((after, 1))
+    return kinds
+
+
+def overlap_groups(shape: StepShape, on_cpu: bool, after: int = 0) -> int:
     """Groups of channels: all but one exchange is under way while another group is transformed."""
-    return -(-shape.own_channels // channels_at_once(shape, on_cpu))
+    return -(-shape.own_channels // channels_at_once(shape, on_cpu, after))
 
 
 def _moved(policy: Policy) -> int:
@@ -177,7 +195,8 @@ def _messages(shape: StepShape, on_cpu: bool) -> float:
     pieces = -(-d // channels_of_an_exchange(1, d, shape.context_length, on_cpu))
     halos = 3 + (not policy.keep_middle) - policy.keep_projections
     filters = (2 + evaluates_again(shape, policy)) * pieces
-    return shape.layers * (shape.accumulation * (_moved(policy) * overlap_groups(shape, on_cpu) + halos) + filters)
+    groups = sum(count * overlap_groups(shape, on_cpu, after) for after, count in _alike(shape, on_cpu))
+    return shape.accumulation * (_moved(policy) * groups + halos * shape.layers) + filters * shape.layers
 
 
 def _kernels(shape: StepShape, on_cpu: bool) -> float:
@@ -185,17 +204,20 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
         return _triton_kernels(shape)
     D = shape.width
 
-    def tiles(widest: int) -> int:
-        tokens = tokens_of_a_tile(pieces(shape, on_cpu) * widest, on_cpu)
+    def tiles(widest: int, after: int) -> int:
+        cut = pieces(shape, on_cpu, after) if after < shape.layers else 1 if on_cpu else LOSS_PIECES
+        tokens = tokens_of_a_tile(cut * widest, on_cpu)
         rows = max(1, tokens // shape.local_length)
         return -(-shape.batch // rows) * -(-shape.local_length // tokens)
 
     policy = shape.activation_policy
     tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
-    layer = shape.accumulation * (tile * tiles(4 * D) + _KERNELS["group"] * overlap_groups(shape, on_cpu))
-    layer += _KERNELS["filter"] * -(-shape.local_length // _chunk_tokens(shape, on_cpu))
-    loss = shape.accumulation * _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY))
-    return shape.layers * layer + loss + _KERNELS["exchange"] * _messages(shape, on_cpu)
+    found = _KERNELS["loss"] * tiles(max(D, 4 * VOCABULARY), shape.layers) + 0.0
+    chunks = 0
+    for after, count in _alike(shape, on_cpu):
+        found += count * (tile * tiles(4 * D, after) + _KERNELS["group"] * overlap_groups(shape, on_cpu, after))
+        chunks += count * -(-shape.local_length // chunk_tokens(shape, on_cpu, after))
+    return shape.accumulation * found + _KERNELS["filter"] * chunks + _KERNELS["exchange"] * _messages(shape, on_cpu)
 
 
 def _triton_kernels(shape: StepShape) -> float:
@@ -203,10 +225,10 @@ def _triton_kernels(shape: StepShape) -> float:
     transforms = 6 + (0 if policy.keep_spectra else 2) + (0 if policy.keep_convolution else 1)
     transforms += 0 if policy.keep_middle else 3
     group = _TRITON["group"] + _TRITON["transform"] * transforms
-    layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + group * overlap_groups(shape, False)
-    layer += _TRITON["sequence"] * (shape.batch - 1)
+    groups = sum(count * overlap_groups(shape, False, after) for after, count in _alike(shape, False))
+    layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + _TRITON["sequence"] * (shape.batch - 1)
     of_filter = _TRITON["filter"] * (1.4 if evaluates_again(shape, policy) else 1.0)
-    steps = shape.accumulation * (shape.layers * layer + _TRITON["loss"])
+    steps = shape.accumulation * (shape.layers * layer + group * groups + _TRITON["loss"])
     return steps + shape.layers * of_filter + _TRITON["exchange"] * _messages(shape, False)
 
 

@@ -108,9 +108,8 @@ def read_shard_list(file: Path) -> ShardList | None:
 
 def _listed(index: ShardIndex) -> ListedSource:
     chunks: list[list[str]] = [[] for _ in index.shards]
-    for chunk in index.chunks:
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(chunk)).encode()).hexdigest()
-        chunks[chunk.shard].append(f"{chunk.key} {digest[:12]}")
+    for key, shard, row in zip(index.chunks.keys, index.chunks.shard.tolist(), index.chunks.json_rows(), strict=True):
+        chunks[shard].append(f"{key} {hashlib.sha256(row.encode()).hexdigest()[:12]}")
     pairs = zip(index.shards, chunks, strict=True)
     shards = (ListedShard(**dataclasses.asdict(shard), chunks=tuple(digests)) for shard, digests in pairs)
     return ListedSource(hashlib.sha256(index.to_json().encode()).hexdigest(), tuple(shards))

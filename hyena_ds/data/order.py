@@ -20,7 +20,11 @@ def hash64(*parts: int | NDArray[np.int64]) -> NDArray[np.uint64]:
 
 def permutation(count: int, *key: int) -> NDArray[np.int64]:
     """The numbers 0 .. count - 1 in an order that depends on `key` alone."""
-    return np.argsort(hash64(*key, np.arange(count)), kind="stable")
+    bits = hash64(*key, np.arange(count))
+    order = np.argsort(bits)  # by vector instructions, where there are some
+    if count > 1 and bool((bits[order[1:]] == bits[order[:-1]]).any()):  # once in 2^65 / count^2 permutations
+        return np.argsort(bits, kind="stable")
+    return order
 
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -17,13 +17,13 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.data.chunks import BEYOND, Chunks, is_text, read_chunks
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.splits import SPLITS
 
@@ -31,8 +31,6 @@ INDEX_NAME = "index.json"
 FORMAT = "hyena-ds shards 1"
 MOST_BYTES = 2**30
 """An index in a directory may have so many: a few million chunks."""
-BEYOND = 2**62
-"""No coordinate, size or sum of sizes reaches it: they are counted in 64 bits."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -48,45 +46,20 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """One member pair: a run of bases of one chromosome."""
-
-    key: str
-    shard: int
-    """Position in `ShardIndex.shards`."""
-    offset: int
-    """Byte of the tar at which the tokens begin; one byte a base, `end - start` of them."""
-    assembly: str
-    chromosome: str
-    start: int
-    end: int
-    split: str
-    soft_masked: float
-    """Fraction of bases that were lower case."""
-    n_fraction: float
-    n_runs: tuple[tuple[int, int], ...]
-    """Runs (start, length) of N, relative to the chunk."""
-    unknown_runs: tuple[tuple[int, int], ...]
-    """Runs (start, length) of tokens that are neither A C G T nor N, relative to the chunk."""
-
-    @property
-    def length(self) -> int:
-        """Bases of the chunk."""
-        return self.end - self.start
-
-    def metadata(self) -> dict[str, Any]:
-        """What KEY.json holds: everything but the place in the tar."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("shard", "offset")}
-
-
-@dataclass(frozen=True)
 class ShardIndex:
     """Everything known about a directory of shards. Chunks are ordered by shard, then by offset."""
 
     assembly: str
     chunk_length: int
     shards: tuple[Shard, ...]
-    chunks: tuple[Chunk, ...]
+    chunks: Chunks
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for equal indices; another process can compare it, another version may not."""
+        digest = hashlib.sha256(f"{self.assembly!r} {self.chunk_length} {self.shards!r}".encode())
+        digest.update(self.chunks.fingerprint.encode())
+        return digest.hexdigest()
 
     def to_json(self) -> str:
         """Deterministic text: one chunk or shard a line."""
@@ -97,10 +70,10 @@ class ShardIndex:
         )
 
 
-def json_lines(items: Sequence[Any]) -> str:
-    """Dataclasses as a JSON list that has one of them a line."""
-    rows = ",\n".join(json.dumps(dataclasses.asdict(item)) for item in items)
-    return f"[\n{rows}\n]"
+def json_lines(items: Chunks | Sequence[Any]) -> str:
+    """Dataclasses of plain values as a JSON list that has one of them a line."""
+    rows = items.json_rows() if isinstance(items, Chunks) else (json.dumps(vars(item)) for item in items)
+    return "[\n" + ",\n".join(rows) + "\n]"
 
 
 def read_index(directory: str | Path) -> ShardIndex:
@@ -144,10 +117,11 @@ def parse_index(text: bytes, where: str) -> ShardIndex:
             assembly=raw["assembly"],
             chunk_length=raw["chunk_length"],
             shards=tuple(Shard(**shard) for shard in raw["shards"]),
-            chunks=tuple(chunk_from(chunk) for chunk in raw["chunks"]),
+            chunks=Chunks(),
         )
         _check_shards(index)
-        _check_chunks(index)
+        places = [(shard.bytes, shard.split) for shard in index.shards]
+        index = dataclasses.replace(index, chunks=read_chunks(raw["chunks"], places))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: not a readable index ({error}); prepare the shards again") from None
     except RecursionError:
@@ -159,15 +133,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"found {name}, wanted numbers")
 
 
-def chunk_from(raw: dict[str, Any]) -> Chunk:
-    """The chunk of a JSON object, whose types are not looked at."""
-    runs = {name: tuple((start, length) for start, length in raw[name]) for name in ("n_runs", "unknown_runs")}
-    return Chunk(**{**raw, **runs})
-
-
 def _check_shards(index: ShardIndex) -> None:
     """Raise ValueError unless every shard is a file of the directory itself, of a size and checksum that can be."""
-    if not _is_text(index.assembly):
+    if not is_text(index.assembly):
         raise ValueError("assembly: wanted a name")
     if not (type(index.chunk_length) is int and 0 < index.chunk_length < BEYOND):
         raise ValueError("chunk_length: wanted a number of bases")
@@ -184,57 +152,6 @@ def _check_shards(index: ShardIndex) -> None:
             raise ValueError(f"shard '{shard.file}' makes them {total} bytes in all")
     if len({shard.file for shard in index.shards}) < len(index.shards):
         raise ValueError("a shard is listed twice")
-
-
-def _check_chunks(index: ShardIndex) -> None:
-    """Raise ValueError unless every chunk lies inside a shard of its split, after and clear of the chunk before it."""
-    shards, count = index.shards, len(index.shards)
-    last, free = 0, 0
-    for chunk in index.chunks:
-        if any(type(number) is not int for number in (chunk.shard, chunk.offset, chunk.start, chunk.end)):
-            raise ValueError(f"chunk '{chunk.key}' has a place that is no whole number")
-        if not 0 <= chunk.start < chunk.end < BEYOND:
-            raise ValueError(f"chunk '{chunk.key}' has the bases {chunk.start} to {chunk.end}")
-        length = chunk.length
-        if not (
-            0 <= chunk.shard < count
-            and 0 <= chunk.offset <= shards[chunk.shard].bytes - length
-            and chunk.split == shards[chunk.shard].split
-        ):
-            raise ValueError(f"chunk '{chunk.key}' does not lie in its shard")
-        if chunk.shard < last or (chunk.shard == last and chunk.offset < free):
-            raise ValueError(f"chunk '{chunk.key}' lies before the end of the chunk above it")
-        last, free = chunk.shard, chunk.offset + length
-        if not (_is_text(chunk.key) and _is_text(chunk.assembly) and _is_text(chunk.chromosome)):
-            raise ValueError(f"chunk '{chunk.key}' has no key, assembly and chromosome")
-        if not (_is_share(chunk.soft_masked) and _is_share(chunk.n_fraction)):
-            raise ValueError(f"chunk '{chunk.key}' has a fraction that is not within 0 and 1")
-        if (chunk.n_runs or chunk.unknown_runs) and not _are_runs(chunk, length):
-            raise ValueError(f"chunk '{chunk.key}' has runs of N or unknown that are unsorted, overlap or lie outside")
-    if len({chunk.key for chunk in index.chunks}) < len(index.chunks):
-        raise ValueError("two chunks have one key")
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_share(value: object) -> bool:
-    return type(value) in (float, int) and 0 <= value <= 1  # type: ignore[operator]
-
-
-def _are_runs(chunk: Chunk, length: int) -> bool:
-    """Whether the runs are sorted pieces of the chunk, and no base is in two of them."""
-    for runs in (chunk.n_runs, chunk.unknown_runs):
-        end = 0
-        for start, run in runs:
-            if not (type(start) is int and type(run) is int and end <= start and run > 0):
-                return False
-            end = start + run
-        if end > length:
-            return False
-    both = sorted(chunk.n_runs + chunk.unknown_runs) if chunk.n_runs and chunk.unknown_runs else []
-    return all(left[0] + left[1] <= right[0] for left, right in pairwise(both))
 
 
 def _check_files(directory: Path, index: ShardIndex) -> None:

@@ -90,11 +90,12 @@ class Sources:
         """Scored targets of `samples`, from the index alone: targets are a sample's tokens 1 .. L."""
         total = 0
         end_token = int(self.config.append_end_token)
-        for source, track in enumerate(self.tracks):
+        for source in sorted({sample.source for sample in samples}):
             mine = [sample for sample in samples if sample.source == source]
             # A sample's first base is never a target; on the other strand it is the window's last.
             starts = np.array([s.start + (not s.reverse) for s in mine], dtype=np.int64)
-            total += int(track.scored(starts, starts + context_length - end_token).sum()) + end_token * len(mine)
+            scored = self.tracks[source].scored(starts, starts + context_length - end_token)
+            total += int(scored.sum()) + end_token * len(mine)
         return total
 
     def origin(self, sample: Sample, context_length: int) -> Origin:
@@ -112,7 +113,7 @@ class StageStream:
         self.context_length = plan.config.context_length
         self._key = (seed, plan.number)
         config = sources.config
-        self._orders = [
+        self.orders = [
             EpochOrder(windows, config.shuffle_shards, config.random_offset, (*self._key, _EPOCHS, number))
             for number, windows in enumerate(sources.windows(self.context_length))
         ]
@@ -127,13 +128,13 @@ class StageStream:
     def epoch(self, number: int) -> tuple[int, int]:
         """Source and epoch of sample `number` of the stage."""
         source, drawn = self._drawn(number)
-        return source, drawn // self._orders[source].windows.count
+        return source, drawn // self.orders[source].windows.count
 
     def epochs(self, most: int) -> list[Epoch]:
         """The epochs that the stage begins, `most` of each source, in the order of their first samples."""
         total = self.plan.config.step_count * self.plan.config.sequences
         found = []
-        for source, order in enumerate(self._orders):
+        for source, order in enumerate(self.orders):
             for number in range(most):
                 first = self._number(source, number * order.windows.count)
                 if first >= total:
@@ -144,7 +145,7 @@ class StageStream:
     def groups(self, step: int) -> list[tuple[list[str], list[str]]]:
         """For each source, the files of the group of shards that `step` draws from, and of the group after it."""
         first = step * self.plan.config.sequences
-        return [order.groups(self._drawn_before(first, source)) for source, order in enumerate(self._orders)]
+        return [order.groups(self._drawn_before(first, source)) for source, order in enumerate(self.orders)]
 
     def _drawn(self, number: int) -> tuple[int, int]:
         """Source of sample `number` of the stage, and how many samples that source gave before."""
@@ -170,7 +171,7 @@ class StageStream:
     def _sample(self, number: int) -> Sample:
         source, drawn = self._drawn(number)
         strand = self.sources.config.reverse_complement and int(hash64(*self._key, _STRAND, source, drawn)) & 1
-        return Sample(source, self._orders[source].start(drawn), bool(strand))
+        return Sample(source, self.orders[source].start(drawn), bool(strand))
 
 
 def row_samples(samples: Sequence[Drawn], plan: StagePlan, row: int, micro_step: int) -> tuple[list[int], list[Drawn]]:
@@ -182,13 +183,15 @@ def row_samples(samples: Sequence[Drawn], plan: StagePlan, row: int, micro_step:
 
 def validation_samples(sources: Sources, context_length: int, count: int) -> list[Sample]:
     """At most `count` held-out windows, evenly spread, always the same for a context length; forward strand, no offset."""
-    starts = []
-    for number, windows in enumerate(sources.windows(context_length)):
-        for shard in range(len(windows.kept_per_shard)):
-            starts += [Sample(number, int(start), False) for start in windows.starts(windows.kept(shard))]
-    if len(starts) <= count:
-        return starts
-    return [starts[i * len(starts) // count] for i in range(count)]
+    every = sources.windows(context_length)
+    before = np.cumsum([0, *(windows.count for windows in every)])
+    total = int(before[-1])
+    numbers = np.array([i * total // count for i in range(count)] if total > count else range(total), dtype=np.int64)
+    found = []
+    for number, windows in enumerate(every):
+        own = numbers[(numbers >= before[number]) & (numbers < before[number + 1])] - before[number]
+        found += [Sample(number, int(start), False) for start in windows.starts(windows.kept(own))]
+    return found
 
 
 def _quotas(weights: list[float]) -> list[int]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyena_ds.data.chunks import Chunk, Chunks
 from hyena_ds.data.remote.transfer import named
-from hyena_ds.data.shards import Chunk, Reader, Shard, ShardIndex, ShardReader, read_index
+from hyena_ds.data.shards import Reader, Shard, ShardIndex, ShardReader, read_index
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.redaction import shown
@@ -55,21 +56,33 @@ class Track:
         self.place = shown(str(place))
         self.split = split
         self.index = index or read_index(place)
-        self.chunks: list[Chunk] = [chunk for chunk in self.index.chunks if chunk.split == split]
-        if not self.chunks:
-            held = ", ".join(sorted({chunk.split for chunk in self.index.chunks})) or "nothing"
+        chunks = self.index.chunks
+        self._numbers = chunks.split.are(split)
+        """Numbers in the index of the chunks of the split, ascending."""
+        if not len(self._numbers):
+            held = ", ".join(sorted(chunks.split.names)) or "nothing"
             raise UserError(
                 f"{self.place}: found no '{split}' split (the shards hold: {held}); prepare shards with a '{split}' split"
             )
-        lengths = np.array([chunk.length for chunk in self.chunks], dtype=np.int64)
-        self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(lengths)))
-        breaks = [i for i, chunk in enumerate(self.chunks) if i == 0 or not _adjacent(self.chunks[i - 1], chunk)]
+        self.chunk_starts: Positions = np.concatenate(([0], np.cumsum(chunks.lengths(self._numbers))))
+        breaks = np.flatnonzero(~_adjacent(chunks, self._numbers))
         self.segment_starts: Positions = self.chunk_starts[breaks]
         self.segment_ends: Positions = np.append(self.segment_starts[1:], self.chunk_starts[-1])
-        self._runs = _ignored_runs(self.chunks, self.chunk_starts, ignore)
+        self._runs = _ignored_runs(chunks, self._numbers, self.chunk_starts, ignore)
         # Files beyond these are closed again: a system lets a process hold only so many.
         reader = open_ or (lambda shard: ShardReader(place, shard).read_into)
         self._reader = lru_cache(maxsize=_OPEN_FILES)(lambda number: reader(self.index.shards[number]))
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """The chunks of the split, in index order. They are made for it."""
+        return [self.index.chunks[int(number)] for number in self._numbers]
+
+    @property
+    def chunk_shards(self) -> NDArray[np.int32]:
+        """Position in the index of the shard of each chunk of the split."""
+        found: NDArray[np.int32] = self.index.chunks.shard[self._numbers]
+        return found
 
     @property
     def length(self) -> int:
@@ -86,12 +99,13 @@ class Track:
         number = int(np.searchsorted(self.chunk_starts, start, side="right")) - 1
         while filled < length:
             within = start + filled - int(self.chunk_starts[number])
-            take = min(length - filled, self.chunks[number].length - within)
-            begin = self.chunks[number].offset + within
+            take = min(length - filled, int(self.chunk_starts[number + 1]) - start - filled)
+            chunk = int(self._numbers[number])
+            begin = int(self.index.chunks.offset[chunk]) + within
             piece = ids[filled : filled + take]
-            self._reader(self.chunks[number].shard)(piece, begin)
+            self._reader(int(self.index.chunks.shard[chunk]))(piece, begin)
             if piece.max() >= VOCABULARY:
-                raise self._unknown_id(self.chunks[number], piece, begin)
+                raise self._unknown_id(self.index.chunks[chunk], piece, begin)
             filled += take
             number += 1
         return ids
@@ -107,9 +121,9 @@ class Track:
     @property
     def shard_files(self) -> list[str]:
         """Files that hold bases of the split, in index order."""
-        return list(dict.fromkeys(self.index.shards[chunk.shard].file for chunk in self.chunks))
+        return [self.index.shards[shard].file for shard in dict.fromkeys(self.chunk_shards.tolist())]
 
-    @property
+    @cached_property
     def index_by_file(self) -> dict[str, Shard]:
         """Shards by the names of their files."""
         return {shard.file: shard for shard in self.index.shards}
@@ -117,7 +131,8 @@ class Track:
     def shards(self, start: int, length: int) -> list[str]:
         """Files that hold the positions [start, start + length)."""
         first, last = np.searchsorted(self.chunk_starts, (start, start + length - 1), side="right") - 1
-        return list(dict.fromkeys(self.index.shards[chunk.shard].file for chunk in self.chunks[first : last + 1]))
+        shards = self.index.chunks.shard[self._numbers[first : last + 1]]
+        return [self.index.shards[shard].file for shard in dict.fromkeys(shards.tolist())]
 
     def ignored_before(self, positions: Positions) -> Positions:
         """How many positions before each of `positions` hold a token that is not scored."""
@@ -127,6 +142,15 @@ class Track:
         total: NDArray[np.int64] = before[run] + inside
         return total
 
+    def ignored_stretches(self, least: int) -> tuple[Positions, Positions]:
+        """Starts and ends of the stretches, as long as they go, of at least `least` positions that are not scored."""
+        starts, lengths, _ = self._runs
+        ends = starts + lengths
+        first = np.append(True, starts[1:] > ends[:-1])
+        begin, end = starts[first], ends[np.append(first[1:], True)]
+        long = (end - begin >= max(1, least)) & (begin >= 0)
+        return begin[long], end[long]
+
     def scored(self, starts: Positions, ends: Positions) -> Positions:
         """Scored tokens in each of the ranges [start, end)."""
         return ends - starts - (self.ignored_before(ends) - self.ignored_before(starts))
@@ -134,28 +158,31 @@ class Track:
     def origin(self, start: int, length: int, strand: str) -> Origin:
         """Genome coordinates of positions [start, start + length)."""
         number = int(np.searchsorted(self.chunk_starts, start, side="right")) - 1
-        chunk = self.chunks[number]
+        chunk = self.index.chunks[int(self._numbers[number])]
         first = chunk.start + start - int(self.chunk_starts[number])
         return Origin(chunk.assembly, chunk.chromosome, first, first + length, strand)
 
 
-def _adjacent(left: Chunk, right: Chunk) -> bool:
-    same = (left.assembly, left.chromosome) == (right.assembly, right.chromosome)
-    return same and left.end == right.start
+def _adjacent(chunks: Chunks, numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether each of these chunks goes on where the one before it ends; the first does not."""
+    found = np.zeros(len(numbers), dtype=np.bool_)
+    left, right = numbers[:-1], numbers[1:]
+    found[1:] = chunks.end[left] == chunks.start[right]
+    for column in (chunks.assembly, chunks.chromosome):
+        found[1:] &= column.codes[left] == column.codes[right]
+    return found
 
 
 def _ignored_runs(
-    chunks: list[Chunk], chunk_starts: Positions, ignore: tuple[str, ...]
+    chunks: Chunks, numbers: NDArray[np.int32], chunk_starts: Positions, ignore: tuple[str, ...]
 ) -> tuple[Positions, Positions, Positions]:
     """Starts, lengths, and ignored positions before each run; an empty run at -1 guards the left end."""
-    runs = [(-1, 0)]
-    for chunk, base in zip(chunks, chunk_starts[:-1].tolist(), strict=True):
-        here: list[tuple[int, int]] = []
-        if "n" in ignore:
-            here += chunk.n_runs
-        if "unknown" in ignore:
-            here += chunk.unknown_runs
-        runs += [(base + start, length) for start, length in sorted(here)]
-    table = np.array(runs, dtype=np.int64)
-    starts, lengths = table[:, 0].copy(), table[:, 1].copy()
-    return starts, lengths, np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    starts, lengths = [np.array([-1])], [np.array([0])]
+    for name, runs in (("n", chunks.n_runs), ("unknown", chunks.unknown_runs)):
+        if name in ignore:
+            pairs, chunk = runs.of(numbers)
+            starts.append(chunk_starts[chunk] + pairs[:, 0])
+            lengths.append(pairs[:, 1])
+    order = np.argsort(np.concatenate(starts), kind="stable")
+    in_order = np.concatenate(lengths)[order]
+    return np.concatenate(starts)[order], in_order, np.concatenate(([0], np.cumsum(in_order)[:-1]))

@@ -33,7 +33,11 @@ class Windows:
         per_segment = np.where(room >= 0, room // context_length + 1, 0)
         self._first_slot: Positions = np.concatenate(([0], np.cumsum(per_segment)))
         self._shard_bounds = self._slots_by_shard()
-        self.kept_per_shard: Positions = np.array([len(self.kept(s)) for s in range(len(self._shard_bounds) - 1)])
+        self._first_dropped, self._end_dropped = self._nothing_to_score()
+        self._dropped_before: Positions = np.concatenate(([0], np.cumsum(self._end_dropped - self._first_dropped)))
+        self.kept_before: Positions = self._kept_before(self._shard_bounds)
+        """Kept slots before each of the track's shards, and of all."""
+        self.kept_per_shard: Positions = np.diff(self.kept_before)
         self.count = int(self.kept_per_shard.sum())
         if self.count == 0:
             longest = int((track.segment_ends - track.segment_starts).max())
@@ -42,10 +46,12 @@ class Windows:
                 f"(its longest gap-free run has {longest}); shorten the context or prepare longer regions"
             )
 
-    def kept(self, shard: int) -> Positions:
-        """Slots that begin in the `shard`-th shard of the track and hold something to score."""
-        slots = np.arange(self._shard_bounds[shard], self._shard_bounds[shard + 1])
-        return slots[self._worth(self.starts(slots))]
+    def kept(self, numbers: Positions) -> Positions:
+        """The slots that hold something to score and have these numbers among those that do."""
+        # A dropped range lies before all kept slots whose number is at least that of the slot which begins it.
+        ranges = np.searchsorted(self._first_dropped - self._dropped_before[:-1], numbers, side="right")
+        found: Positions = numbers + self._dropped_before[ranges]
+        return found
 
     def starts(self, slots: Positions, offsets: Positions | int = 0) -> Positions:
         """First position of each slot's window, shifted by `offsets` as far as its segment allows."""
@@ -63,12 +69,35 @@ class Windows:
 
     def _slots_by_shard(self) -> Positions:
         """Bounds of the slots of each shard; slots and chunks are both ordered by position."""
-        shards = np.array([chunk.shard for chunk in self.track.chunks])
+        shards = self.track.chunk_shards
         shard_starts = self.track.chunk_starts[np.flatnonzero(np.diff(shards, prepend=-1))]
-        segment = np.searchsorted(self.track.segment_starts, shard_starts, side="right") - 1
-        into_segment = shard_starts - self.track.segment_starts[segment]
+        return np.append(self._slot_from(shard_starts), self._first_slot[-1])
+
+    def _slot_from(self, positions: Positions) -> Positions:
+        """The first slot whose window in the tiling begins at or after each position."""
+        segment = np.maximum(np.searchsorted(self.track.segment_starts, positions, side="right") - 1, 0)
+        into_segment = np.maximum(positions - self.track.segment_starts[segment], 0)
         slots = self._first_slot[segment] - (-into_segment // self.context_length)
-        return np.append(np.minimum(slots, self._first_slot[segment + 1]), self._first_slot[-1])
+        found: Positions = np.minimum(slots, self._first_slot[segment + 1])
+        return found
+
+    def _nothing_to_score(self) -> tuple[Positions, Positions]:
+        """Ranges of slots without a scored target on either strand: all of the context's inner tokens lie in one stretch that
+        is not scored. As many as there are such stretches, however many slots there are."""
+        if self.context_length == 1:  # the one token may be the first of its strand
+            return np.zeros(1, np.int64), self._first_slot[-1:]
+        begin, end = self.track.ignored_stretches(self.context_length - 1)
+        first, beyond = self._slot_from(begin - 1), self._slot_from(end - self.context_length + 1)
+        some = first < beyond
+        return first[some], beyond[some]
+
+    def _kept_before(self, slots: Positions) -> Positions:
+        """How many slots that hold something to score come before each of `slots`."""
+        ranges = np.searchsorted(self._first_dropped, slots, side="right")
+        last = np.maximum(ranges - 1, 0)
+        over = np.maximum(self._end_dropped[last] - slots, 0) if len(self._end_dropped) else np.zeros_like(slots)
+        found: Positions = slots - self._dropped_before[ranges] + np.where(ranges > 0, over, 0)
+        return found
 
 
 class EpochOrder:
@@ -80,12 +109,12 @@ class EpochOrder:
         self.random_offset = random_offset
         self.shuffle_shards = shuffle_shards
         self._epoch_groups = lru_cache(maxsize=2)(self._epoch_groups_uncached)
-        self._group_slots = lru_cache(maxsize=2)(self._group_slots_uncached)
+        self._group_order = lru_cache(maxsize=2)(self._group_order_uncached)
 
     def start(self, position: int) -> int:
         """First base of the window that is drawn as number `position` (counted over all epochs)."""
         epoch, group, within = self._place(position)
-        slot = self._group_slots(epoch, group)[within : within + 1]
+        slot = self._group_slot(epoch, group, int(self._group_order(epoch, group)[within]))
         tiled = self.windows.starts(slot)
         if not self.random_offset:
             return int(tiled[0])
@@ -121,7 +150,16 @@ class EpochOrder:
         sizes = [int(self.windows.kept_per_shard[group].sum()) for group in groups]
         return np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64), groups
 
-    def _group_slots_uncached(self, epoch: int, group: int) -> Positions:
+    def _group_slot(self, epoch: int, group: int, number: int) -> Positions:
+        """The slot, as an array of one, that is number `number` of its group before the group is shuffled."""
         shards = self._epoch_groups(epoch)[1][group]
-        slots = np.concatenate([self.windows.kept(int(shard)) for shard in shards])
-        return slots[permutation(len(slots), *self.key, _WINDOWS, epoch, group)]
+        before = np.cumsum(self.windows.kept_per_shard[shards])
+        place = int(np.searchsorted(before, number, side="right"))
+        within = number - (int(before[place - 1]) if place else 0)
+        return self.windows.kept(self.windows.kept_before[shards[place] : shards[place] + 1] + within)
+
+    def _group_order_uncached(self, epoch: int, group: int) -> NDArray[np.int32] | Positions:
+        """The order in which a group's kept slots are drawn; they are counted shard by shard."""
+        size = int(self.windows.kept_per_shard[self._epoch_groups(epoch)[1][group]].sum())
+        order = permutation(size, *self.key, _WINDOWS, epoch, group)
+        return order.astype(np.int32) if size < 2**31 else order  # half the memory

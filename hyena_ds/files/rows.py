@@ -79,6 +79,9 @@ METRICS = Shape(
         **dict.fromkeys((*_QUALITY, "learning_rate", "gradient_norm", "loss_spike"), is_number),
         **dict.fromkeys(("tokens_per_second", "peak_memory_gib", "exchange_share", "input_wait_seconds"), _is_amount),
         **dict.fromkeys(("skipped", "passed_over"), _is_a(bool)),
+        **dict.fromkeys(("mfu", "limit_share", "compute_seconds", "wait_seconds", "slowest_times"), _is_amount),
+        "slowest_rank": is_count,
+        "slow_ranks": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
     },
     needed=("step",),
     beside={"validation_loss": "context_length", "tokens_per_second": "tokens"},
@@ -88,6 +91,10 @@ FAULTS = Shape(
     {"step": is_count, "rank": is_count, **dict.fromkeys(("time", "kind", "text", "seen_on"), _is_a(str))},
     needed=("step", "kind", "text"),
 )
+HOSTS_CHANGED = "hosts"
+"""Kind of a row of faults.jsonl that is no fault: after one, a supervisor has chosen other hosts."""
+MENDED = ("corrupt",)
+"""Kinds of faults after which a run went on by itself."""
 STARTS = Shape(
     {
         **dict.fromkeys(("step", "ranks", "threads"), is_count),
@@ -140,8 +147,8 @@ def read_rows(file: Path, shape: Shape) -> list[Row]:
 
 
 def read_faults(file: Path) -> list[Row]:
-    """The rows of faults.jsonl."""
-    return read_rows(file, FAULTS)
+    """The rows of faults.jsonl that tell of a run's end."""
+    return [row for row in read_rows(file, FAULTS) if row["kind"] not in MENDED]
 
 
 def read_summary(file: Path) -> Row | None:

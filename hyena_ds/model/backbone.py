@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.model.block import Block
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.ops.tiles import tiles
 from hyena_ds.parallel.layout import Layout
@@ -96,7 +96,7 @@ def _drop_in_tiles(x_BlD: Tensor, probability: float, call: ForwardPass) -> Tens
         return x_BlD
     B, l, D = x_BlD.shape
     out_BlD = torch.empty_like(x_BlD)
-    for tile in tiles(B, l, 2 * D * pieces(call.policy, x_BlD.device), x_BlD.device):
+    for tile in tiles(B, l, 2 * D * call.pieces(x_BlD.device), x_BlD.device):
         out_BlD[tile.here] = call.drop(x_BlD[tile.here], tile, 0, probability)
     return out_BlD
 

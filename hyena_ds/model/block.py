@@ -21,13 +21,14 @@ from torch.autograd.function import once_differentiable
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import Policy
 from hyena_ds.model.filter import FilterShape, FilterWeights, ImplicitFilter, evaluate_filter, filter_gradients
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp import MLP, MLPWeights, mlp_backward, mlp_forward
 from hyena_ds.model.operator import HyenaOperator, Kept, operator_backward, operator_forward
 from hyena_ds.model.projection import OperatorWeights
 from hyena_ds.ops.layer_norm import NORM_EPSILON
 from hyena_ds.ops.products import without_autocast
+from hyena_ds.ops.sizes import AT_WORK_IN_FILTER
 
 _NOTHING_KEPT = Policy(False, False, False, False, False, False, False)
 
@@ -37,7 +38,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, number: int):
         super().__init__()
-        self.number = number
+        self.number, self.blocks_after = number, config.layers - 1 - number
         self.dropout = config.residual_dropout
         shape = FilterShape(
             config.width, config.maximum_context, config.time_context, config.filter_features, config.filter_shift
@@ -52,7 +53,10 @@ class Block(nn.Module):
         """The residual (B, l, D) after the operator and the MLP, float32."""
         weights = self._weights()
         # Inside the function autograd is always off, so whether there will be a backward is found out here.
-        call = call if torch.is_grad_enabled() else replace(call, policy=_NOTHING_KEPT)
+        if torch.is_grad_enabled():
+            call = replace(call, blocks_after=self.blocks_after)
+        else:  # nothing is kept before the last block either
+            call = replace(call, policy=_NOTHING_KEPT, blocks_after=0)
         out_BlD: Tensor = _BlockFunction.apply(residual_BlD, self, call, *weights)  # type: ignore[no-untyped-call, unused-ignore]
         return out_BlD
 
@@ -90,7 +94,7 @@ class _Spec:
     def __init__(self, block: Block, call: ForwardPass, weights: tuple[Tensor, ...]):
         self.call, self.number, self.dropout = call, block.number, block.dropout
         self.shape = block.operator.implicit_filter.shape
-        self._pieces = pieces(call.policy, weights[0].device)
+        self._pieces = call.pieces(weights[0].device, AT_WORK_IN_FILTER)
         self.kernels = call.kernels or _portable()
         self._k_dL: Tensor | None = None
         operator, implicit = len(OperatorWeights._fields), len(FilterWeights._fields)

@@ -5,6 +5,7 @@ It is passed to every forward; no module stores it, so one engine serves every c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,17 +19,12 @@ from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
-from hyena_ds.ops.sizes import LEANEST_PIECES
+from hyena_ds.ops.sizes import AT_WORK, pieces_of_a_block
 from hyena_ds.ops.tiles import Tile
 from hyena_ds.parallel.layout import Layout
 
 Watch: TypeAlias = Callable[[Tensor, Tensor], None]
 """watch(r_BlD, u_BDl): a block's residual, and its long convolution's input, which is overwritten afterwards."""
-
-
-def pieces(policy: Policy, device: torch.device) -> int:
-    """Into how many pieces a policy cuts what is done at once on a device."""
-    return LEANEST_PIECES if place.on_device(device) and not policy.keep_middle else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +47,8 @@ class ForwardPass:
     """The long convolution's back end; the same on every rank."""
     kernels: Kernels | None = None
     """What computes everything else of a block and the embedding; None is the portable code. The same on every rank."""
+    blocks_after: int = sys.maxsize
+    """Of the block that is at work, if one is."""
     watch: Watch | None = None
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""
@@ -59,6 +57,12 @@ class ForwardPass:
         """The type of the long convolution's inputs and outputs. On a CPU that has the whole sequence they go nowhere."""
         moves = self.layout.exchange.size > 1 or place.on_device(device)
         return self.exchange_dtype if moves else torch.float32
+
+    def pieces(self, device: torch.device, at_work: int = AT_WORK) -> int:
+        """Into how many pieces what could be done at once, with so many tensors, is cut on `device`."""
+        if not place.on_device(device):
+            return 1
+        return pieces_of_a_block(self.policy.kept_units, self.blocks_after, at_work)
 
     def drops(self, probability: float) -> bool:
         """Whether `drop` does anything."""

@@ -1,4 +1,4 @@
-"""The choice between portable code and Triton kernels at the start of a run.
+"""The choice between portable code, C functions and Triton kernels at the start of a run.
 
 wanted, device --found?--> every kernel beside the portable function, on the device --agrees?--> KernelChoice(kernels, why)
 """
@@ -14,7 +14,7 @@ from hyena_ds.errors import UserError
 from hyena_ds.model.kernels import Kernels
 from hyena_ds.ops.start_check import Unusable, difference, first_line, is_cuda
 
-Wanted = Literal["portable", "triton", "auto"]
+Wanted = Literal["portable", "native", "triton", "auto"]
 CHECKED = ((2, 1031), (3, 77))
 """Batch and tokens of the checks: several programs of a kernel, and none that is full."""
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2.0**-7}
@@ -33,10 +33,13 @@ def choose_kernels(
 ) -> KernelChoice:
     """What `device` computes a model of this shape with.
 
-    Raises UserError when Triton's kernels are asked for and there is no GPU, no triton, or one of them is wrong.
+    C functions that cannot be had here, or are wrong, are no error: the portable code gives the same. Raises UserError when
+    Triton's kernels are asked for and there is no GPU, no triton, or one of them is wrong.
     """
     if wanted == "portable":
         return KernelChoice(None, "as configured")
+    if wanted == "native":
+        return _native(config, getattr(torch, precision), device)
     try:
         if not is_cuda(device):
             raise Unusable("no CUDA device", "train on a machine with one")
@@ -48,6 +51,17 @@ def choose_kernels(
             ) from problem
         return KernelChoice(None, str(problem))
     return KernelChoice(kernels, f"{worst:.0e} from the portable code at most")
+
+
+def _native(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> KernelChoice:
+    from hyena_ds.model.native_kernels import NATIVE, check_native
+
+    try:
+        if device.type != "cpu":
+            raise Unusable("no CPU", "leave kernels out")
+        return KernelChoice(NATIVE, f"{check_native(config, dtype):.0e} from the portable code at most")
+    except Unusable as problem:
+        return KernelChoice(None, f"no native: {problem}; {problem.cure}")
 
 
 def _checked(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> tuple[Kernels, float]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hyena_ds.model.operator import Kept
     from hyena_ds.model.projection import OperatorWeights
     from hyena_ds.ops.convolution_backend import Convolution
+    from hyena_ds.ops.cross_entropy import Kernel as LossKernel
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,5 @@ class Kernels:
     """(skip_g) -> FFT's convolution plus the skip term; None: the caller adds it."""
     embed: Callable[[Tensor, Tensor, float, ForwardPass], Tensor] | None = None
     """(ids_Bl, embedding_VD, dropout's probability, call) -> r_BlD; None: PyTorch's embedding, then dropout."""
+    loss: LossKernel | None = None
+    """Final norm, head and loss with their gradients; None: in tiles of PyTorch's operations."""

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import Tensor
 
 from hyena_ds.model.filter_cache import FilterSlot
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops import place
 from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.fft_convolution import channels_at_once
@@ -109,7 +109,12 @@ def _added_at_lag_zero(k_dL: Tensor, skip_d1: Tensor, restored: bool) -> Iterato
 
 def _with_skip(call: ForwardPass) -> Callable[[Tensor], Convolution] | None:
     """The kernels' own convolution, which adds the skip, where they have one and no other back end is wanted."""
-    return call.kernels.fft_with_skip if call.kernels is not None and call.convolution is FFT else None
+    return call.kernels.fft_with_skip if call.kernels is not None and _back_end(call) is FFT else None
+
+
+def _back_end(call: ForwardPass) -> Convolution:
+    """The call's, if it takes sequences of this length."""
+    return call.convolution if call.convolution.takes(call.layout.context_length) else FFT
 
 
 def _of_group(call: ForwardPass, skip_g: Tensor) -> tuple[Convolution, Tensor | None]:
@@ -117,12 +122,12 @@ def _of_group(call: ForwardPass, skip_g: Tensor) -> tuple[Convolution, Tensor | 
     with_skip = _with_skip(call)
     if with_skip is not None:
         return with_skip(skip_g), None
-    return call.convolution, None if place.on_device(skip_g.device) else skip_g.unsqueeze(1)
+    return _back_end(call), None if place.on_device(skip_g.device) else skip_g.unsqueeze(1)
 
 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
     P = call.layout.exchange.size
     L, device = call.layout.context_length, x_BDl.device
-    most = -(-channels_at_once(B, D // P, L, device) // pieces(call.policy, device))
+    most = -(-channels_at_once(B, D // P, L, device) // max(call.pieces(device), _back_end(call).pieces))
     return min(most, channels_at_once(B, D // P, L, device, P > 1))

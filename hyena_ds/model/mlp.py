@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops import place
 from hyena_ds.ops.gelu import gelu_and_backward, gelu_of
 from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.layer_norm import layer_norm, layer_norm_backward
 from hyena_ds.ops.products import add_product, add_to_tokens
+from hyena_ds.ops.sizes import AT_WORK_IN_MLP
 from hyena_ds.ops.tiles import tiles
 
 
@@ -51,7 +52,7 @@ def mlp_forward(
     rounded = MLPWeights(*(weight.to(dtype) for weight in weights))
     out_BlD = empty_like(r_BlD)
     kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
-    for tile in tiles(B, l, inner * pieces(call.policy, r_BlD.device), r_BlD.device):
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, AT_WORK_IN_MLP), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_BnD = layer_norm(r_BnD, weights.norm_weight, weights.norm_bias).x
         h_nI = torch.addmm(rounded.up_bias, x_BnD.flatten(0, 1).to(dtype), rounded.up_weight.t())
@@ -85,7 +86,7 @@ def mlp_backward(
     # On a device the gradient of r overwrites that of the output, but where that is an expanded tensor.
     overwritten = place.on_device(r_BlD.device) and dout_BlD.is_contiguous()
     dr_BlD = dout_BlD if overwritten else empty_like(r_BlD)
-    for tile in tiles(B, l, inner * pieces(call.policy, r_BlD.device), r_BlD.device):
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, AT_WORK_IN_MLP), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         normed = layer_norm(r_BnD, weights.norm_weight, weights.norm_bias)
         x_nD = normed.x.flatten(0, 1).to(dtype)
@@ -96,12 +97,16 @@ def mlp_backward(
         gradients.down_bias.add_(dy_nD.sum(0))
         dy_nD = dy_nD.to(dtype)
         add_product(gradients.down_weight, dy_nD.t().unsqueeze(0), a_nI.unsqueeze(0))
+        del a_nI
         dh_nI = to_inner(torch.mm(dy_nD, rounded.down_weight))
+        del h_nI, kept_nI, to_inner, dy_nD
         gradients.up_bias.add_(dh_nI.sum(0, dtype=torch.float32))
         dh_nI = dh_nI.to(dtype)
         add_product(gradients.up_weight, dh_nI.t().unsqueeze(0), x_nD.unsqueeze(0))
         dx_BnD = torch.mm(dh_nI, rounded.up_weight).float().view(r_BnD.shape)
+        del dh_nI, x_nD
         norms = (weights.norm_weight, weights.norm_bias, gradients.norm_weight, gradients.norm_bias)
         dr = layer_norm_backward(dx_BnD, r_BnD, normed, *norms)
         torch.add(dout_BlD[tile.here], dr, out=dr_BlD[tile.here])
+        del normed, dx_BnD, dr  # not beside those of the next tile
     return dr_BlD, gradients

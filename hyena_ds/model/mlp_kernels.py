@@ -21,6 +21,9 @@ from hyena_ds.ops.tiles import tiles
 from hyena_ds.ops.triton.gelu import gelu, gelu_backward
 from hyena_ds.ops.triton.residual import add_dropped, dropped_gradient, norm, norm_backward
 
+_AT_WORK = 6
+"""Activation tensors, float32, that backward works with in bfloat16 when it does all tokens at once."""
+
 
 def mlp_forward(
     r_BlD: Tensor, weights: MLPWeights, call: ForwardPass, layer: int, dropout: float
@@ -32,7 +35,7 @@ def mlp_forward(
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     out_BlD = empty_like(r_BlD)
     kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
-    for tile in tiles(B, l, _widest(inner, dtype), r_BlD.device):
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, _AT_WORK), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = empty((x_nD.shape[0], inner), r_BlD.device, dtype)
@@ -44,11 +47,6 @@ def mlp_forward(
         add_dropped(r_BnD, y_nD.view(r_BnD.shape), weights.down_bias, dropped, out_BlD[tile.here])
         del x_nD, h_nI, y_nD  # not beside those of the next tile
     return out_BlD, kept_BlI
-
-
-def _widest(inner: int, dtype: torch.dtype) -> int:
-    """Tiles of twice the bytes of those of mlp.py: fewer tensors of a tile live at once."""
-    return max(1, inner * dtype.itemsize // 8)
 
 
 def mlp_backward(
@@ -67,8 +65,8 @@ def mlp_backward(
     inner = weights.up_bias.numel()
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     gradients = MLPWeights(*(torch.zeros_like(weight) for weight in weights))
-    dr_BlD = empty_like(r_BlD)
-    for tile in tiles(B, l, _widest(inner, dtype), r_BlD.device):
+    dr_BlD = dout_BlD  # each kernel reads of it what it writes
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, _AT_WORK), r_BlD.device):
         r_BnD, dout_BnD = r_BlD[tile.here], dout_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = torch.mm(x_nD, up_weight.t()) if kept_BlI is None else kept_BlI[tile.here].flatten(0, 1)

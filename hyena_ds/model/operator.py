@@ -76,19 +76,27 @@ def operator_forward(
     policy, on_device = call.policy, place.on_device(r_BlD.device)
     project = Projection(r_BlD, weights, call, policy.keep_projections)
     short = short_filter(weights, on_device)
-    x0_BDl = empty((B, D, l), r_BlD.device)
+    x0_BDl = empty((B, D, l), r_BlD.device, call.compute_dtype if on_device else torch.float32)
     u_BDl = empty((B, D, l), r_BlD.device, call.moved_dtype(r_BlD.device))
     for tile in project.tiles_with_the_first_last():
         x0, x1, v = short_convolution(project(tile), *short).chunk(3, dim=1)
         x0_BDl[columns(tile)] = x0
         torch.mul(x1, v, out=u_BDl[columns(tile)])
+        del x0, x1, v  # neither beside the next tile's nor beside the transforms
     if call.watch is not None:
         call.watch(r_BlD, u_BDl)
     y_BDl, groups = convolution_forward(u_BDl, k_dL, weights.skip, call)
+    in_place = on_device and not policy.keep_convolution  # y is read no more, and x0 goes before the result comes
+    z_BDl = torch.mul(y_BDl, x0_BDl, out=y_BDl) if in_place else None
+    if in_place:
+        del x0_BDl
     out_BlD = empty_like(r_BlD)
     out_weight = weights.out_weight.to(call.compute_dtype)
     for tile in project.tiles():
-        z_BDn = _gated(y_BDl[columns(tile)], x0_BDl[columns(tile)], call)
+        if z_BDl is None:
+            z_BDn = _gated(y_BDl[columns(tile)], x0_BDl[columns(tile)], call)
+        else:
+            z_BDn = z_BDl[columns(tile)].to(call.compute_dtype)
         if on_device and not call.drops(dropout):
             out_BnD = torch.add(r_BlD[tile.here], weights.out_bias, out=out_BlD[tile.here])
             add_to_tokens(out_BnD, z_BDn, out_weight.t())
@@ -133,9 +141,11 @@ def operator_backward(
         if u_BDl is not None:
             x0, x1, v = short_convolution(p_BCm, *short).chunk(3, dim=1)
             torch.mul(x1, v, out=u_BDl[columns(tile)])
+            del x1, v
         else:
             x0 = short_convolution(p_BCm[:, :D], *(of_all[:D] for of_all in short))
         torch.mul(output_gradient(tile)[1], x0, out=dy_BDl[columns(tile)])
+        del p_BCm, x0  # neither beside the next tile's nor beside the transforms
 
     through = kept.groups, kept.y_BDl
     y_BDl, du_BDl = convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, *through)
@@ -157,9 +167,12 @@ def operator_backward(
             dq_BCn = dq_BCm[..., begins : begins + y.shape[-1]]
             for part, (a, b) in zip(dq_BCn.chunk(3, dim=1), ((dz_BDn, y), (du, v), (du, x1)), strict=True):
                 torch.mul(a, b, out=part)
+            del a, b, part
         else:
             dq_BCn = torch.cat((dz_BDn.mul_(y), torch.mul(du, v), torch.mul(du, x1)), dim=1)
+        del x0, x1, v, dz_BDn, dmixed_BnD, y, du
         dweight, dbias = short_convolution_to_weight(dq_BCn, p_BCm)
+        del p_BCm
         gradients.short_weight.add_(dweight)
         if on_device:  # p is without its bias
             gradients.short_weight.add_((dbias * weights.in_bias).view(-1, 1, 1))
@@ -180,8 +193,10 @@ def operator_backward(
             if tile.last == l:
                 dq_BCm[..., -HALO:].copy_(right_BC2.wait())  # type: ignore[union-attr]
             before_BC2 = dq_BCn[..., -HALO:].clone()
+        del dq_BCn
         complete = Tile(tile.rows, begin, begin + dq_BCm.shape[-1] - HALO)
         dp_BCn = short_convolution_to_input(dq_BCm, weights.short_weight)
+        del dq_BCm
         if not on_device:
             gradients.in_bias.add_(dp_BCn.sum((0, 2)))
         dp_BCn = dp_BCn.to(call.compute_dtype)
@@ -192,6 +207,7 @@ def operator_backward(
         dx_BnD = to_tokens(dp_BCn, in_weight)
         norms = (weights.norm_weight, weights.norm_bias, gradients.norm_weight, gradients.norm_bias)
         dout_BlD[complete.here] += layer_norm_backward(dx_BnD, r_BlD[complete.here], normed, *norms)
+        del dp_BCn, normed, dx_BnD
     return dout_BlD, gradients
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hyena_ds.model.forward_pass import ForwardPass, pieces
+from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.ops import place
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.layer_norm import Normed, layer_norm
@@ -67,7 +67,7 @@ class Projection:
         return list(self._cut(B, l, D))
 
     def _cut(self, B: int, l: int, D: int) -> Iterator[Tile]:
-        return tiles(B, l, 4 * D * pieces(self._call.policy, self._r_BlD.device), self._r_BlD.device)
+        return tiles(B, l, 4 * D * self._call.pieces(self._r_BlD.device), self._r_BlD.device)
 
     def tiles_with_the_first_last(self) -> list[Tile]:
         """The tiles that need the neighbour's tokens are done when these have had time to arrive."""

@@ -17,6 +17,7 @@ from hyena_ds.model.kernels import Kernels
 from hyena_ds.model.mlp_kernels import mlp_backward, mlp_forward
 from hyena_ds.model.operator_kernels import dropped_of, operator_backward, operator_forward
 from hyena_ds.ops.triton import cases
+from hyena_ds.ops.triton.cross_entropy import cross_entropy
 from hyena_ds.ops.triton.residual import embedded, embedded_backward
 from hyena_ds.ops.triton.spectra import convolution_with_skip
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
@@ -55,7 +56,8 @@ TRITON = Kernels(
     filter_gradients,
     convolution_with_skip,
     embed,
+    cross_entropy,
 )
 
-CASES = (*(case for case in cases.CASES if case is not cases.LOSS), *SPECTRA_CASES)
-"""The kernels that these are made of, but for the filter's; the loss is no faster than the portable code."""
+CASES = (*cases.CASES, *SPECTRA_CASES)
+"""The kernels that these are made of, but for the filter's."""

@@ -1,16 +1,19 @@
 """The long convolution's back ends behind one value, and the choice between them at the start of a run.
 
     wanted, device --found?--> cudnn.ops.fft_causal_conv1d --agrees with FFT?--> Choice(convolution, why)
+                   --found?--> ops/triton/long_convolution.py --agrees with FFT?--> and under auto, faster?
 
-FFT, the portable functions of fft_convolution.py, is the default and the oracle. cuDNN's convolution is used only where a
-check at start-up finds the same output and gradients. It never ran on a GPU here: its wrapper, the choice and the
-refusals are tested on a CPU with a stand-in for the package, read from nvidia-cudnn-frontend 1.28.0 and 1.32.0.
+FFT, the portable functions of fft_convolution.py, is the default and the oracle. The two others are used only where a check at
+start-up finds the same output and gradients, and the fused one, unless it is asked for, where it takes less time than what
+would run in its place. Neither ran on a GPU here. cuDNN's wrapper, the choice and the refusals are tested on a CPU with a
+stand-in for the package, read from nvidia-cudnn-frontend 1.28.0 and 1.32.0; the fused kernels in Triton's interpreter.
 
 B batch, g channels, L context length.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,16 +24,16 @@ from torch import Tensor
 
 from hyena_ds.errors import UserError
 from hyena_ds.ops import fft_convolution
-from hyena_ds.ops.start_check import Unusable, difference, first_line, is_cuda
+from hyena_ds.ops.start_check import Unusable, device_seconds, difference, first_line, is_cuda
 
-Wanted = Literal["auto", "fft", "cudnn"]
+Wanted = Literal["auto", "fft", "cudnn", "fused"]
 
 
 @dataclass(frozen=True)
 class Convolution:
     """A causal convolution in float32 on as many channels as the caller gives; results may be views, never inputs.
 
-    Inputs may be bfloat16; a filter and all results are float32.
+    Inputs may be bfloat16; a filter and its gradient are float32, other results float32 or of the input's type.
     """
 
     name: str
@@ -42,6 +45,15 @@ class Convolution:
     """(u_BgL, k_gL) -> (y_BgL, and the two tensors that spare `backward_from_spectra` their transforms), if it can."""
     backward_from_spectra: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     """(dy_BgL and those two) -> (du_BgL, dk_gL)."""
+    shortest: int = 1
+    longest: int = sys.maxsize
+    """Context lengths that it is used for; others go through FFT."""
+    pieces: int = 1
+    """Into how many groups it wants the channels cut that FFT takes at once: those that fill a device, for less memory."""
+
+    def takes(self, context_length: int) -> bool:
+        """Whether it is used for sequences of so many tokens."""
+        return self.shortest <= context_length <= self.longest
 
 
 FFT = Convolution(
@@ -66,29 +78,99 @@ CHECKED_LENGTHS = (4_096, 5_001, 32_768, 40_001)
 """cuDNN has one kernel for filters of up to 16,384 taps and one for longer ones, and pads what is no power of two."""
 _LONGEST = 1 << 23
 """Tokens of cuDNN's longest convolution on every device; newer ones double it."""
+CHECKED_FUSED = (16_384, 20_001)
+"""Besides the run's own: one that fills its points, and one that does not."""
 _OLDEST_CUDNN = (9, 26, 0)
 _INSTALL = "install nvidia-cudnn-frontend 1.28.0 or newer"
 
 
-def choose_convolution(wanted: Wanted, device: torch.device, lengths: Iterable[int] = ()) -> Choice:
-    """The back end for `device`; `lengths` are context lengths to check cuDNN at besides CHECKED_LENGTHS.
+_TIMED_CHANNELS = 16
+"""Channels of the longest context that a timing takes: enough programs for a card, and little memory."""
 
-    Raises UserError when cuDNN is asked for and is missing, too old or wrong.
+
+def choose_convolution(
+    wanted: Wanted,
+    device: torch.device,
+    lengths: Iterable[int] = (),
+    with_skip: Callable[[Tensor], Convolution] | None = None,
+    seconds: Callable[[Callable[[], object]], float] = device_seconds,
+) -> Choice:
+    """The back end for `device` of sequences of `lengths`; `with_skip` is what kernels have in the place of FFT, if any.
+
+    `seconds` says how long some work takes the device. Raises UserError when cuDNN's or the fused convolution is asked for
+    and is missing, too old, wrong or made for other lengths.
     """
+    lengths = [*lengths]
     if wanted == "fft":
         return Choice(FFT, "as configured")
-    try:
-        if not is_cuda(device):
-            raise Unusable("no CUDA device", "train on a machine with one")
-        convolution = cudnn_convolution(_find_cudnn())
-        worst = _worst_difference(convolution, device, sorted({*CHECKED_LENGTHS, *lengths}))
-    except Unusable as problem:
-        if wanted == "cudnn":
+    if wanted != "auto":
+        try:
+            return _checked_cudnn(device, lengths) if wanted == "cudnn" else _checked_fused(device, lengths)
+        except Unusable as problem:
             raise UserError(
-                f"convolution: found {problem}, wanted cudnn; {problem.cure}, or set convolution: auto"
+                f"convolution: found {problem}, wanted {wanted}; {problem.cure}, or set convolution: auto"
             ) from problem
+    if not is_cuda(device):
+        return Choice(FFT, "no CUDA device")
+    convolution, why = _or_fft(lambda: _checked_cudnn(device, lengths))
+    other = convolution
+    if convolution is FFT and with_skip is not None:
+        other = with_skip(torch.zeros(_TIMED_CHANNELS, device=device))
+    fused = _or_fft(lambda: _faster_fused(device, lengths, other, seconds))
+    return Choice(convolution, f"{why}; {fused.why}") if fused.convolution is FFT else fused
+
+
+def _or_fft(checked: Callable[[], Choice]) -> Choice:
+    try:
+        return checked()
+    except Unusable as problem:
         return Choice(FFT, str(problem))
-    return Choice(convolution, f"{worst:.0e} from fft at most")
+
+
+def _checked_cudnn(device: torch.device, lengths: list[int]) -> Choice:
+    if not is_cuda(device):
+        raise Unusable("no CUDA device", "train on a machine with one")
+    convolution = cudnn_convolution(_find_cudnn())
+    at = sorted({*CHECKED_LENGTHS, *filter(convolution.takes, lengths)})
+    return Choice(convolution, _agreement(convolution, "cuDNN", "install another cuDNN", device, at))
+
+
+def _checked_fused(device: torch.device, lengths: list[int]) -> Choice:
+    """On a CPU too where Triton interprets its kernels, at the lengths of the run alone."""
+    try:
+        from hyena_ds.ops.triton.long_convolution import FUSED, is_interpreted
+    except ImportError as error:
+        raise Unusable(
+            f"no triton that can be imported ({first_line(error)})", "pip install 'hyena-ds[triton]'"
+        ) from error
+    if not is_cuda(device) and not is_interpreted():
+        raise Unusable("no CUDA device", "train on a machine with one")
+    own = [*filter(FUSED.takes, lengths)]
+    if not own:
+        raise Unusable(
+            f"no context of {FUSED.shortest:,} to {FUSED.longest:,} tokens, which the fused convolution is made for",
+            "set convolution: fft",
+        )
+    at = sorted({*own, *(CHECKED_FUSED if is_cuda(device) else ())})
+    return Choice(FUSED, _agreement(FUSED, "fused convolution", "report it", device, at))
+
+
+def _faster_fused(
+    device: torch.device, lengths: list[int], other: Convolution, seconds: Callable[[Callable[[], object]], float]
+) -> Choice:
+    """The fused convolution, if at the longest context that it takes it needs less time than `other`."""
+    fused, agreement = _checked_fused(device, lengths)
+    longest = max(filter(fused.takes, lengths))
+    u, dy, k = _random_signals(1, _TIMED_CHANNELS, longest, device)
+
+    def both_ways(convolution: Convolution) -> Callable[[], object]:
+        return lambda: (convolution.forward(u, k), convolution.backward(dy, u, k, True))
+
+    share = seconds(both_ways(fused)) / seconds(both_ways(other))
+    beside = f"{share:.2f} of the time of {other.name}'s at {longest:,} tokens"
+    if not share < 1.0:
+        raise Unusable(f"a fused convolution that takes {beside}", "set convolution: fft")
+    return Choice(fused, f"{agreement}, and {beside}")
 
 
 def cudnn_convolution(fft_causal_conv1d: Callable[[Tensor, Tensor], Tensor]) -> Convolution:
@@ -101,15 +183,11 @@ def cudnn_convolution(fft_causal_conv1d: Callable[[Tensor, Tensor], Tensor]) -> 
     """
 
     def forward(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
-        if u_BgL.shape[-1] > _LONGEST:
-            return FFT.forward(u_BgL, k_gL)
         u_BgL = u_BgL.float()
         with torch.no_grad():
             return fft_causal_conv1d(u_BgL, k_gL)
 
     def backward(dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        if u_BgL.shape[-1] > _LONGEST:
-            return FFT.backward(dy_BgL, u_BgL, k_gL, again)
         u_BgL, dy_BgL = u_BgL.float(), dy_BgL.float()
         u_BgL, k_gL = (x.contiguous().detach().requires_grad_() for x in (u_BgL, k_gL))
         with torch.enable_grad():
@@ -117,7 +195,7 @@ def cudnn_convolution(fft_causal_conv1d: Callable[[Tensor, Tensor], Tensor]) -> 
             du_BgL, dk_gL = torch.autograd.grad(y_BgL, (u_BgL, k_gL), dy_BgL)
         return du_BgL, dk_gL, y_BgL.detach() if again else None
 
-    return Convolution("cudnn", forward, backward)
+    return Convolution("cudnn", forward, backward, longest=_LONGEST)
 
 
 def _find_cudnn() -> Callable[[Tensor, Tensor], Tensor]:
@@ -136,28 +214,32 @@ def _find_cudnn() -> Callable[[Tensor, Tensor], Tensor]:
         raise Unusable(f"no fft_causal_conv1d in nvidia-cudnn-frontend ({first_line(error)})", _INSTALL) from error
 
 
-def _worst_difference(convolution: Convolution, device: torch.device, lengths: Iterable[int]) -> float:
-    """The largest difference of any result from FFT's, at every length, relative to the largest value of each."""
+def _random_signals(batch: int, channels: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(u_BgL, dy_BgL, k_gL): a function of the length."""
+    generator = torch.Generator().manual_seed(length)
+    shapes = (batch, channels, length), (batch, channels, length), (channels, length)
+    u, dy, k = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    return u, dy, k
+
+
+def _agreement(convolution: Convolution, what: str, cure: str, device: torch.device, lengths: Iterable[int]) -> str:
+    """How far any result is from FFT's, at any length, relative to the largest value of each. Raises Unusable if too far."""
     names = ("output", "gradient of the input", "gradient of the filter", "output in backward")
-    worst, cure = 0.0, "install another cuDNN"
+    worst = 0.0
     for length in lengths:
-        generator = torch.Generator().manual_seed(length)
-        u, dy, k = (
-            torch.randn(shape, generator=generator).to(device)
-            for shape in ((2, 3, length), (2, 3, length), (3, length))
-        )
+        u, dy, k = _random_signals(2, 3, length, device)
         wanted = (FFT.forward(u, k), *FFT.backward(dy, u, k, True))
         try:
             found = (convolution.forward(u, k), *convolution.backward(dy, u, k, True))
             differences = [difference(a, b) for a, b in zip(found, wanted, strict=True)]
         except Exception as error:
-            raise Unusable(f"a cuDNN that fails at {length:,} tokens ({first_line(error)})", cure) from error
+            raise Unusable(f"a {what} that fails at {length:,} tokens ({first_line(error)})", cure) from error
         for name, far_off in zip(names, differences, strict=True):
             if not far_off <= TOLERANCE:  # NaN too
                 far = f"{far_off:.0e} from fft's at {length:,} tokens, more than {TOLERANCE:.0e}"
-                raise Unusable(f"cuDNN's {name} {far}", cure)
+                raise Unusable(f"{what}'s {name} {far}", cure)
         worst = max(worst, *differences)
-    return worst
+    return f"{worst:.0e} from fft at most"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 _GROUP_ELEMENTS = 1 << 21
 """Elements of the padded signal that one group of channels should hold on a CPU (8 MiB)."""
-_DEVICE_GROUP_ELEMENTS = 1 << 28
+_DEVICE_GROUP_ELEMENTS = 1 << 29
 _FEWEST_TRANSFORMS = 2
 """On a CPU a single long transform runs at a quarter to a third of the speed of two (measured on an Intel Xeon)."""
-_MOST_CHANNELS, _MOST_DEVICE_CHANNELS = 64, 128
+_MOST_CHANNELS, _MOST_DEVICE_CHANNELS = 64, 256
 _FEWEST_GROUPS = 4
 """Groups of channels into which an exchange is cut at least, so that it overlaps the work."""
 _EXCHANGED_ELEMENTS = 1 << 21
@@ -30,18 +30,30 @@ GIVEN_BACK = 1 << 24
 _CACHED_ELEMENTS = 1 << 18
 """Elements of the widest intermediate result of a tile: 1 MiB of float32, a core's second-level cache."""
 _FEWEST_TOKENS = 64
-_DEVICE_ELEMENTS = 1 << 29
+_DEVICE_ELEMENTS = 1 << 30
 """On an accelerator a tile only bounds memory."""
 
 
-LEANEST_PIECES = 4
-"""Into how many pieces the leanest policy cuts on a device what other policies do at once: less memory for more kernels."""
+AT_WORK = 14
+"""Activation tensors, B x l x D float32, that a block works with on a device when it does all at once: transforms or tiles."""
+AT_WORK_IN_MLP, AT_WORK_IN_FILTER = 10, 4
+LOSS_PIECES = 8
+"""Into how many pieces the loss is cut on a device: all that is kept is live then."""
 _POWER_OF_TWO = 1.06
 """How much longer a transform of a device may be to have a power of two points."""
 
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest result of the filter's MLP for a chunk of tokens, on a CPU."""
 _DEVICE_CHUNK_ELEMENTS = 1 << 28
+
+
+def pieces_of_a_block(kept: int, blocks_after: int, at_work: int = AT_WORK) -> int:
+    """Into how many pieces a block cuts on a device what it could do at once: less memory for more kernels.
+
+    Where a policy keeps `kept` activation tensors a block, the block works with no more than that, besides those that the
+    blocks after it do not hold when it is at work: most is kept when the last one is, which is cut finest.
+    """
+    return max(-(-at_work // (kept * (blocks_after + 1))), 2 if blocks_after == 0 else 1)
 
 
 @lru_cache

@@ -11,69 +11,17 @@ P sequence-parallel size.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.ops.large import empty, empty_like
-
-
-class Event(Protocol):
-    """A mark in a device's queue, as `torch.cuda.Event` is one."""
-
-    def record(self) -> None:
-        """Put it at the queue's end."""
-
-    def query(self) -> bool:
-        """Whether the device has come to it; answers at once."""
-
-
-class DeviceQueue:
-    """Where in its queue a device has to wait for an exchange, marked before and after, so that another thread can tell
-    whether it stands there: the host goes on, and stands nowhere that says so.
-    """
-
-    def __init__(self, new_event: Callable[[], Event]):
-        self._new_event = new_event
-        self._waits: deque[tuple[Event, Event]] = deque()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def waits(self) -> Iterator[None]:
-        """What is queued within is a wait."""
-        before, after = self._new_event(), self._new_event()
-        before.record()
-        yield
-        after.record()
-        with self._lock:
-            self._pass_by()
-            self._waits.append((before, after))
-
-    def stands(self) -> bool:
-        """Whether the device has come to a wait and not past it. Any thread may ask."""
-        try:
-            with self._lock:
-                self._pass_by()
-                return bool(self._waits) and self._waits[0][0].query()
-        except RuntimeError:  # an error of the device's work, which its own thread will meet
-            return False
-
-    def is_done(self) -> None:
-        """Note that all that was queued so far is over: nothing is asked about it any more."""
-        with self._lock:
-            self._waits.clear()
-
-    def _pass_by(self) -> None:
-        while self._waits and self._waits[0][1].query():
-            self._waits.popleft()
+from hyena_ds.parallel.waits import Waits
 
 
 @dataclass
@@ -88,8 +36,8 @@ class Traffic:
     """Exchanges that were waited for: in the end all."""
     seconds_waited: float = 0.0
     """In which the calling thread could not go on; next to nothing where exchanges are queued on a device."""
-    queue: DeviceQueue | None = None
-    """Of the device that exchanges are queued on, where somebody wants to know whether it waits for one."""
+    waits: Waits | None = None
+    """Where the waits are counted among a rank's others, of a device too."""
 
 
 @dataclass
@@ -110,8 +58,7 @@ class Pending:
         """The tensor, once it is here."""
         if self._work is not None:
             began = time.perf_counter()
-            queue = self.traffic.queue if self.traffic is not None else None
-            with queue.waits() if queue is not None else nullcontext():
+            with self.traffic.waits.counted() if self.traffic and self.traffic.waits else nullcontext():
                 self._work.wait()
             if self.traffic is not None:
                 self.traffic.seconds_waited += time.perf_counter() - began

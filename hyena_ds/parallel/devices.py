@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.agreement import from_every_rank
-from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, is_loopback, listen
+from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, interface_to, listen
 from hyena_ds.parallel.nodes import Nodes, nodes_of, ranks_said_here
 
 _NVIDIA_DEVICES = "/dev/nvidia[0-9]*"
@@ -215,11 +215,6 @@ def waits_take_time(compute: Compute) -> bool:
     return compute.device.type == "cpu"
 
 
-def new_event() -> torch.cuda.Event:
-    """A mark for the queue of this process's device."""
-    return torch.cuda.Event()
-
-
 def device_name(compute: Compute) -> str:
     """What this rank computes on, in words."""
     return torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "CPU"
@@ -243,26 +238,6 @@ def broken_collective(error: BaseException) -> bool:
     """Whether an error says that a collective lost another rank: a consequence, whose cause is elsewhere."""
     # gloo has no error type of its own; its texts name the file of its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
-
-
-def interface_to(address: str) -> str | None:
-    """Name of the network interface over which this machine reaches `address`, where that can be known.
-
-    A name that means loopback here is no answer: other machines would not come that way.
-    """
-    import psutil
-
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
-            probe.connect(target)
-            own = str(probe.getsockname()[0])
-    except OSError:
-        return None
-    if is_loopback(own) and not is_loopback(address):
-        return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
 
 
 def serve_store(address: str, port: int) -> dist.TCPStore:

@@ -34,6 +34,26 @@ def meeting_address() -> str:
     return LOOPBACK if all_ranks_here() else os.environ["MASTER_ADDR"]
 
 
+def interface_to(address: str) -> str | None:
+    """Name of the network interface over which this machine reaches `address`, where that can be known.
+
+    A name that means loopback here is no answer: other machines would not come that way.
+    """
+    import psutil
+
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # a datagram socket's connect sends nothing
+            probe.connect(target)
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    if is_loopback(own) and not is_loopback(address):
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, addresses in interfaces if own in (each.address for each in addresses)), None)
+
+
 def listen(address: str, port: int = 0) -> socket.socket:
     """A socket that listens on the one address that is called `address`, on all where this machine cannot tell which it is.
 

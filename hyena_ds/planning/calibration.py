@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from hyena_ds.bench.case import Case, case_of_columns
 from hyena_ds.bench.limits import measure_ceilings, say
 from hyena_ds.bench.processes import Ranks
 from hyena_ds.bench.report import spread_of_turns, write_json
+from hyena_ds.config.loading import to_plain
+from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.policy import PolicyName
 from hyena_ds.cost.devices import GIB, Cluster, Device, Links, Rates
 from hyena_ds.cost.memory import moments, with_slack
@@ -43,6 +44,9 @@ STEPS: tuple[tuple[int, PolicyName], ...] = (
 """Context length and policy of the steps that constants are fitted to."""
 CEILING_LENGTHS = [512, 2048, 8192, 32768, 131072, 524288]
 _FORMAT = 1
+_OF_A_STEP = ("context_length", "width", "layers", "batch", "accumulation", "sequence_parallel", "policy", "precision")
+_OF_A_RUN = ("data_parallel", "zero_stage", "exchange_precision", "kernels")
+"""What a step of a run has besides: those of `calibrate` are of one sequence group."""
 _THREADS = 1
 """Threads of a rank. With more, any other work on the machine holds up every one of their barriers, and times say nothing."""
 
@@ -58,12 +62,6 @@ class Fit:
     """Seconds."""
     process_gib: float
     slack: float
-
-
-def default_path() -> Path:
-    """In the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "hyena-ds" / "calibration.json"
 
 
 def calibration_case(length: int, ranks: int, policy: PolicyName, width: int = WIDTH, layers: int = LAYERS) -> Case:
@@ -103,12 +101,45 @@ def calibrate(ranks: int, rounds: int = 3, width: int = WIDTH) -> dict[str, Any]
     return fitted({**known, "ceilings": ceilings, "steps": steps})
 
 
+def row_of_step(shape: StepShape, seconds: dict[str, float], peak_memory_gib: float) -> dict[str, Any]:
+    """A step that another program has measured here, one thread a rank, as a calibration keeps it. `seconds` are by `median`,
+    `min` and `max`."""
+    columns = {name: getattr(shape, name) for name in (*_OF_A_STEP, *_OF_A_RUN)}
+    measured = {"wall_seconds": seconds, "peak_memory_gib": peak_memory_gib}
+    model = to_plain(shape.config)
+    return {**columns, "maximum_context": model["maximum_context"], "threads": _THREADS, "model": model, **measured}
+
+
+def with_steps(found: dict[str, Any], steps: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], int]:
+    """The same with these steps too, fitted again; and how many there were before of the same shapes, which they replace.
+
+    Raises UserError for a calibration whose steps are not readable.
+    """
+    shapes = [_shape_of(step) for step in steps]
+    try:
+        others = [step for step in found["steps"] if _shape_of(step) not in shapes]
+        after = fitted({**found, "steps": [*others, *steps]})
+        return after, len(found["steps"]) - len(others)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            "--calibration: found steps that are not those of this version; measure again, with --calibrate"
+        ) from None
+
+
+def _shape_of(step: dict[str, Any]) -> StepShape:
+    """What a step of a calibration is of."""
+    shape = case_of_columns(step)
+    model = ModelConfig(**step["model"]) if "model" in step else shape.config
+    return replace(shape, config=model, **{name: step[name] for name in _OF_A_RUN if name in step})
+
+
 def fitted(found: dict[str, Any]) -> dict[str, Any]:
     """The same with `fits`: constants for each number of ranks that steps were measured on."""
     fits = []
-    for count in sorted({step["sequence_parallel"] for step in found["steps"]}):
-        steps = [step for step in found["steps"] if step["sequence_parallel"] == count]
-        shapes = [case_of_columns(step) for step in steps]
+    measured = [(step, _shape_of(step)) for step in found["steps"]]
+    for count in sorted({shape.ranks for _, shape in measured}):
+        steps = [step for step, shape in measured if shape.ranks == count]
+        shapes = [shape for _, shape in measured if shape.ranks == count]
         rates = _rates(found, count, Fit(count, math.inf, 0.0, 0.0, 0.0))
         pointwise, rest = _fit_time(shapes, [step["wall_seconds"]["median"] for step in steps], rates)
         process, slack = _fit_memory(shapes, [step["peak_memory_gib"] * GIB for step in steps])

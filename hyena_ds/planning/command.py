@@ -69,6 +69,13 @@ def _scaling(parsed: argparse.Namespace, config: RunConfig) -> int:
     return 0
 
 
+def calibration_path(named: str | None) -> Path:
+    """What --calibration names, else the file in the user's cache."""
+    from hyena_ds.cost.efficiency import calibration_file
+
+    return Path(named).expanduser() if named else calibration_file()
+
+
 def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:
     from hyena_ds.config.names import check_new_name
     from hyena_ds.cost.devices import Cluster, published_device
@@ -77,7 +84,7 @@ def _plan(parsed: argparse.Namespace, config: RunConfig) -> int:
     from hyena_ds.planning.report import describe_plan
     from hyena_ds.runs.directory import RunDirectory
 
-    path = Path(parsed.calibration).expanduser() if parsed.calibration else calibration.default_path()
+    path = calibration_path(parsed.calibration)
     check_new_name(config.name, RunDirectory(config).config_file, "name")
     check_count("--nodes", parsed.nodes, MOST_RANKS)
     check_count("--devices-per-node", parsed.devices_per_node, MOST_RANKS)

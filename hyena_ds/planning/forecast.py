@@ -119,14 +119,19 @@ def better_grid(now: Prediction, cluster: Cluster, search: Search) -> Prediction
 
 def best_grid(shape: StepShape, cluster: Cluster, search: Search) -> Prediction | None:
     """The fastest of all grids, micro batches and policies that fit; of nearly equal ones the smallest."""
-    others = itertools.takewhile(lambda _: not search.is_over, _others(shape, cluster.ranks))
-    fitting = [found for other in others if (found := search.predict_if(other, cluster)) is not None]
+    fitting = fitting_grids(shape, cluster, search)
     if not fitting:
         return None
     fastest = min(found.time.seconds for found in fitting)
     return min(
         (found for found in fitting if found.time.seconds <= _NEARLY * fastest), key=lambda found: found.memory.total
     )
+
+
+def fitting_grids(shape: StepShape, cluster: Cluster, search: Search) -> list[Prediction]:
+    """The same step on every grid, micro batch and policy that fits, its own among them; those that `search` comes to."""
+    others = itertools.takewhile(lambda _: not search.is_over, _others(shape, cluster.ranks))
+    return [found for other in others if (found := search.predict_if(other, cluster)) is not None]
 
 
 def _others(shape: StepShape, ranks: int) -> Iterator[StepShape]:

@@ -59,8 +59,8 @@ def study(config: RunConfig, device: Device) -> Study:
     """All of it, for the model and the precision of `config`."""
     model = replace(config.model, maximum_context=CONTEXTS[-1], extension=None, extended_from=None)
     search = Search()
-    kernels = kernels_of_run(config, device.on_cpu)
-    step = StepShape(model, CONTEXTS[-1], precision=config.precision, zero_stage=config.zero_stage, kernels=kernels)
+    step = StepShape(model, CONTEXTS[-1], precision=config.precision, zero_stage=config.zero_stage)
+    step = replace(step, kernels=kernels_of_run(config, device.on_cpu))
 
     def best(length: int, sequences: int, ranks: int) -> Prediction | None:
         return best_grid(replace(step, context_length=length, accumulation=sequences), _cluster(ranks, device), search)

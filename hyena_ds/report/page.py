@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from statistics import median
 
-from hyena_ds.files.rows import training_time
+from hyena_ds.files.rows import HOSTS_CHANGED, training_time
 from hyena_ds.redaction import shown
 from hyena_ds.report import pictures, tables
 from hyena_ds.runs.records import VALIDATION, Records
@@ -29,6 +30,7 @@ def page(records: Records) -> str:
         section("Validation by context", pictures.validation(records) + tables.validation(records)),
         *([section("Test set", tables.test(records))] if config.task is not None else []),
         section("Speed and memory", pictures.steps(records, pictures.SPEED)),
+        *([section("Efficiency and ranks", efficiency)] if (efficiency := pictures.efficiency(records)) else []),
         section("Optimizer", pictures.steps(records, pictures.OPTIMIZER)),
         section("Faults and restarts", tables.events(records)),
         section("What ran", tables.what_ran(records)),
@@ -89,6 +91,7 @@ def _headline(records: Records) -> str:
     loss = last.get("validation_loss")
     memory = max((row.get("peak_memory_gib") or 0.0 for row in steps), default=0.0)
     starts = max(len(records.starts), 1)
+    faults = sum(row["kind"] != HOSTS_CHANGED for row in records.faults)
     cards = [
         ("steps", f"{records.step:,}", f"of {config.total_steps:,}"),
         ("tokens", pictures.short(tokens), f"of {pictures.short(config.total_tokens)}"),
@@ -104,9 +107,12 @@ def _headline(records: Records) -> str:
         cards.append(("training loss", f"{steps[-1]['loss']:.4f}", f"{records.unit}, last step"))
     if seconds:
         cards.append(("tokens a second", f"{tokens / seconds:,.0f}", f"{show_duration(seconds)} of training"))
+    shares = [row["mfu"] for row in steps if row.get("mfu") is not None]
+    if shares:
+        cards.append(("model flops utilisation", f"{100 * median(shares):.3g} %", "median of the steps"))
     cards += [
         ("memory", f"{memory:.2f} GiB" if memory else "-", "peak of the largest rank"),
-        ("starts", str(starts), f"{len(records.faults)} {'fault' if len(records.faults) == 1 else 'faults'}"),
+        ("starts", str(starts), f"{faults} {'fault' if faults == 1 else 'faults'}"),
     ]
     return card_row(cards)
 

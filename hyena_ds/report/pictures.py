@@ -10,7 +10,7 @@ from hyena_ds.report.charts import Boundary, Point, Series, line_chart, short
 from hyena_ds.runs.records import Records, Row
 from hyena_ds.text import in_tokens
 
-__all__ = ["OPTIMIZER", "SPEED", "loss", "short", "steps", "validation"]
+__all__ = ["EFFICIENCY", "OPTIMIZER", "SPEED", "efficiency", "loss", "short", "steps", "validation"]
 
 _LOG_FROM = 50.0
 """Tokens are drawn on a logarithmic axis where the run has so many times those of its first stage."""
@@ -24,6 +24,12 @@ SPEED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "Wait for data, as a share of the step": ("input_share", 5, _AS_SHARE),
 }
 """Titles of charts of the training steps: column, colour, and how it is drawn."""
+EFFICIENCY: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "Model flops utilisation": ("mfu", 2, _AS_SHARE),
+    "Share of the machine's measured limit": ("limit_share", 4, _AS_SHARE),
+    "Compute time of the slowest rank, times the others'": ("slowest_times", 5, {}),
+}
+"""The same, of what not every run has."""
 OPTIMIZER: dict[str, tuple[str, int, dict[str, Any]]] = {
     "Learning rate": ("learning_rate", 6, {}),
     "Gradient norm before clipping": ("gradient_norm", 7, {"log_y": True}),
@@ -65,6 +71,16 @@ def steps(records: Records, charts: dict[str, tuple[str, int, dict[str, Any]]]) 
         for title, (column, colour, options) in charts.items()
     )
     return f'<div class="pair">{"".join(drawn)}</div>'
+
+
+def efficiency(records: Records) -> str:
+    """Those charts of efficiency that there are numbers for; empty without any."""
+    there = {
+        title: chart
+        for title, chart in EFFICIENCY.items()
+        if any(row.get(chart[0]) is not None for row in records.steps)
+    }
+    return steps(records, there) if there else ""
 
 
 def _cut(points: Sequence[Point]) -> float | None:

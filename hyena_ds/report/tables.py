@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hyena_ds.files.rows import is_count, is_number
+from hyena_ds.files.rows import HOSTS_CHANGED, MENDED, is_count, is_number
 from hyena_ds.runs.records import VALIDATION, Records, Row
 from hyena_ds.text import in_tokens
+
+_MOST_SLOW = 10
+"""Windows with a slow rank that the page names one by one: the first and the last ones."""
 
 
 def state(records: Records) -> str:
     """In a word: complete, failed (since its last start), or unfinished."""
     if records.summary is not None:
         return "complete"
-    last_start, last_fault = (rows[-1].get("time", "") if rows else "" for rows in (records.starts, records.faults))
+    ending = [row for row in records.faults if row["kind"] not in MENDED]
+    last_start, last_fault = (rows[-1].get("time", "") if rows else "" for rows in (records.starts, ending))
     return "failed" if last_fault and last_fault >= last_start else "unfinished"
 
 
@@ -63,20 +67,23 @@ def test(records: Records) -> str:
 
 
 def events(records: Records) -> str:
-    """Starts, faults and skipped steps, in their order."""
+    """Starts, faults, changes of hosts and skipped steps, in their order."""
     rows = [
         (row.get("time", ""), "started again" if number else "start", f"{row.get('step', 0):,}", _where(row))
         for number, row in enumerate(records.starts)
     ]
     rows += [
-        (row.get("time", ""), row["kind"], f"{row['step']}", f"rank {row.get('rank', '?')}: {row['text']}")
-        for row in records.faults
+        (row.get("time", ""), row["kind"], f"{row['step']}", f"{_rank(row)}{row['text']}") for row in records.faults
     ]
     rows.sort(key=lambda row: row[0])
     skipped = [str(row["step"]) for row in records.steps if row.get("skipped")]
     text = "".join(f"<p>Left out: {escape(line)}.</p>" for line in records.left_out)
     if skipped:
         text += f"<p>Skipped, because loss or gradients were not finite: step {escape(', '.join(skipped))}.</p>"
+    slow = [f"Step {row['step']:,}: {words}." for row in records.steps for words in row.get("slow_ranks", ())]
+    if len(slow) > _MOST_SLOW:
+        slow[_MOST_SLOW // 2 : -_MOST_SLOW // 2] = [f"{len(slow) - _MOST_SLOW:,} more."]
+    text += "".join(f"<p>{escape(line)}</p>" for line in slow)
     if not rows:
         return text or _none("none recorded")
     return text + table(("time", "what", "after step", "where, why"), rows, words=True)
@@ -116,6 +123,10 @@ def environment(records: Records) -> str:
 def log(records: Records) -> str:
     """The last lines of the log, folded."""
     return f"<details><summary>log.txt</summary><pre>{escape(chr(10).join(records.log))}</pre></details>"
+
+
+def _rank(row: Row) -> str:
+    return "" if row["kind"] == HOSTS_CHANGED else f"rank {row.get('rank', '?')}: "
 
 
 def _where(row: Row) -> str:

@@ -1,7 +1,7 @@
 """`runs/NAME/`: what a run leaves, and whether a directory may be continued.
 
 config.yaml  shards.json (digests of its data)  stream.jsonl  environment.jsonl (a row a start)  metrics.jsonl  log.txt  summary.json (at the end)
-faults.jsonl (after one)  tensorboard/  csv/ (if asked for)  checkpoints/
+faults.jsonl (after one)  hosts.txt (those that a supervisor starts it on)  tensorboard/  csv/ (if asked for)  checkpoints/
 running.lock (held by rank 0 while it trains; it falls with the process, so it is never stale)
 """
 
@@ -36,6 +36,7 @@ from hyena_ds.redaction import kept
 SUMMARY = "summary.json"
 FAULTS = "faults.jsonl"
 LOCK = "running.lock"
+HOSTS = "hosts.txt"
 ENVIRONMENT = "environment.jsonl"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -62,11 +63,20 @@ class RunDirectory:
         self.summary = self.path / SUMMARY
         self.faults = self.path / FAULTS
         self.lock = self.path / LOCK
+        self.hosts = self.path / HOSTS
         self.environment = self.path / ENVIRONMENT
 
     def is_complete(self) -> bool:
         """Whether the run has trained to its end: summary.json is written last."""
         return self.summary.is_file()
+
+    def complete_message(self) -> list[str]:
+        """What is said when a finished run is started again."""
+        return [
+            f"The run in {self.path} is complete: {self.summary} holds its results.",
+            f"To train on from its weights, give a config another name and initialize_from: {self.path}",
+            f"To start afresh, remove {self.path}, or choose another name (name=OTHER on the command line).",
+        ]
 
     def check(self, config: RunConfig) -> Checkpoint | None:
         """The checkpoint that `config` goes on from, None where there is none.
@@ -96,7 +106,7 @@ class RunDirectory:
             brought = (
                 (self.checkpoints.name, METRICS) if config.checkpoint.tiers else ()
             )  # by a start that was cut short
-            if any(entry.name not in (FAULTS, LOCK, *brought) for entry in self.path.iterdir()):
+            if any(entry.name not in (FAULTS, LOCK, HOSTS, *brought) for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: found a directory that is no run; choose another name or output")
             return False
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():

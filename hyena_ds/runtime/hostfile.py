@@ -33,11 +33,10 @@ from hyena_ds.errors import MOST_QUOTED, UserError, in_one_line, is_control, say
 from hyena_ds.files.rows import read_faults
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.heartbeat import FAULT_CODE
-from hyena_ds.runtime.interruption import AGAIN, STOP_FILE
+from hyena_ds.runtime.interruption import AGAIN, STOP_FILE, WANTED_CODES
 from hyena_ds.runtime.local_ranks import QUIET
 from hyena_ds.runtime.relay import RELAY, run_relayed
 from hyena_ds.runtime.ssh import ARGUMENTS, LAUNCH, alive_arguments, check_hosts, end_launch, hang_up
-from hyena_ds.runtime.supervisor import WANTED_CODES
 from hyena_ds.shipped import launch_script
 
 DIRECTORY = "HYENA_DIRECTORY"
@@ -156,14 +155,14 @@ def overdue(faults: Path, seconds: float) -> Callable[[], bool]:
     It waits for a process that is stopped; and the host's other ranks, which would end it, there may not be.
     """
 
-    def size() -> int:
-        return faults.stat().st_size if faults.exists() else 0
+    def count() -> int:
+        return len(read_faults(faults))
 
-    known, since = size(), math.inf
+    known, since = count(), math.inf
 
     def is_overdue() -> bool:
         nonlocal since
-        if since == math.inf and size() != known:
+        if since == math.inf and count() != known:
             since = time.monotonic()
         return time.monotonic() - since > seconds
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hyena_ds.errors import say
+from hyena_ds.errors import NotFiniteError, UserError, say
 from hyena_ds.parallel.nodes import looks_for_others
 
 STOP_FILE = "HYENA_STOP_FILE"
@@ -41,6 +41,8 @@ DEADLINE_CODE = 75
 """EX_TEMPFAIL: start it again later."""
 STOPPED_CODES = (DEADLINE_CODE, *(128 + number for number in SIGNALS))
 """Exit codes of a run that was asked to stop, and saved."""
+WANTED_CODES = (0, UserError.exit_code, NotFiniteError.exit_code, *STOPPED_CODES)
+"""Exit codes of a run that ended as somebody wanted, or that would end the same way again."""
 
 _LOOK_SECONDS = 0.5
 

@@ -10,6 +10,7 @@ import math
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,17 +45,22 @@ def check_hosts(hosts: Sequence[str], files: Mapping[str, Path], environment: Ma
             f"this machine: {missing}; install it (Debian: apt-get install pdsh openssh-client), or start the ranks of each "
             "host there: NO_SSH=1 NODE_RANK=... bash launch/hostfile.sh ..."
         )
+    found = problems(hosts, files, environment)
+    if found:
+        raise UserError(
+            f"hosts: {'; '.join(f'{host}: {problem}' for host, problem in found.items())}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
+            f"this directory and hyena-ds's environment where they are here; try: ssh {hosts[0]} true, or take the host out"
+        )
+
+
+def problems(hosts: Sequence[str], files: Mapping[str, Path], environment: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with each host that ssh does not reach, or that lacks one of the `files`; nothing of the others."""
     look = "; ".join(
         f"[ -e {shlex.quote(str(path))} ] || {{ echo found no {what} {shlex.quote(str(path))} >&2; exit 1; }}"
         for what, path in files.items()
     )
     answers = _ask(hosts, look, environment)
-    problems = [f"{host}: {answer.problem}" for host, answer in zip(hosts, answers, strict=True) if answer.code != 0]
-    if problems:
-        raise UserError(
-            f"hosts: {'; '.join(problems)}; wanted each of the {len(hosts)} hosts to let ssh in without a password and to have "
-            f"this directory and hyena-ds's environment where they are here; try: ssh {hosts[0]} true, or take the host out"
-        )
+    return {host: answer.problem for host, answer in zip(hosts, answers, strict=True) if answer.code != 0}
 
 
 def end_launch(hosts: Sequence[str], launch: str, environment: Mapping[str, str]) -> set[str]:
@@ -98,10 +104,10 @@ def _ask(hosts: Sequence[str], command: str, environment: Mapping[str, str]) -> 
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     commands = [ssh_command(host, command, environment) for host in hosts]
     calls = [subprocess.Popen(each, env=environment, text=True, **pipes) for each in commands]
-    answers = []
+    answers, until = [], time.monotonic() + _ANSWER_SECONDS
     for call in calls:
         try:
-            out, said = call.communicate(timeout=_ANSWER_SECONDS)
+            out, said = call.communicate(timeout=max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             call.kill()
             call.communicate()

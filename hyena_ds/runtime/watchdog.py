@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.errors import LocalError, say
 from hyena_ds.files.growing import append_line
 from hyena_ds.parallel.listening import meeting_address

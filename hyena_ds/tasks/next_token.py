@@ -48,7 +48,9 @@ class NextToken(Objective):
         """(loss sum, scored targets), both scalars; only the first carries a gradient."""
         residual_BlD = self.backbone.residual(token_ids_Bl, call)
         norm = self.backbone.final_norm
-        loss = summed_cross_entropy(residual_BlD, norm.weight, norm.bias, self.backbone.embedding.weight, targets_Bl)
+        kernel = None if call.kernels is None else call.kernels.loss
+        weights = norm.weight, norm.bias, self.backbone.embedding.weight
+        loss = summed_cross_entropy(residual_BlD, *weights, targets_Bl, kernel)
         return loss, (targets_Bl != IGNORED).sum()
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 
 from hyena_ds.config.remote import is_afar
@@ -26,7 +25,9 @@ def check_shards(config: RunConfig, compute: Compute) -> tuple[list[ShardIndex],
     there; the others are sent those of rank 0. The ranks of a node share the checksums of its shards, which are remembered
     (data/checksums.py); shards that are fetched are checked when they arrive, and now those that the node's cache has of earlier runs.
     """
-    own = agreed(lambda: read_indices(config.data) if compute.leads else [])
+    if config.data.is_afar:  # once a machine, also where nobody knows which ranks share it
+        agreed(lambda: read_indices(config.data) if compute.local_rank == 0 else [])
+    own = agreed(lambda: read_indices(config.data, kept=True) if compute.leads else [])
     _check_same_everywhere(config, own)
     indices = from_rank_zero(lambda: own)
     from_rank_zero(lambda: _check_windows(config, indices))
@@ -36,8 +37,7 @@ def check_shards(config: RunConfig, compute: Compute) -> tuple[list[ShardIndex],
 
 def _check_same_everywhere(config: RunConfig, own: list[ShardIndex]) -> None:
     """Raise UserError on all ranks unless all that have read the index of every source have read the same. Collective."""
-    digests = [hashlib.sha256(index.to_json().encode()).hexdigest() for index in own]
-    everywhere = from_every_rank((socket.gethostname(), digests))
+    everywhere = from_every_rank((socket.gethostname(), [index.fingerprint for index in own]))
     for rank, (host, theirs) in enumerate(everywhere):
         for number, digest in enumerate(theirs):
             if digest != everywhere[0][1][number]:

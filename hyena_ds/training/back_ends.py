@@ -23,18 +23,23 @@ class BackEnds(NamedTuple):
 
 def common_back_ends(config: RunConfig, compute: Compute) -> BackEnds:
     """The same on every rank. Collective; raises UserError on all where what is asked for cannot be had."""
-    convolution, kernels = common_convolution(config, compute), common_kernels(config, compute)
+    kernels = common_kernels(config, compute)
+    convolution = common_convolution(config, compute, kernels.kernels)
     name = "portable" if kernels.kernels is None else kernels.kernels.name
     said = f"convolution: {convolution.convolution.name} ({convolution.why})", f"kernels: {name} ({kernels.why})"
     return BackEnds(convolution.convolution, kernels.kernels, said)
 
 
-def common_convolution(config: RunConfig, compute: Compute) -> Choice:
-    """The long convolution's back end, the same on every rank: cuDNN's only where none is without it. Collective."""
+def common_convolution(config: RunConfig, compute: Compute, kernels: Kernels | None = None) -> Choice:
+    """The long convolution's back end, the same on every rank: another than FFT only where all took it. Collective."""
     lengths = [stage.context_length for stage in config.schedule]
-    own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths))
+    with_skip = None if kernels is None else kernels.fft_with_skip
+    own = agreed(lambda: choose_convolution(config.convolution, compute.device, lengths, with_skip))
     without = _first_without(own.why if own.convolution is FFT else None)
-    return own if without is None else Choice(FFT, without)
+    if without is not None:
+        return Choice(FFT, without)
+    names = from_every_rank(own.convolution.name)
+    return own if len({*names}) == 1 else Choice(FFT, f"ranks took {', '.join(sorted({*names}))}")
 
 
 def common_kernels(config: RunConfig, compute: Compute) -> KernelChoice:

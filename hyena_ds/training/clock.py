@@ -1,5 +1,7 @@
 """Where the time of a step goes, on this rank: its own work, the exchanges of the sequence, the wait for its data.
 
+    compute = from the step's begin to the exchange at its end, less the waits in it (parallel/waits.py)
+
 Nothing is synchronised for it. The clock is read where the process stands still anyway, and its numbers travel in
 exchanges that a step has in any case.
 """
@@ -10,10 +12,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hyena_ds.data.loader import StepBatch
-from hyena_ds.parallel.collectives import DeviceQueue, Traffic
-from hyena_ds.parallel.devices import Compute, largest_of_ranks, new_event, peak_memory_gib, waits_take_time
+from hyena_ds.monitoring.stragglers import Pace
+from hyena_ds.parallel.collectives import Traffic
+from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib, waits_take_time
+from hyena_ds.parallel.waits import Waits, timed_event
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,16 @@ class StepCost:
 
 
 class StepClock:
-    """One rank's. Its `traffic` goes into the layouts of the training passes."""
+    """One rank's. Its `traffic` goes into the layouts of the training passes, its `waits` hear of DeepSpeed's collectives."""
 
     def __init__(self, compute: Compute):
-        self.queue = None if waits_take_time(compute) else DeviceQueue(new_event)
-        """Where the device waits for exchanges; on a CPU the process itself stands there."""
-        self.traffic = Traffic(queue=self.queue)
+        self._event = None if waits_take_time(compute) else timed_event
+        self.waits = Waits(self._event)
+        self.traffic = Traffic(waits=self.waits)
         self._compute = compute
-        self._input_wait = self._began = self._waited_before = 0.0
+        self._input_wait = self._began = self._waited_before = self._all_waits = 0.0
+        self._ends: tuple[Any, ...] = ()
+        self.pace = Pace()
 
     def reading(self, batches: Iterator[StepBatch]) -> Iterator[StepBatch]:
         """The same batches; how long each kept the run waiting is noted."""
@@ -53,13 +60,13 @@ class StepClock:
 
     def begin(self) -> None:
         """The step begins; its data is here."""
-        if self.queue is not None:  # the host has read the last step's loss
-            self.queue.is_done()
+        self._all_waits = self.waits.seconds()
         self._began, self._waited_before = time.perf_counter(), self.traffic.seconds_waited
+        self._ends = (self._mark(),)
 
     def device_waits(self) -> bool:
-        """Whether the device stands where it has to wait for an exchange. Any thread may ask."""
-        return self.queue is not None and self.queue.stands()
+        """Whether the device stands where it has to wait for others. Any thread may ask."""
+        return self.waits.stands()
 
     def exchange_share(self) -> float:
         """The exchanges' share of the step so far, on this rank."""
@@ -67,8 +74,29 @@ class StepClock:
             return math.nan
         return (self.traffic.seconds_waited - self._waited_before) / (time.perf_counter() - self._began)
 
+    def computed(self) -> None:
+        """All of the step is done, or queued on the device, but the exchange at its end."""
+        self._ends = (self._ends[0], self._mark())
+
     def end(self, shares: float) -> StepCost:
         """The step is done; `shares` is the sum of the ranks' exchange shares. Collective."""
         seconds = time.perf_counter() - self._began
+        self._add(seconds)
         gib, wait = largest_of_ranks((peak_memory_gib(self._compute), self._input_wait), self._compute)
         return StepCost(seconds, gib, shares / self._compute.ranks, wait)
+
+    def _mark(self) -> Any:
+        if self._event is None:
+            return time.perf_counter()
+        event = self._event()
+        event.record()
+        return event
+
+    def _add(self, seconds: float) -> None:
+        """Count a step that took `seconds`: its compute, and as a wait all else. The device has passed all its marks."""
+        if len(self._ends) < 2:
+            return
+        first, last = self._ends
+        span = last - first if self._event is None else first.elapsed_time(last) / 1e3
+        compute = max(0.0, span - (self.waits.seconds() - self._all_waits))
+        self.pace.add(compute, max(0.0, seconds - compute))

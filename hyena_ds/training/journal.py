@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 from hyena_ds.checkpoints.manifest import WEIGHTS, RunState
 from hyena_ds.config.arithmetic import StagePlan, tokens_until
 from hyena_ds.config.schema import RunConfig
+from hyena_ds.cost.efficiency import Limits, calibration_file, efficiency, measured_rates, published_peak
+from hyena_ds.cost.shape import shape_of_stage
 from hyena_ds.files.growing import append_line
 from hyena_ds.monitoring.metrics import finite
 from hyena_ds.monitoring.monitors import Monitors
 from hyena_ds.monitoring.progress import Progress, Reached
 from hyena_ds.monitoring.recorder import Recorder
 from hyena_ds.monitoring.scalars import of_step, of_validation
+from hyena_ds.parallel.devices import Compute, device_name, is_accelerated
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.tasks.task import Task
 from hyena_ds.training.clock import StepCost
@@ -25,11 +29,13 @@ class Journal:
     """Every rank has one; only rank 0's has a recorder."""
 
     def __init__(
-        self, directory: RunDirectory, config: RunConfig, task: Task, run_name: str, state: RunState, writes: bool
+        self, directory: RunDirectory, config: RunConfig, task: Task, run_name: str, state: RunState, compute: Compute
     ):
         """Later rows than `state`, of a run cut short, are dropped. `run_name` is random."""
         self._directory, self._config, self._task, self._run_name = directory, config, task, run_name
-        self._recorder = self._open(state) if writes else None
+        self._recorder = self._open(state) if compute.rank == 0 else None
+        self._on_cpu = not is_accelerated(compute)
+        self._limits = self._find_limits(compute) if compute.rank == 0 else Limits()
 
     def roll_back(self, state: RunState) -> None:
         """Go on after `state`, as a resumed run would."""
@@ -57,8 +63,10 @@ class Journal:
             for line in lines:
                 self._recorder.say(line)
 
-    def step(self, plan: StagePlan, state: RunState, result: StepResult, rate: float, cost: StepCost) -> None:
-        """The row of a step with learning rate `rate`."""
+    def step(
+        self, plan: StagePlan, state: RunState, result: StepResult, rate: float, cost: StepCost, seen: dict[str, Any]
+    ) -> None:
+        """The row of a step with learning rate `rate`, and at its end the columns `seen`."""
         recorder = self._recorder
         if recorder is None:
             return
@@ -73,6 +81,7 @@ class Journal:
             "peak_memory_gib": cost.peak_memory_gib,
             "exchange_share": cost.exchange_share,
             "input_wait_seconds": cost.input_wait_seconds,
+            **self._efficiency(plan, cost.seconds),
         }
         if result.skipped:
             row["skipped"] = True
@@ -80,6 +89,7 @@ class Journal:
             spike = recorder.losses.spike(result.loss)
             row |= {} if spike is None else {"loss_spike": spike}
             recorder.losses.add(result.loss)
+        row |= seen
         recorder.row(row, of_step(finite(row), quality))
         recorder.advance(self._reached(plan, state, result.loss))
 
@@ -132,6 +142,17 @@ class Journal:
             f"run: {path}   weights: {path / 'checkpoints' / f'step-{step:08d}' / WEIGHTS}",
             f"curves: tensorboard --logdir {path / 'tensorboard'}",
         )
+
+    def _efficiency(self, plan: StagePlan, seconds: float) -> dict[str, float | None]:
+        """What is known of it; the counts are those of pretraining, so a task has none."""
+        return efficiency(shape_of_stage(self._config, plan, self._on_cpu), seconds, self._limits, self._on_cpu)
+
+    def _find_limits(self, compute: Compute) -> Limits:
+        if self._config.task is not None:
+            return Limits()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or compute.ranks)
+        peak = None if self._on_cpu else published_peak(device_name(compute), self._config.precision)
+        return Limits(peak, measured_rates(calibration_file(), here, self._on_cpu))
 
     def _open(self, state: RunState) -> Recorder:
         paths, config, step = self._directory, self._config, state.step

@@ -21,7 +21,8 @@ import torch.distributed as dist
 
 from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.config.arithmetic import StagePlan
-from hyena_ds.config.schema import NonFiniteConfig, RunConfig
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.survival import NonFiniteConfig
 from hyena_ds.data.loader import StepBatch
 from hyena_ds.errors import NotFiniteError
 from hyena_ds.model.filter_cache import HeldFilters
@@ -59,9 +60,10 @@ def consequence(state: RunState, policy: NonFiniteConfig) -> Consequence:
     return Consequence.ROLL_BACK if state.roll_backs < policy.roll_backs else Consequence.STOP
 
 
-def rolled_back(now: RunState, checkpoint: RunState) -> RunState:
-    """The state with which a run that stands at `now` goes on from `checkpoint`: what was skipped since is passed over."""
-    bad = {step for step in now.skipped if step >= checkpoint.step}
+def rolled_back(now: RunState, checkpoint: RunState, blames: bool = True) -> RunState:
+    """The state with which a run that stands at `now` goes on from `checkpoint`: what was skipped since is passed over,
+    unless something else than its samples is to blame."""
+    bad = {step for step in now.skipped if step >= checkpoint.step and blames}
     passed_over = tuple(sorted(bad | set(now.passed_over)))
     return replace(checkpoint, passed_over=passed_over, roll_backs=now.roll_backs + 1)
 

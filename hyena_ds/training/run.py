@@ -19,69 +19,39 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from hyena_ds.checkpoints.choice import whole_checkpoint
-from hyena_ds.checkpoints.directory import checkpoints_in, name_of, newest_whole, step_of
+from hyena_ds.checkpoints.directory import checkpoints_in, name_of, step_of
+from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
-from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch
-from hyena_ds.errors import LocalError, UnwrittenError, UserError
+from hyena_ds.errors import UnwrittenError
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.monitoring.monitors import check_monitors
 from hyena_ds.ops.large import give_back
 from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
-from hyena_ds.parallel.collectives import Traffic
-from hyena_ds.parallel.devices import Compute, broken_collective, start_compute
-from hyena_ds.parallel.layout import Layout
-from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.parallel.devices import Compute
+from hyena_ds.parallel.topology import create_groups
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import Interruption, Stop
-from hyena_ds.runtime.local_ranks import bind_cores
 from hyena_ds.runtime.watchdog import Watchdog, longest_exchange
 from hyena_ds.tasks.task import Task
-from hyena_ds.training import non_finite
+from hyena_ds.training import corruption, non_finite
 from hyena_ds.training.back_ends import BackEnds, common_back_ends
 from hyena_ds.training.clock import StepClock
-from hyena_ds.training.ending import complete_message, conclude
-from hyena_ds.training.engine import quiet
+from hyena_ds.training.ending import conclude, leave_without_rows
 from hyena_ds.training.environment import environment_of_all_ranks
 from hyena_ds.training.graphs import check_graphs
 from hyena_ds.training.journal import Journal
 from hyena_ds.training.machine_faults import in_a_sentence
+from hyena_ds.training.passes import pass_of_stage
+from hyena_ds.training.profile import Profiler
 from hyena_ds.training.scores import Scores
 from hyena_ds.training.starting import early_check, resumed, roll_back, start
 from hyena_ds.training.step import StepResult, train_step
-
-
-def train(config: RunConfig, task: Task, interruption: Interruption) -> int:
-    """Train `task` as one rank of the launcher's process group; returns the exit code. Raises UserError on all ranks.
-
-    `interruption` listens already.
-    """
-    if not config.deepspeed_log:
-        quiet()
-    bind_cores()
-    directory = RunDirectory(config)
-    watchdog = Watchdog(config.watchdog, directory.faults)
-    interruption.leave = watchdog.leave
-    compute = start_compute(longest_exchange(config.watchdog), watched=config.watchdog.enabled)
-    try:
-        watchdog.join(compute.ranks, lambda value: from_rank_zero(lambda: value), agreed)
-        return train_on(compute, config, task, directory, interruption, watchdog)
-    except LocalError as error:
-        watchdog.failed(error, of_collective=False)
-        raise
-    except UserError:
-        raise
-    except Exception as error:
-        watchdog.failed(error, broken_collective(error))
-        raise
-    finally:
-        watchdog.close()
-        # Back ends end their threads here; left to the interpreter's exit, gloo sometimes aborts the process.
-        dist.destroy_process_group()
+from hyena_ds.training.watch import Seen, Watch
 
 
 def train_on(
@@ -96,7 +66,7 @@ def train_on(
     checkpoint = early_check(config, compute, directory)
     if from_rank_zero(directory.is_complete):
         if compute.rank == 0:
-            print("\n".join(complete_message(directory)))
+            print("\n".join(directory.complete_message()))
         return 0
     from_rank_zero(lambda: check_monitors(config.monitors))
     plans = plan_stages(config, compute.ranks)
@@ -107,7 +77,9 @@ def train_on(
     patience = 2 * config.watchdog.silence
     with ExitStack() as held:
         agreed(lambda: held.enter_context(directory.held(patience)) if compute.rank == 0 else None)
-        return _Run(config, task, compute, directory, plans, back_ends, shards, interruption, watchdog).to_the_end()
+        run = _Run(config, task, compute, directory, plans, back_ends, shards, interruption, watchdog)
+        held.enter_context(run.clock.waits.of_deepspeed())
+        return run.to_the_end()
 
 
 class _Run:
@@ -132,12 +104,15 @@ class _Run:
         self.hosts = from_every_rank(socket.gethostname())
         self.clock = StepClock(compute)
         watchdog.look_at(self.clock.device_waits)
+        self.watch = Watch(config, compute, self.clock)
+        self.profiler = Profiler(config.profile, directory.path, compute, watchdog)
         self.scores = Scores(config, task, compute, plans, self._pass_of_stage, self._asked_to_stop, watchdog)
         started = start(config, task, compute, directory, shards)
         self.engine, self.state, self.news = started.engine, started.state, started.news
+        self.watch.of_engine(self.engine, self.state.step)
         environment = environment_of_all_ranks(compute, self.state.step)
         from_rank_zero(lambda: self._create_directory(shards))
-        self.journal = Journal(directory, config, task, started.run_name, self.state, writes=compute.rank == 0)
+        self.journal = Journal(directory, config, task, started.run_name, self.state, compute)
         self.journal.starts(environment)
         where, say = directory.checkpoints, self.journal.say
         uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
@@ -152,10 +127,13 @@ class _Run:
             self.interruption.hold()
             self._restore_scores()
             stop = self.scores.owed(self.engine, self.journal, self.state.step)
-            while stop is None and not self._is_trained():  # a roll back may lead to an earlier stage
+            while stop is None and not (
+                self._is_trained() and self._ends_alike()
+            ):  # after a roll back, at an earlier stage
                 plan = next(plan for plan in self.plans if self.state.step < plan.end_step)
                 with in_a_sentence(self.config, plan):
                     stop = self._stage(plan)
+            self.profiler.close()
             if stop is not None:
                 self.journal.say(
                     f"stopped by {stop.why} after step {self.state.step} of {self.config.total_steps}, which is saved; "
@@ -172,6 +150,11 @@ class _Run:
     def _is_trained(self) -> bool:
         return self.state.step == self.config.total_steps or self.scores.selection.ends
 
+    def _ends_alike(self) -> bool:
+        """Whether the weights that the run ends with are the same everywhere; else it is rolled back. Collective."""
+        seen = self.watch.at_the_end(self.engine, self.state.step)
+        return seen.corrupted is None or self._mend(seen)
+
     def _restore_scores(self) -> None:
         whole = from_rank_zero(lambda: {step_of(path) for path in checkpoints_in(self.directory.checkpoints)})
         self.scores.restore(self.journal, whole)
@@ -187,13 +170,16 @@ class _Run:
             if batch.step in self.state.passed_over:
                 self.journal.passed_over(plan, self.state)
             else:
-                result = self._step(plan, batch, call)
+                result, seen = self._step(plan, batch, call)
                 *asked, writing, behind, _ = result.votes
                 if not behind:  # else what becomes of the checkpoint under way is part of one sentence
                     self.checkpoints.after_step([writing])
+                if seen.corrupted is not None:
+                    self._mend(seen)
+                    return None
                 if result.skipped and self._is_rolled_back(plan, batch, call, result):
                     return None
-                stop = self.interruption.stop_of(asked)
+                stop = self.interruption.stop_of(asked) or seen.stop
                 if behind:
                     self._leave_without_rows()
             stop = stop or self.scores.after_step(self.engine, self.journal, plan, self.state.step)
@@ -201,6 +187,7 @@ class _Run:
             if self._is_saved(plan, stop) or selection.ends or selection.step == self.state.step:
                 self.watchdog.enter("save", self.state.step)
                 self.checkpoints.save(self.engine, self.state, selection.step)
+                self.watch.saved()
                 stop = stop or self._asked_to_stop()
             if stop is not None:
                 self.checkpoints.leave(self.watchdog.mark)
@@ -213,20 +200,25 @@ class _Run:
                 return None
         return None
 
-    def _step(self, plan: StagePlan, batch: StepBatch, call: ForwardPass) -> StepResult:
+    def _step(self, plan: StagePlan, batch: StepBatch, call: ForwardPass) -> tuple[StepResult, Seen]:
         """One optimizer step and its row; the run's state counts it."""
+        self.profiler.before(batch.step + 1)
         self.clock.begin()
+        self.watch.begin(batch.step)
         rate = learning_rate(self.config.optimizer, batch.step, self.config.total_steps)
         self.watchdog.begin_step(batch.step + 1, plan.number, plan.config.tokens_per_step)
         seed, mark = self.config.seed, self.watchdog.mark
-        result = train_step(self.engine, batch, call, self.compute, seed, rate, self._votes, mark)
+        result = train_step(self.engine, batch, call, self.compute, seed, rate, self._votes, mark, self.watch)
         self.watchdog.end_step()
         if result.skipped:
             self.state = replace(self.state, skipped=(*self.state.skipped, batch.step))
         else:
             self.state = replace(self.state, tokens=self.state.tokens + plan.config.tokens_per_step)
-        self.journal.step(plan, self.state, result, rate, self.clock.end(result.votes[-1]))
-        return result
+        cost, seen = self.clock.end(result.votes[-1]), self.watch.seen(result.gathered)
+        self.journal.step(plan, self.state, result, rate, cost, seen.columns)
+        self.journal.say(*(f"step {batch.step + 1}: {text}" for text in seen.slow))
+        self.journal.say(*self.profiler.after(batch.step + 1))
+        return result, seen
 
     def _is_saved(self, plan: StagePlan, stop: Stop | None) -> bool:
         """Whether a checkpoint is due. Among skipped steps it would be no place to roll back to."""
@@ -237,29 +229,19 @@ class _Run:
     def _votes(self) -> tuple[float, ...]:
         """Whether to stop, whether a checkpoint is being written, whether rows of earlier steps are not: on these the ranks
         have to agree; and the exchange share."""
+        self.clock.computed()
         behind = float(self.journal.problem() is not None)
         return (*self.interruption.votes(), *self.checkpoints.votes(), behind, self.clock.exchange_share())
 
     def _leave_without_rows(self) -> None:
-        """End a run whose metrics.jsonl cannot be written, after saving what was trained. Collective; all ranks raise it.
+        """As `leave_without_rows`, at the step that is reached."""
+        leave_without_rows(self.journal, self.directory, self.state.step, self._save_now)
 
-        Returns where the rows could be written after all.
-        """
-        step, kept = self.state.step, f"step {self.state.step} is saved"
-        try:
-            newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
-            if newest is None or newest.record.state.step != step:
-                self.watchdog.enter("save", step)
-                self.checkpoints.save(self.engine, self.state, self.scores.selection.step)
-                self.checkpoints.finish()
-        except UserError:
-            newest = from_rank_zero(lambda: newest_whole(self.directory.checkpoints))
-            kept = f"nor could step {step} be saved; the newest whole checkpoint is {newest or 'none'}"
-        problem = from_rank_zero(self.journal.problem)
-        if problem is not None:
-            raise UnwrittenError(
-                f"{problem}, so the run ends: {kept}; make room, or put right what is in the way, and start it again"
-            )
+    def _save_now(self) -> None:
+        """Write a checkpoint, and wait for it. Collective."""
+        self.watchdog.enter("save", self.state.step)
+        self.checkpoints.save(self.engine, self.state, self.scores.selection.step)
+        self.checkpoints.finish()
 
     def _asked_to_stop(self) -> Stop | None:
         """Whether any rank is to stop, where no step's exchange carries the votes. Collective."""
@@ -278,21 +260,36 @@ class _Run:
         self.journal.say(f"step {now.step}: skipped, {found}; samples: {non_finite.named(samples)}")
         if consequence is non_finite.Consequence.SKIP:
             return False
+        checkpoint = self._roll_back(blames=True)
+        ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
+        self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
+        return True
+
+    def _mend(self, seen: Seen) -> bool:
+        """Roll back to the newest checkpoint from before numbers differed; False. Raises CorruptedError where that cannot be."""
+        self.watchdog.enter("save", self.state.step)
+        self.checkpoints.finish()
+        said = corruption.set_aside(seen, self.state, self.directory, self.config.non_finite, self.watch.alike)
+        self.journal.say(said)
+        self.journal.say(f"rolled back to step {self._roll_back(blames=False).step}")
+        return False
+
+    def _roll_back(self, blames: bool) -> RunState:
+        """Go on from the newest checkpoint, whose state is returned; `blames` the skipped steps, as if they were the cause."""
+        now = self.state
         self.watchdog.enter("save", now.step)
         self.checkpoints.finish()
         self.engine.destroy()
         del self.engine  # before another one is built beside it
         self.engine, checkpoint = roll_back(self.config, self.task, self.compute, self.directory)
-        self.state = non_finite.rolled_back(now, checkpoint)
+        self.watch.of_engine(self.engine, checkpoint.step)
+        self.state = non_finite.rolled_back(now, checkpoint, blames)
         self.journal.roll_back(self.state)
         self._restore_scores()
-        ahead = ", ".join(str(step + 1) for step in self.state.passed_over if step >= checkpoint.step)
-        self.journal.say(f"rolled back to step {checkpoint.step}; nothing will be trained on these steps: {ahead}")
-        return True
+        return checkpoint
 
     def _pass_of_stage(self, plan: StagePlan) -> tuple[ForwardPass, Slice]:
-        traffic = self.clock.traffic
-        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, traffic)
+        return pass_of_stage(plan, self.config, self.compute, self.groups, self.back_ends, self.clock.traffic)
 
     def _create_directory(self, shards: ShardList) -> None:
         self.directory.create(self.config, shards)
@@ -323,21 +320,3 @@ class _Run:
             checkpoint = whole_checkpoint(self.directory.checkpoints / name_of(step), self.compute)
             self.engine = resumed(self.config, self.task, self.compute, checkpoint)
         return self.scores.predictions(self.engine, samples)
-
-
-def pass_of_stage(
-    plan: StagePlan,
-    config: RunConfig,
-    compute: Compute,
-    groups: dict[int, dist.ProcessGroup],
-    back_ends: BackEnds | None = None,
-    traffic: Traffic | None = None,
-) -> tuple[ForwardPass, Slice]:
-    """How the passes of `plan` run on this rank, counting their `traffic`, and its part of every batch."""
-    convolution, kernels, _ = back_ends or BackEnds()
-    topology = Topology(plan.data_parallel, plan.config.sequence_parallel)
-    layout = Layout.slice_of(plan.config.context_length, topology, compute.rank, groups, traffic)
-    policy = POLICIES[plan.activation_policy]
-    dtypes = {"compute_dtype": getattr(torch, config.precision), "exchange_dtype": getattr(torch, config.exchanged_in)}
-    call = ForwardPass(layout, policy=policy, convolution=convolution, kernels=kernels, **dtypes)
-    return call, Slice(topology.row(compute.rank), layout.offset, layout.local_length)

@@ -62,7 +62,7 @@ class Scores:
     def due(self, plan: StagePlan, step: int) -> list[StagePlan]:
         """The stages whose windows are scored after `step` steps, the last of which was of `plan`."""
         boundary = step == plan.end_step
-        if step == 0 or not (boundary or step % self.config.validation.every_steps == 0):
+        if self.config.steps_only or step == 0 or not (boundary or step % self.config.validation.every_steps == 0):
             return []
         final, when = self.plans[-1], self.config.validation.final_context
         another = final.config.context_length != plan.config.context_length

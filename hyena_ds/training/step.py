@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import deepspeed
 import torch
@@ -41,11 +42,23 @@ class StepResult:
     """The sums over all ranks of what each handed in."""
     means: tuple[float, ...] = ()
     """Means of what the task sums beside the losses."""
+    gathered: tuple[float, ...] = ()
+    """The sums of what each rank's `Watcher` handed in."""
 
     @property
     def skipped(self) -> bool:
         """Whether the update was left out, because the loss or the gradient norm was not finite."""
         return not math.isfinite(self.gradient_norm)
+
+
+class Watcher(Protocol):
+    """Who looks at a step from within, and hands in numbers that come back as `StepResult.gathered`."""
+
+    def before_update(self, engine: deepspeed.DeepSpeedEngine) -> None:
+        """The gradients are reduced, the parameters still those of the passes."""
+
+    def handed_in(self) -> Tensor | None:
+        """Float64 on the device, of the same size on every rank; asked right before the exchange at the step's end."""
 
 
 def train_step(
@@ -57,13 +70,14 @@ def train_step(
     rate: float,
     votes: Callable[[], Sequence[float]] = tuple,
     mark: Callable[[str], None] = lambda doing: None,
+    watcher: Watcher | None = None,
 ) -> StepResult:
     """Run the micro steps of `batch` and update the parameters with learning rate `rate`. Collective.
 
     `call` says how the stage's passes run; the step gives them their dropout keys, and a filter cache that it closes
     before the parameters change. `votes` is asked after the update; its numbers are added up over all ranks, in the
-    same exchange as the loss: what ranks have to agree on after every step costs none of its own. `mark` is told what
-    comes next, for the watchdog.
+    same exchange as the loss: what ranks have to agree on after every step costs none of its own. So are the numbers of
+    a `watcher`. `mark` is told what comes next, for the watchdog.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)
@@ -90,23 +104,29 @@ def train_step(
                 # ZeRO 1 to 3 leave such an update out themselves; without ZeRO the engine does not look.
                 engine.zero_grad()
                 engine.set_gradient_accumulation_boundary(False)
+            if watcher is not None:
+                watcher.before_update(engine)
             mark("update")
         engine.step()
     assert totals is not None
     found_norm = engine.get_global_grad_norm() if norm is None else norm
-    norm, sums = _read_at_the_boundary(totals, votes(), found_norm, compute)
-    means = tuple(total / batch.scored for total in sums[: len(totals)])
-    return StepResult(means[0], norm, tuple(sums[len(totals) :]), means[1:])
+    asked = votes()
+    handed_in = watcher.handed_in() if watcher is not None else None
+    norm, sums = _read_at_the_boundary(totals, asked, handed_in, found_norm, compute)
+    ends = len(totals), len(totals) + len(asked)
+    means = tuple(total / batch.scored for total in sums[: ends[0]])
+    return StepResult(means[0], norm, tuple(sums[ends[0] : ends[1]]), means[1:], tuple(sums[ends[1] :]))
 
 
 def _read_at_the_boundary(
-    totals: Tensor, votes: Sequence[float], norm: Tensor | float, compute: Compute
+    totals: Tensor, votes: Sequence[float], handed_in: Tensor | None, norm: Tensor | float, compute: Compute
 ) -> tuple[float, list[float]]:
-    """(gradient norm, sums over all ranks of `totals` and `votes`): the only values that the host waits for in a step.
+    """(gradient norm, sums over all ranks of all else): the only values that the host waits for in a step.
 
     Without ZeRO it has waited for the norm before the update. Collective.
     """
-    everywhere = torch.cat((totals, send(torch.tensor([*votes], dtype=torch.float64), compute.device)))
+    votes_there = send(torch.tensor([*votes], dtype=torch.float64), compute.device)
+    everywhere = torch.cat((totals, votes_there, *([] if handed_in is None else [handed_in])))
     dist.all_reduce(everywhere)
     if not isinstance(norm, Tensor):
         return float(norm), everywhere.tolist()

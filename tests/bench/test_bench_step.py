@@ -58,6 +58,14 @@ def test_a_row_holds_time_memory_and_the_least_bytes(tmp_path: Path, capsys: pyt
     assert transformer["against"]["side"] == two["side"]
 
 
+def test_c_functions_take_turns_with_the_portable_code_and_begin_with_its_loss(tmp_path: Path) -> None:
+    rows = bench(tmp_path / "r.json", "--context-length", "128", "--kernels", "portable", "native")["rows"]
+    assert [row["side"] for row in rows] == ["hyena-ds, balanced", "hyena-ds, balanced, native"]
+    portable, native = rows
+    assert native["status"] == "measured" and native["kernels"] == "native" and native["filter_seconds"] > 0
+    assert native["first_loss"] == pytest.approx(portable["first_loss"], rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Rows by kind of one run of the bare step, the engine and, where there is a clone, the published code."""

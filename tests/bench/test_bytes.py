@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hyena_ds.bench.bytes import count_micro_step, kernels_of
+from hyena_ds.bench.bytes import back_ends_of, count_micro_step
 from hyena_ds.bench.count import FFT_PASSES, Count
 from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml
@@ -35,16 +35,17 @@ META = torch.device("meta")
 def test_a_million_tokens_stay_within_their_bounds() -> None:
     row = count_micro_step(MILLION)
     assert row["total_bytes"] < 3.5e12
-    assert row["kernels"] <= 3_800
-    assert row["live_peak_gib"] < 35.5
+    assert row["kernels"] <= 3_900
+    assert row["live_peak_gib"] <= 28
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert_planned(MILLION, row)
     assert sum(row["bytes_by_file"].values()) == sum(row["bytes_by_operation"].values()) == row["total_bytes"]
     assert 0.6e12 < row["floor_bytes"] < 0.9e12
 
 
-BAND = {"portable": (1.0, 1.35), "triton": (0.98, 1.1)}
-"""Planned live tensors of a million tokens as a share of those that are counted."""
+BAND = {"portable": (1.0, 1.45), "triton": (0.98, 1.25)}
+"""Planned live tensors of a million tokens as a share of those that are counted: most beyond them for `leanest`, whose pieces the
+plan takes to be held for longer."""
 
 
 def assert_planned(shape: StepShape, row: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ def assert_as_many_kernels(shape: StepShape, row: dict[str, Any]) -> None:
     """As plan takes Triton's code to start, exchanges among them."""
     planned = traffic(shape, on_cpu=False)
     assert planned.messages == pytest.approx(row["collectives_started"], rel=0.05)
-    assert planned.kernels == pytest.approx(row["kernels"] + row["collectives_started"], rel=0.1)
+    assert planned.kernels == pytest.approx(row["kernels"] + row["collectives_started"], rel=0.12)
 
 
 @pytest.mark.parametrize("policy", ["fastest", "leanest"])
@@ -68,7 +69,7 @@ def test_planned_memory_is_about_what_a_step_holds(policy: PolicyName) -> None:
     layers = 2 if policy == "leanest" else 8  # whose many pieces take long to count
     shape = replace(MILLION, policy=policy, config=replace(MILLION.config, layers=layers))
     row = count_micro_step(shape)
-    assert policy != "leanest" or row["live_peak_gib"] < 8, "6 less than of 8 layers: a residual of a GiB each"
+    assert policy != "leanest" or row["live_peak_gib"] < 6.5, "6 less than of 8 layers: a residual of a GiB each"
     assert_planned(shape, row)
 
 
@@ -89,10 +90,10 @@ def test_planned_memory_of_tritons_kernels_is_about_what_a_step_holds(
 ) -> None:
     how = {"precision": precision, "exchange_precision": precision, "sequence_parallel": ranks}
     shape = replace(MILLION, policy=policy, kernels="triton", **how)  # type: ignore[arg-type]
-    row = count_micro_step(shape, kernels_of("triton"))
+    row = count_micro_step(shape, *back_ends_of("triton"))
     least, most = BAND["triton"]
     planned = max(sum(part.size * part.number for part in found) for found in moments(shape, on_cpu=False).values())
-    assert least < planned / 2**30 / row["live_peak_gib"] < (most if ranks == 1 else 1.15)
+    assert least < planned / 2**30 / row["live_peak_gib"] < most
     assert_as_many_kernels(shape, row)
 
 
@@ -100,27 +101,41 @@ def test_planned_memory_of_tritons_kernels_is_about_what_a_step_holds(
 def test_many_short_sequences_start_as_many_kernels_as_planned(policy: PolicyName) -> None:
     model = replace(MILLION.config, maximum_context=1024)
     shape = replace(MILLION, config=model, context_length=1024, batch=16, policy=policy, kernels="triton")
-    assert_as_many_kernels(shape, count_micro_step(shape, kernels_of("triton")))
+    assert_as_many_kernels(shape, count_micro_step(shape, *back_ends_of("triton")))
 
 
 def test_tritons_kernels_stay_within_theirs() -> None:
-    row = count_micro_step(MILLION, kernels_of("triton"))
+    row = count_micro_step(MILLION, *back_ends_of("triton"))
     assert_planned(replace(MILLION, kernels="triton"), row)
     assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
     assert row["total_bytes"] < 2.1e12
-    assert row["kernels"] < 1_700
-    assert row["live_peak_gib"] < 36
+    assert row["kernels"] < 1_650
+    assert row["live_peak_gib"] < 30.5
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
 
 
-@pytest.mark.parametrize("kernels", ["portable", "triton"])
+@pytest.mark.parametrize(("policy", "terabytes"), [("lean", 1.3), ("fastest", 1.15)])
+def test_the_fused_convolution_stays_within_its(policy: PolicyName, terabytes: float) -> None:
+    row = count_micro_step(replace(MILLION, policy=policy), *back_ends_of("fused"))
+    assert row["side"] == f"{policy}, bfloat16, fused"
+    assert row["total_bytes"] < 1e12 * terabytes
+    assert "ops/triton/spectra.py" not in row["bytes_by_file"] and "ops/fft_convolution.py" not in row["bytes_by_file"]
+    assert row["host_copies"] == 0, row["host_copies_by_line"]
+
+
+@pytest.mark.parametrize(("kernels", "L"), [("portable", 4096), ("triton", 4096), ("fused", 1 << 14)])
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(policy: PolicyName, ranks: int, kernels: str) -> None:
-    model = ModelConfig(width=32, layers=2, maximum_context=4096, residual_dropout=0.1)
-    shape = StepShape(model, 4096, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
-    row = count_micro_step(shape, kernels_of(kernels))
+def test_every_exchange_is_awaited_and_nothing_holds_the_host_up(
+    policy: PolicyName, ranks: int, kernels: str, L: int
+) -> None:
+    model = ModelConfig(width=32, layers=2, maximum_context=L, residual_dropout=0.1)
+    shape = StepShape(model, L, 2, sequence_parallel=ranks, policy=policy, precision="bfloat16")
+    row = count_micro_step(shape, *back_ends_of(kernels))
+    assert row["kernels_of"] == kernels and ("ops/triton/long_convolution.py" in row["bytes_by_file"]) == (
+        kernels == "fused"
+    )
     assert row["collectives_awaited"] == row["collectives_started"]
     assert (row["collectives_started"] > 0) == (row["bytes_sent"] > 0) == (ranks > 1)
     assert row["host_copies"] == 0, row["host_copies_by_line"]
@@ -152,7 +167,7 @@ def test_what_plan_takes_a_layer_of_a_device_to_move_is_what_it_moves(
     def moved(layers: int) -> tuple[float, float, MemoryTraffic]:
         model = ModelConfig(64, layers, 65536, 192, embedding_dropout=dropout, residual_dropout=dropout)
         shape = StepShape(model, 65536, policy=policy, precision=precision, kernels=kernels)
-        found = count_micro_step(shape, kernels_of(kernels))["bytes_by_file"]
+        found = count_micro_step(shape, *back_ends_of(kernels))["bytes_by_file"]
         # The cache counts with the layers in the portable code's units.
         of_filter = FILTERS if kernels == "triton" else FILTERS[:1]
         layer = sum(size for file, size in found.items() if file not in (*of_filter, *TRANSFORMS))
@@ -234,8 +249,6 @@ def test_the_command_writes_a_row_for_each_policy(tmp_path: Path, capsys: pytest
     assert {row["context_length"] for row in rows} == {1024} and {row["sequence_parallel"] for row in rows} == {2}
     shown = capsys.readouterr().out
     assert "floor GB" in shown and "GB by file" in shown and "ops/fft_convolution.py" in shown and "_fft_r2c" in shown
-    assert main([*command, "--kernels", "fused"]) == 2
-    assert "--kernels: found fused, wanted portable or triton" in capsys.readouterr().err
     assert main([*command, "--sequence-parallel", "3"]) == 2
     assert "--sequence-parallel: found 3 for 1024 tokens and width 128" in capsys.readouterr().err
 

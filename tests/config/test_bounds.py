@@ -121,6 +121,7 @@ def test_what_is_no_small_file_is_not_read(tmp_path: Path, capsys: pytest.Captur
         *("optimizer.epsilon", "optimizer.weight_decay", "optimizer.gradient_clipping", "optimizer.warmup_fraction"),
         *("validation.windows", "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.every_steps"),
         *("watchdog.step", "watchdog.silence", "non_finite.skips", "supervisor.restarts_without_progress"),
+        *("supervisor.spare_hosts", "supervisor.fewest_hosts"),
     ],
 )
 def test_no_setting_takes_a_number_that_is_none_or_beyond_all_reason(key: str, number: str) -> None:

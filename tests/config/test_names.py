@@ -111,7 +111,7 @@ def test_an_error_of_a_file_that_reaches_the_command_line_is_a_sentence(
     assert f"error: {tmp_path}/a\\nb: Permission denied; look at the path" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("hyena_ds.training.run.train", lambda config, task, interruption: fails(config))
+    monkeypatch.setattr("hyena_ds.training.rank.train", lambda config, task, interruption: fails(config))
     with pytest.raises(PermissionError):  # a rank's: the watchdog and the supervisor know what to do
         main(["train", QUICKSTART])
 

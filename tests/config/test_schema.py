@@ -106,6 +106,14 @@ def problem(*overrides: str) -> str:
         ("name=a/b", "name: found 'a/b', wanted a plain directory name"),
         ("seed=-1", "seed: found -1, wanted 0 to 2^31 - 1"),
         ("local_ranks=0", "local_ranks: found 0, wanted at least 1"),
+        ("stragglers.slower=1", "stragglers.slower: found 1, wanted more than 1: as long as the others is not slow"),
+        ("stragglers.ends_at=1.2", "stragglers.ends_at: found 1.2, wanted at least slower, 1.5, or null"),
+        ("corruption.every_steps=0", "corruption.every_steps: found 0, wanted at least 1"),
+        (
+            "profile={steps: [105, 100]}",
+            "profile.steps: found [105, 100], wanted the first and the last step, as [100, 105]",
+        ),
+        ("profile={steps: [1, 1001]}", "profile.steps: found 1,001 steps, wanted at most 1,000"),
         ("zero_stage=0 offload_optimizer=cpu", "offload_optimizer: found cpu with zero_stage 0, which shards no state"),
         (
             "offload_param=cpu",

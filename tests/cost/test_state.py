@@ -69,7 +69,7 @@ def test_no_rank_holds_the_whole_model_while_it_saves(ranks: Callable[[int], Poo
         assert whole > 50
         assert found["whole"] > 0.9 * whole
         # A parameter that is gathered takes several times its size while gloo brings it: here up to two fifths of the model.
-        assert found["one rank a node"] < 0.7 * whole, "one parameter at a time"
+        assert found["one rank a node"] < 0.75 * whole, "one parameter at a time"
     files = [tmp_path / name / "step-00000001" for name in answers[0][1] if name != "whole"]
     streamed, shared = (load_file(path / "weights.safetensors") for path in files)
     assert streamed.keys() == shared.keys() and all(torch.equal(streamed[key], shared[key]) for key in shared)

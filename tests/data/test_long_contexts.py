@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hyena_ds.data.chunks import Chunk, Chunks
 from hyena_ds.data.loader import Slice, make_micro_batch
-from hyena_ds.data.shards import Chunk, Shard, ShardIndex
+from hyena_ds.data.shards import Shard, ShardIndex
 from hyena_ds.data.stream import Sample, Sources, StageStream
 from hyena_ds.data.track import Track
 from hyena_ds.data.windows import EpochOrder, Windows
@@ -123,7 +124,7 @@ def giant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ShardIndex, d
                 file.seek(places[position // GIANT] + position % GIANT)
                 file.write(bytes([token]))
         size = file.seek(0, 2)
-    return directory, ShardIndex("giant", GIANT, (Shard("train-000000.tar", "train", size, ""),), chunks), marks
+    return directory, ShardIndex("giant", GIANT, (Shard("train-000000.tar", "train", size, ""),), Chunks(chunks)), marks
 
 
 def test_positions_past_two_to_the_thirty_second_are_read_from_where_they_lie(

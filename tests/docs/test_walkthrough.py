@@ -117,7 +117,8 @@ def test_every_number_of_a_run_has_its_line_in_the_metrics_page(finished: Path) 
         found = {key for row in rows if kind in row for key in row}
         documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE))))
         assert found <= documented
-        assert documented - found <= {"loss_spike", "skipped", "passed_over"}
+        windows = {"compute_seconds", "wait_seconds", "slowest_rank", "slowest_times", "slow_ranks"}
+        assert documented - found <= {"loss_spike", "skipped", "passed_over", *windows}
     quality = ("loss", "perplexity", "bits_per_base")
     scalars = [of_step({**row, "loss_spike": 0.0, "skipped": True}, quality) for row in rows if "loss" in row]
     curves = {name for row in scalars for name, _ in row}

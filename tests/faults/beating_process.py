@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.runtime import heartbeat, monitor
 from hyena_ds.runtime import watchdog as watching
 from hyena_ds.runtime.interruption import Stop

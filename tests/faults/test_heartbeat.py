@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hyena_ds.config.schema import WatchdogConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.runtime.heartbeat import FAULT_CODE, Fault, Place, Pulse
 from hyena_ds.runtime.monitor import Seen
 from hyena_ds.runtime.watchdog import FIRST_SLOWER, SLOWER, Pace, Watchdog, speaker, stuck

@@ -113,7 +113,7 @@ _SETTINGS: dict[Path, st.SearchStrategy[Any]] = {
     ("zero_stage",): st.integers(0, 3),
     ("precision",): st.sampled_from(["float32", "bfloat16"]),
     ("activation_policy",): st.sampled_from(["fastest", "balanced", "lean", "leanest"]),
-    ("convolution",): st.sampled_from(["auto", "fft", "cudnn"]),
+    ("convolution",): st.sampled_from(["auto", "fft", "cudnn", "fused"]),
     ("deepspeed_log",): st.booleans(),
     ("stop_after",): st.one_of(st.none(), st.sampled_from(["3h50m", "90s", "1d2h", "17.5s", "600"])),
 }

@@ -18,11 +18,12 @@ import torch.distributed as dist
 
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
-from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig, WatchdogConfig
+from hyena_ds.config.schema import DataConfig, RunConfig, SourceConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel import devices
 from hyena_ds.parallel.devices import Compute, compute_alone, device_count, peak_memory_gib
-from hyena_ds.parallel.listening import free_port
+from hyena_ds.parallel.listening import free_port, interface_to
 from hyena_ds.runtime.local_ranks import devices_here
 from hyena_ds.runtime.watchdog import Pace, longest_exchange
 from hyena_ds.training import clock, engine
@@ -127,6 +128,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setattr(devices, "device_count", lambda: 1)
     monkeypatch.setattr(devices, "_device", lambda local_rank: torch.device("cpu"))
+    monkeypatch.setattr(devices, "from_every_rank", lambda own: [own])
     monkeypatch.setattr(deepspeed, "init_distributed", lambda **given: asked.append(given))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: asked.append({"init": backend, **given}))
     return asked
@@ -138,7 +140,7 @@ def test_nccl_keeps_its_own_watchdog_where_ours_is_off(
 ) -> None:
     devices.start_compute(watched=watched)
     assert [os.environ.get(name) for name in (HANDLING, MONITORING)] == (["0", "0"] if watched else [None, None])
-    assert os.environ["NCCL_SOCKET_IFNAME"] == devices.interface_to("127.0.0.1"), "all ranks are here"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == interface_to("127.0.0.1"), "all ranks are here"
     monkeypatch.setenv(HANDLING, "3")
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
     devices.start_compute(watched=watched)

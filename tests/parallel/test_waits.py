@@ -1,18 +1,20 @@
-"""Whether a device stands in an exchange, by marks in its queue: with marks that the test lets it come to."""
+"""What counts as a wait, and whether a device stands in one: by the thread's clock, or by marks that the test lets a device come to."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
 import torch
 
 from hyena_ds.bench.bytes import fake_ranks
-from hyena_ds.parallel.collectives import DeviceQueue, Pending, Traffic
+from hyena_ds.parallel.collectives import Pending, Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
+from hyena_ds.parallel.waits import Waits
 from hyena_ds.runtime.heartbeat import Member, Place, Pulse
 from hyena_ds.runtime.monitor import Seen
 from hyena_ds.runtime.watchdog import stuck
@@ -45,17 +47,24 @@ class Mark:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return self.queue.marks.index(self) < self.queue.passed
 
+    def elapsed_time(self, other: Mark) -> float:
+        """A wait takes a second."""
+        return 1000.0 * (self.queue.marks.index(other) - self.queue.marks.index(self))
+
 
 class Work:
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+
     def wait(self) -> None:
-        pass
+        time.sleep(self.seconds)
 
 
-def exchanges(number: int) -> tuple[Queue, DeviceQueue]:
+def exchanges(number: int) -> tuple[Queue, Waits]:
     """So many that were queued and waited for, with work before and after each."""
     queue = Queue()
-    waits = DeviceQueue(queue.event)
-    traffic = Traffic(queue=waits)
+    waits = Waits(queue.event)
+    traffic = Traffic(waits=waits)
     for _ in range(number):
         Pending(torch.zeros(1), None, Work(), traffic).wait()
     assert traffic.awaited == number and len(queue.marks) == 2 * number
@@ -72,11 +81,23 @@ def test_a_device_waits_from_where_it_came_to_an_exchange_until_it_is_past_it() 
     assert not waits.stands() and queue.asked == asked, "nothing is left to ask about"
 
 
-def test_a_step_that_is_over_is_not_asked_about() -> None:
-    queue, waits = exchanges(2)
-    waits.is_done()
-    queue.passed, before = 1, queue.asked
-    assert not waits.stands() and queue.asked == before
+def test_a_wait_of_a_device_counts_when_it_is_past_it_and_is_not_asked_about_again() -> None:
+    queue, waits = exchanges(3)
+    found = []
+    for queue.passed in (1, 2, 5, 6):
+        found.append(waits.seconds())
+    assert found == [0.0, 1.0, 2.0, 3.0]
+    asked = queue.asked
+    assert waits.seconds() == 3.0 and not waits.stands() and queue.asked == asked
+
+
+def test_the_thread_stands_still_while_it_waits_and_a_wait_within_another_is_part_of_it() -> None:
+    waits = Waits()
+    traffic = Traffic(waits=waits)
+    with waits.counted():
+        Pending(torch.zeros(1), None, Work(0.02), traffic).wait()
+    assert 0.02 <= waits.seconds() == waits.seconds()
+    assert 0.02 <= traffic.seconds_waited <= waits.seconds() and not waits.stands()
 
 
 def test_a_broken_device_is_left_to_its_own_thread() -> None:
@@ -87,17 +108,17 @@ def test_a_broken_device_is_left_to_its_own_thread() -> None:
 
 def test_marks_of_a_long_run_do_not_pile_up() -> None:
     queue = Queue()
-    waits = DeviceQueue(queue.event)
-    traffic = Traffic(queue=waits)
+    waits = Waits(queue.event)
+    traffic = Traffic(waits=waits)
     for _ in range(50):
         Pending(torch.zeros(1), None, Work(), traffic).wait()
         queue.passed = len(queue.marks)
-    assert len(waits._waits) == 1
+    assert len(waits._pairs) == 1
 
 
 def test_every_exchange_of_a_pass_is_marked() -> None:
     queue = Queue()
-    traffic = Traffic(queue=DeviceQueue(queue.event))
+    traffic = Traffic(waits=Waits(queue.event))
     with fake_ranks(4) as rank:
         layout = Layout.slice_of(64, Topology(1, 4), rank, create_groups([4], rank, 4), traffic)
         exchange = layout.exchange
@@ -109,8 +130,8 @@ def test_every_exchange_of_a_pass_is_marked() -> None:
 
 def test_only_ranks_with_a_queue_have_marks() -> None:
     on_cpu, on_device = (StepClock(Compute(torch.device(kind), "none", 0, 1, 0)) for kind in ("cpu", "meta"))
-    assert on_cpu.traffic.queue is None and not on_cpu.device_waits()
-    assert on_device.traffic.queue is not None and not on_device.device_waits()
+    assert on_cpu.waits._event is None and on_device.waits._event is not None
+    assert not on_cpu.device_waits() and not on_device.device_waits()
 
 
 def seen(rank: int, waiting: bool) -> Seen:

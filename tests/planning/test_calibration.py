@@ -18,8 +18,11 @@ from hyena_ds.planning.calibration import (
     machine_device,
     measure_step,
     read_calibration,
+    row_of_step,
+    with_steps,
     write_calibration,
 )
+from hyena_ds.planning.forecast import predict
 from tests.planning.machines import FITS, calibration, steps_of
 
 
@@ -78,6 +81,26 @@ def test_a_mistake_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="name a file that can be written"):
         write_calibration(tmp_path / "file" / "c.json", calibration())
+
+
+def test_steps_of_a_run_are_added_and_take_the_place_of_older_ones_of_their_shape() -> None:
+    known = calibration()
+    known = {**known, "steps": steps_of(known, machine_device)}
+    model = ModelConfig(width=64, layers=3, maximum_context=8192, inner_width=96)
+    shape = StepShape(model, 4096, 2, 3, 2, 1, "lean", "bfloat16", 2, "bfloat16")
+    seconds = predict(shape, Cluster(1, 2, machine_device(known, 2))).time.seconds
+    row = row_of_step(shape, {"median": seconds, "min": seconds, "max": seconds}, 0.5)
+    row = json.loads(json.dumps(row))
+    after, replaced = with_steps(known, [row])
+    assert replaced == 0 and after["steps"] == [*known["steps"], row]
+    for fit, wanted in zip(after["fits"], FITS, strict=True):  # a step that was predicted says nothing new
+        assert (fit["ranks"], fit["pointwise"]) == (wanted.ranks, pytest.approx(wanted.pointwise, rel=1e-3))
+    slower = {**row, "wall_seconds": {"median": 3 * seconds}}
+    again, replaced = with_steps(after, [slower])
+    assert replaced == 1 and again["steps"] == [*known["steps"], slower]
+    assert again["fits"][1]["pointwise"] < after["fits"][1]["pointwise"] and again["fits"][0] == after["fits"][0]
+    with pytest.raises(UserError, match="found steps that are not those of this version; measure again, with --calib"):
+        with_steps({**known, "steps": [{"context_length": 5}]}, [row])
 
 
 @pytest.mark.slow

@@ -107,6 +107,26 @@ def test_a_page_fetches_nothing_and_holds_stages_validations_faults_restarts_and
     assert "nothing recorded" in page.text, "the exchange share is null throughout"
 
 
+def test_slow_ranks_efficiency_and_a_fault_that_the_run_went_on_after_have_their_place(tmp_path: Path) -> None:
+    run = make_run(tmp_path, complete=False)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[:-1]]
+    for row in rows[:12]:
+        row |= {"mfu": 0.25, "limit_share": 0.5, "slowest_times": 2.0, "slow_ranks": [f"rank 1 on {EVIL} is slow"]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fault = {
+        "time": "2026-01-01T12:00:00+00:00",
+        "step": 6,
+        "rank": 1,
+        "kind": "corrupt",
+        "text": "rank 1 has other bits",
+    }
+    (run / "faults.jsonl").write_text(json.dumps(fault) + "\n")
+    text, page = page_of(run)
+    assert text.count('role="img"') == 7 + 3 and "25 %" in page.text and "rank 1 has other bits" in page.text
+    assert page.text.count(f"rank 1 on {EVIL} is slow.") == 10 and "script" not in page.tags
+    assert "unfinished" in page.text and "failed" not in page.text
+
+
 def test_what_a_run_says_is_text_and_never_a_tag(tmp_path: Path) -> None:
     text, page = page_of(make_run(tmp_path))
     assert f"rank 1: rank 1 died: {EVIL}" in page.text and f"said {EVIL}" in page.text
@@ -122,6 +142,16 @@ def test_a_run_that_is_not_complete_has_a_page_that_says_whether_it_failed(
     faults.write_text(json.dumps({**json.loads(faults.read_text()), "time": fault_at}) + "\n{half")
     _, page = page_of(run)
     assert f"run {state}" in page.text and "6of 10" in page.text.replace("\n", "")
+
+
+def test_a_change_of_hosts_is_an_event_of_no_rank_and_no_fault(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    row = {"time": "2026-01-01T10:31:00+00:00", "step": 4, "kind": "hosts", "text": "hosts: without node1 (gone)"}
+    with (run / "faults.jsonl").open("a") as faults:
+        faults.write(json.dumps(row) + "\n")
+    text, page = page_of(run)
+    assert "1 fault<" in text and "<td>hosts: without node1 (gone)</td>" in text
+    assert "rank ?" not in page.text
 
 
 def test_a_page_shows_what_the_run_of_another_task_measures_in_its_unit(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.heads import LabelledObjective
 from hyena_ds.tasks.labelled import LabelledTask
-from hyena_ds.training.run import pass_of_stage
+from hyena_ds.training.passes import pass_of_stage
 from hyena_ds.training.step import train_step
 from hyena_ds.training.validation import validate
 from tests.distributed.cases import _engine, _groups, _parameters, _reduced_gradients, _replaced

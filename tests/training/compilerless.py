@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from hyena_ds.config.schema import OptimizerConfig, WatchdogConfig
+from hyena_ds.config.schema import OptimizerConfig
+from hyena_ds.config.survival import WatchdogConfig
 from hyena_ds.parallel.devices import start_compute
 from hyena_ds.training.engine import build_engine
 

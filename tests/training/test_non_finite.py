@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from hyena_ds.checkpoints.manifest import RunState, read_checkpoint
 from hyena_ds.config.loading import load_yaml
-from hyena_ds.config.schema import NonFiniteConfig, RunConfig
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.config.survival import NonFiniteConfig
 from hyena_ds.data.provenance import consumed
 from hyena_ds.monitoring.spikes import WINDOW, LossHistory
 from hyena_ds.training.non_finite import Consequence, consequence, in_a_row, rolled_back

@@ -39,6 +39,8 @@ STEP_FIELDS = [
     "peak_memory_gib",
     "exchange_share",
     "input_wait_seconds",
+    "mfu",
+    "limit_share",
 ]
 
 

@@ -23,7 +23,7 @@ from hyena_ds.config.policy import POLICIES
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.stream import Sources, validation_samples
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.training.run import pass_of_stage
+from hyena_ds.training.passes import pass_of_stage
 from tests.training.runs import make_shards, rows, train, write_config
 
 LADDER = {

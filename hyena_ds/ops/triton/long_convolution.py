@@ -8,10 +8,13 @@ Bailey's split N = N1 N2 transforms N1 points down the columns, turns every poin
 holds some columns, or rows, in registers: it transforms over R1 points that a thread has, hands them to other threads
 through its own part of the planes, and transforms over R2. Between passes lie two float32 planes, real and imaginary.
 Backward convolves the reversed dy with k and with u, and writes in reverse: a correlation is a convolution from the other
-end. The skip is a filter of lag zero, and is added to k as it is read.
+end.
 
-Bytes a position and channel, N = L, of a batch of one: down 12, up 12, a row's transform 16, a product of two 24; so forward
-76 (u and k down, K along, u through, up), backward 156, and 36 more for y once more.
+Bytes a position and channel, N = L, of a batch of one in float32: down 12, up 12, a row's transform 16, a product of two 24; so
+forward 76 (u and k down, K along, u through, up), backward 156, and 36 more for y once more. Signals in bfloat16 take 2 less.
+
+It is right in Triton's interpreter and compiled for sm_90; no card has run it, so it is chosen only where a check at the start
+of a run finds it right and fast (ops/convolution_backend.py).
 
 B batch, g channels, L context length, N points, N1 down a column, N2 along a row, R1 x R2 the split of either, C columns or
 rows of a program.
@@ -24,7 +27,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton.runtime import JITFunction
 
+from hyena_ds.ops.convolution_backend import Convolution
 from hyena_ds.ops.triton.long_convolution_kernels import (
     along_kernel,
     down_kernel,
@@ -32,7 +37,7 @@ from hyena_ds.ops.triton.long_convolution_kernels import (
     through_kernel,
     up_kernel,
 )
-from hyena_ds.ops.triton.traffic import Traffic
+from hyena_ds.ops.triton.traffic import Traffic, launch
 
 SHORTEST, LONGEST = 1 << 10, 1 << 21
 """Points of a convolution."""
@@ -81,58 +86,81 @@ def side_of(size: int, together: int) -> Side:
     return Side(size, first, second, together, max(1, min(_WARPS, first * together // 32)))
 
 
-def causal_convolution(u_BgL: Tensor, k_gL: Tensor, skip_g: Tensor | None = None) -> Tensor:
-    """y[t] = sum over s <= t of k[s] u[t - s], with `skip` u[t] added, float32."""
-    k = _along(_down(k_gL.unsqueeze(0), False, skip_g))
-    u = _through(_down(u_BgL, False), k)
-    return _up(u, torch.empty(u_BgL.shape, device=u_BgL.device, dtype=torch.float32), False)
+def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
+    """y[t] = sum over s <= t of k[s] u[t - s], in the type of u."""
+    k = _along(_down(k_gL.unsqueeze(0), False))
+    return _up(_through(_down(u_BgL, False), k), _signal(u_BgL), False)
 
 
 def causal_convolution_backward(
-    dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool, skip_g: Tensor | None = None
+    dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(du, dk, and y once more if `again`); dk[0] is the skip's gradient too."""
+    """(du in the type of dy, dk in that of k, and y in that of u once more if `again`)."""
     dy, u = _along(_down(dy_BgL, True)), _along(_down(u_BgL, False))
-    dk_gL = torch.empty(k_gL.shape, device=k_gL.device, dtype=torch.float32)
+    dk_gL = _signal(k_gL)
     _up(_product(dy, u, _empty_planes(1, *u.real.shape[1:], u_BgL.device)), dk_gL.unsqueeze(0), True)
-    k = _along(_down(k_gL.unsqueeze(0), False, skip_g))
-    du_BgL = torch.empty(u_BgL.shape, device=u_BgL.device, dtype=torch.float32)
-    _up(_product(dy, k, dy), du_BgL, True)
-    return du_BgL, dk_gL, _up(_product(u, k, u), torch.empty_like(du_BgL), False) if again else None
+    k = _along(_down(k_gL.unsqueeze(0), False))
+    du_BgL = _up(_product(dy, k, dy), _signal(dy_BgL), True)
+    del dy
+    return du_BgL, dk_gL, _up(_product(u, k, u), _signal(u_BgL), False) if again else None
+
+
+FUSED = Convolution(
+    "fused", causal_convolution, causal_convolution_backward, shortest=1 << 14, longest=LONGEST, pieces=4
+)
+"""Below its shortest length the host, not the card, is the limit."""
+
+
+def is_interpreted() -> bool:
+    """Whether Triton interprets the kernels, on whatever device their tensors are."""
+    return not isinstance(down_kernel, JITFunction)
 
 
 def convolution_traffic(u_BgL: Tensor, k_gL: Tensor) -> Traffic:
     """Bytes of `causal_convolution`; of k's spectrum as if one read served all sequences of a batch.
 
     What programs hand on through their own part of the planes stays in a cache, and is not counted."""
-    B, g, L = u_BgL.shape
-    signal, planes = g * L * 4, g * points_of(L) * 8
-    return Traffic((B + 1) * signal + (2 * B + 2) * planes, B * signal + (2 * B + 2) * planes)
+    B, planes = u_BgL.shape[0], _plane_bytes(u_BgL)
+    read = (u_BgL.nbytes + k_gL.nbytes) + (2 * B + 2) * planes
+    return Traffic(read, u_BgL.nbytes + (2 * B + 2) * planes)
 
 
 def backward_traffic(u_BgL: Tensor, k_gL: Tensor, again: bool) -> Traffic:
-    """Bytes of `causal_convolution_backward`, likewise."""
-    B, g, L = u_BgL.shape
-    signal, planes = g * L * 4, g * points_of(L) * 8
+    """Bytes of `causal_convolution_backward`, likewise; dy is as large as u."""
+    B, planes = u_BgL.shape[0], _plane_bytes(u_BgL)
     more = 1 if again else 0
     results = B + 1 + more * B
-    read = (2 * B + 1) * (signal + planes) + (2 * B + B + 1 + more * (B + 1) + results) * planes
-    return Traffic(read, results * signal + (2 * (2 * B + 1) + results) * planes)
+    read = 2 * u_BgL.nbytes + k_gL.nbytes + (2 * B + 1 + 2 * B + B + 1 + more * (B + 1) + results) * planes
+    return Traffic(read, (1 + more) * u_BgL.nbytes + k_gL.nbytes + (2 * (2 * B + 1) + results) * planes)
+
+
+def _plane_bytes(x_BgL: Tensor) -> int:
+    """Bytes of both planes of one sequence."""
+    return x_BgL.shape[1] * points_of(x_BgL.shape[2]) * 8
+
+
+def _signal(like: Tensor) -> Tensor:
+    return torch.empty(like.shape, device=like.device, dtype=like.dtype)
 
 
 def _empty_planes(batch: int, g: int, down: int, along: int, device: torch.device) -> Planes:
     return Planes(*(torch.empty((batch, g, down, along), device=device, dtype=torch.float32) for _ in range(2)))
 
 
-def _down(x_BgL: Tensor, reverse: bool, skip_g: Tensor | None = None) -> Planes:
+def _bytes(planes: Planes) -> int:
+    return planes.real.nbytes + planes.imaginary.nbytes
+
+
+def _down(x_BgL: Tensor, reverse: bool) -> Planes:
     """The weighted signal's transforms down the columns, turned."""
     B, g, L = x_BgL.shape
-    assert x_BgL.stride(-1) == 1, "positions of a channel are not side by side"
+    assert x_BgL.stride(-1) == 1 or L == 1, "positions of a channel are not side by side"
     down, along = split_of(points_of(L))
     planes = _empty_planes(B, g, down, along, x_BgL.device)
     side = side_of(down, min(_COLUMNS, along))
-    down_kernel[(along // side.together, g, B)](
-        x_BgL, x_BgL.stride(0), x_BgL.stride(1), skip_g, *planes, L, g, reverse, skip_g is not None, down, along,
+    launch(
+        down_kernel, (along // side.together, g, B), x_BgL, lambda: Traffic(x_BgL.nbytes, _bytes(planes)),
+        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *planes, L, g, reverse, down, along,
         side.first, side.second, side.together, _circle(side.first), _circle(side.second), _quarter(side.first),
         num_warps=side.warps,
     )  # fmt: skip
@@ -144,7 +172,8 @@ def _up(planes: Planes, y_BgL: Tensor, reverse: bool) -> Tensor:
     B, g, L = y_BgL.shape
     down, along = planes.real.shape[2:]
     side = side_of(down, min(_COLUMNS, along))
-    up_kernel[(along // side.together, g, B)](
+    launch(
+        up_kernel, (along // side.together, g, B), y_BgL, lambda: Traffic(_bytes(planes), y_BgL.nbytes),
         *planes, y_BgL, y_BgL.stride(0), y_BgL.stride(1), L, g, reverse, down, along,
         side.first, side.second, side.together, _circle(side.first), _circle(side.second), _quarter(side.second),
         num_warps=side.warps,
@@ -156,7 +185,8 @@ def _along(planes: Planes) -> Planes:
     """Transforms along the rows, in place."""
     B, g, down, along = planes.real.shape
     side = side_of(along, min(_ROWS, down))
-    along_kernel[(down // side.together, g, B)](
+    launch(
+        along_kernel, (down // side.together, g, B), planes.real, lambda: Traffic(_bytes(planes), _bytes(planes)),
         *planes, g, down, along, side.first, side.second, side.together, _circle(side.first), _circle(side.second),
         num_warps=side.warps,
     )  # fmt: skip
@@ -167,7 +197,8 @@ def _through(u: Planes, k: Planes) -> Planes:
     """Along the rows, times the spectrum k, and back, in the place of u."""
     B, g, down, along = u.real.shape
     side = side_of(along, min(_ROWS, down))
-    through_kernel[(down // side.together, g, B)](
+    launch(
+        through_kernel, (down // side.together, g, B), u.real, lambda: Traffic(_bytes(u) + _bytes(k), _bytes(u)),
         *u, *k, g, down, along, side.first, side.second, side.together, _circle(side.first), _circle(side.second),
         num_warps=side.warps,
     )  # fmt: skip
@@ -179,7 +210,9 @@ def _product(x: Planes, y: Planes, out: Planes) -> Planes:
     B, g, down, along = x.real.shape
     side = side_of(along, min(_ROWS, down))
     results = out.real.shape[0]
-    product_kernel[(down // side.together, g, results)](
+    launch(
+        product_kernel, (down // side.together, g, results), x.real,
+        lambda: Traffic(_bytes(x) + _bytes(y), _bytes(out)),
         *x, *y, *out, g, B // results, y.real.shape[0] == 1, down, along, side.first, side.second, side.together,
         _circle(side.first), _circle(side.second), num_warps=side.warps,
     )  # fmt: skip

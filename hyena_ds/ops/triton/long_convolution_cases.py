@@ -13,38 +13,28 @@ from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
 
 def _make_convolution(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
-    """(u, k, skip, dy)."""
-    shape, D = (sizes.batch, sizes.width, sizes.tokens), sizes.width
-    return random(*shape), random(D, sizes.tokens), random(D), random(*shape)
+    """(u, k, dy)."""
+    shape = (sizes.batch, sizes.width, sizes.tokens)
+    return random(*shape), random(sizes.width, sizes.tokens), random(*shape)
 
 
-def _convolution(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
-    return (fft_convolution.causal_convolution(u, k).addcmul_(u, skip.unsqueeze(1)),)
-
-
-def _convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
-    du, dk, y = fft_convolution.causal_convolution_backward(dy, u, k, True)
-    assert y is not None
-    return du.addcmul_(dy, skip.unsqueeze(1)), dk, y.addcmul_(u, skip.unsqueeze(1))
-
-
-def _exact_convolution(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
-    points = 2 * u.shape[-1]
-    product = torch.fft.rfft(u, n=points) * torch.fft.rfft(k, n=points)
-    return (torch.fft.irfft(product, n=points)[..., : u.shape[-1]] + u * skip.unsqueeze(1),)
-
-
-def _exact_convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (u, k)]
-        (y,) = _exact_convolution(*leaves, skip, dy)
-        return *torch.autograd.grad(y, leaves, dy), y.detach()
-
-
-def _kernel_convolution_backward(u: Tensor, k: Tensor, skip: Tensor, dy: Tensor) -> Tensors:
-    du, dk, y = long_convolution.causal_convolution_backward(dy, u, k, True, skip)
+def _of_backward(found: tuple[Tensor, Tensor, Tensor | None]) -> Tensors:
+    du, dk, y = found
     assert y is not None
     return du, dk, y
+
+
+def _exact_convolution(u: Tensor, k: Tensor, dy: Tensor) -> Tensors:
+    points = 2 * u.shape[-1]
+    product = torch.fft.rfft(u, n=points) * torch.fft.rfft(k, n=points)
+    return (torch.fft.irfft(product, n=points)[..., : u.shape[-1]],)
+
+
+def _exact_convolution_backward(u: Tensor, k: Tensor, dy: Tensor) -> Tensors:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (u, k)]
+        (y,) = _exact_convolution(*leaves, dy)
+        return *torch.autograd.grad(y, leaves, dy), y.detach()
 
 
 CONVOLUTION_CASES = (
@@ -52,18 +42,18 @@ CONVOLUTION_CASES = (
         "long convolution",
         ("y",),
         _make_convolution,
-        lambda u, k, skip, dy: (long_convolution.causal_convolution(u, k, skip),),
-        _convolution,
-        lambda u, k, skip, dy: long_convolution.convolution_traffic(u, k),
+        lambda u, k, dy: (long_convolution.causal_convolution(u, k),),
+        lambda u, k, dy: (fft_convolution.causal_convolution(u, k),),
+        lambda u, k, dy: long_convolution.convolution_traffic(u, k),
         _exact_convolution,
     ),
     Case(
         "long convolution backward",
         ("du", "dk", "y"),
         _make_convolution,
-        _kernel_convolution_backward,
-        _convolution_backward,
-        lambda u, k, skip, dy: long_convolution.backward_traffic(u, k, True),
+        lambda u, k, dy: _of_backward(long_convolution.causal_convolution_backward(dy, u, k, True)),
+        lambda u, k, dy: _of_backward(fft_convolution.causal_convolution_backward(dy, u, k, True)),
+        lambda u, k, dy: long_convolution.backward_traffic(u, k, True),
         _exact_convolution_backward,
     ),
 )

@@ -117,8 +117,8 @@ def _store_turned(
 
 @triton.jit
 def down_kernel(
-    x, x_B, x_g, skip, out_real, out_imaginary, L, g,
-    REVERSE: tl.constexpr, SKIP: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
+    x, x_B, x_g, out_real, out_imaginary, L, g,
+    REVERSE: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
     C: tl.constexpr, CIRCLE1: tl.constexpr, CIRCLE2: tl.constexpr, QUARTER: tl.constexpr,
 ):  # fmt: skip
     """Columns of the signal, transformed and turned."""
@@ -134,8 +134,6 @@ def down_kernel(
     for a in tl.static_range(R1):
         j = (a * R2 + b) * N2 + column
         value = tl.load(x + (L - 1 - j if REVERSE else j), mask=j < L, other=0.0).to(tl.float32)
-        if SKIP:
-            value += tl.where(j == 0, tl.load(skip + channel), 0.0)
         re = re + (value * (c * QUARTER[0][a] - s * QUARTER[1][a]),)
         im = im + (value * (c * QUARTER[1][a] + s * QUARTER[0][a]),)
     start = (tl.program_id(2) * g + channel).to(tl.int64) * (N1 * N2)
@@ -178,7 +176,7 @@ def up_kernel(
     for k in tl.static_range(R2):
         j = (ka + R1 * k) * N2 + line
         value = re[k] * (c * QUARTER[0][k] - s * QUARTER[1][k]) + im[k] * (c * QUARTER[1][k] + s * QUARTER[0][k])
-        tl.store(y + (L - 1 - j if REVERSE else j), value, mask=j < L)
+        tl.store(y + (L - 1 - j if REVERSE else j), value.to(y.dtype.element_ty), mask=j < L)
 
 
 @triton.jit
