@@ -130,5 +130,8 @@ def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:
     B, D, _ = x_BDl.shape
     P = call.layout.exchange.size
     L, device = call.layout.context_length, x_BDl.device
-    most = -(-channels_at_once(B, D // P, L, device) // max(call.pieces(device, AT_WORK_IN_TRANSFORMS), _back_end(call).pieces))
+    most = -(
+        -channels_at_once(B, D // P, L, device)
+        // max(call.pieces(device, AT_WORK_IN_TRANSFORMS), _back_end(call).pieces)
+    )
     return min(most, channels_at_once(B, D // P, L, device, P > 1))

@@ -44,9 +44,8 @@ def test_it_gives_what_float64_gives(case: Case, batch: int, tokens: int, width:
     check(case, made(case, batch, tokens, width))
 
 
-@pytest.mark.parametrize("case", CONVOLUTION_CASES, ids=lambda case: case.name)
-def test_it_gives_it_at_its_own_fewest_points(case: Case) -> None:
-    check(case, made(case, 1, 1_000, 1))
+def test_it_gives_it_at_its_own_fewest_points() -> None:
+    check(FORWARD, made(FORWARD, 1, 1_000, 1))
 
 
 @pytest.mark.skipif(not FULL, reason="minutes in the interpreter: HYENA_FULL=1")
