@@ -10,14 +10,13 @@ those of several may not: network file systems cache its pages.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from math import prod
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from hyena_ds.checkpoints.engine_state import gathers
 from hyena_ds.weights.tensor_file import data, header
@@ -79,20 +78,24 @@ class WeightsFile:
 
         Collective under ZeRO-3: parameters are gathered, and each is copied where it is written.
         """
-        rank, names = dist.get_rank(), list(self._sources)
+        rank, sources = dist.get_rank(), list(self._sources.values())
         parts = shares(self._sizes, len(self._writers))
         own = parts[self._writers.index(rank)] if rank in self._writers else range(0)
-        wanted = {self._sources[names[number]] for number in own}
-        held: dict[str, Tensor] = {}
         collective = gathers(self._engine)
-        for name in self._parameters if collective else wanted:
-            with self._whole(name) as parameter:
-                if name in wanted:
-                    value = parameter.detach().float()
-                    held[name] = value.to("cpu", copy=True) if copy or collective else value
+        if copy or collective:
+            # One block: copies among what gathering takes and frees would leave it in pieces that nothing fits into.
+            ends = [*accumulate((self._sizes[number] // 4 for number in own), initial=0)]
+            block = torch.empty(ends[-1])
+            for name in self._parameters if collective else dict.fromkeys(sources[number] for number in own):
+                with self._whole(name) as parameter:
+                    for place, number in enumerate(own):
+                        if sources[number] == name:
+                            block[ends[place] : ends[place + 1]] = parameter.detach().view(-1)
+            chunks = data([block])
+        else:
+            chunks = data(self._parameters[sources[number]].float() for number in own)
         if not own and rank != self._writers[0]:
             return None
-        chunks = data(held[self._sources[names[number]]] for number in own)
         if rank == self._writers[0]:
             return 0, chain([self._header], chunks)
         return len(self._header) + sum(self._sizes[: own.start]), chunks

@@ -66,7 +66,7 @@ class Chunks(Sequence[Chunk]):
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, list[Any]]) -> Chunks:
-        """Of the values of each field of `Chunk`."""
+        """Chunks from the values of each field of `Chunk`."""
         made = cls.__new__(cls)
         made._fill(columns)
         return made

@@ -127,7 +127,8 @@ def start_compute(timeout: timedelta | None = None, engine: bool = True, watched
         for name, value in _UNWATCHED_NCCL.items():
             os.environ.setdefault(name, value)
     _join(compute, timeout or _BACK_ENDS_OWN[compute.backend], engine)
-    return replace(compute, known_nodes=nodes_of(from_every_rank((socket.gethostname(), local_rank, here))))
+    claim = socket.gethostname(), local_rank, here
+    return replace(compute, known_nodes=nodes_of(from_every_rank(claim)) if ranks > 1 else ())
 
 
 def compute_alone(local_rank: int = 0) -> Compute:

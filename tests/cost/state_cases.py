@@ -61,7 +61,7 @@ def grown_while_saving(compute: Compute, directory: Path) -> tuple[float, dict[s
 
     The last one copies the whole model, as a measure of what would be seen.
     """
-    config = run_config(GRID, zero_stage=3, width=768, layers=2, checkpoint=CheckpointConfig(background=False))
+    config = run_config(GRID, zero_stage=3, width=512, layers=8, checkpoint=CheckpointConfig(background=False))
     nodes = {"one rank a node": ((0,), (1,)), "two ranks of a node": ((0, 1),)}
     found: dict[str, float] = {}
     with _engine(compute, config, lively_model(config.model), None) as engine:
