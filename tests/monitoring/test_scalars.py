@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def test_weights_and_biases_without_its_package_is_a_sentence(monkeypatch: pytes
     assert str(raised.value).endswith("; pip install wandb, or leave monitors.wandb out")
 
 
-def test_where_waits_are_queued_on_a_device_no_exchange_share_is_made_up() -> None:
+def test_where_waits_are_queued_on_a_device_no_exchange_share_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyena_ds.training.clock.timed_event", Mock)
     alone = Compute(torch.device("meta"), "none", 0, 1, 0)
     clock = StepClock(alone)
     clock.begin()

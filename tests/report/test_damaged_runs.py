@@ -32,6 +32,7 @@ from hyena_ds.cli import main
 from hyena_ds.config.loading import load_yaml, to_plain
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
+from hyena_ds.files.whole import remove
 from hyena_ds.report.page import page
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runs.records import read_records
@@ -147,6 +148,7 @@ def damage_one(run: Path, draw: random.Random) -> str:
             bytes_ = weights.read_bytes() if weights.is_file() else b""  # an earlier damage may have taken it away
             written = {WEIGHTS: Written(len(bytes_), hashlib.sha256(bytes_).hexdigest())}
             written[RUN_STATE] = write_file(file, [text])
+            remove(directory / MANIFEST)  # an earlier damage may have put a pipe or a device there
             write_manifest(directory, "run", int(directory.name[5:]), written)
         else:
             file.write_bytes(text)

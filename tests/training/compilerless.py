@@ -23,6 +23,7 @@ def main() -> None:
     start_compute()
     for stage in (1, 3):
         others = {"optimizer": OptimizerConfig(), "watchdog": WatchdogConfig()}
+        others |= dict.fromkeys(("offload_optimizer", "offload_param"))
         config = SimpleNamespace(cuda_graphs=False, deepspeed_log=False, zero_stage=stage, **others)
         engine = build_engine(config, Layer(4, 4), 1)
         engine.backward(engine(torch.ones(1, 4)).sum())
