@@ -31,8 +31,8 @@ step 1m-halves --context-length 1048576 --policy leanest --sequence-parallel 1 2
     --limit-minutes 30
 step contexts --context-length 1024 4096 16384 65536 --policy fastest lean \
     --reference "$reference" --transformer --rounds 2 --limit-minutes 3
-# The paper's comparison: 2 layers of width 128, one sequence, blocks checkpointed; about 25 minutes.
-step transformer --context-length 32768 65536 131072 1048576 --policy lean --transformer checkpointed --rounds 2 --limit-minutes 30
+# The paper's comparison: 2 layers of width 128, one sequence, blocks checkpointed; about 20 minutes.
+step transformer --context-length 32768 65536 131072 1048576 --policy lean --transformer checkpointed --rounds 1 --limit-minutes 60
 step ranks --context-length 65536 --sequence-parallel 1 2 4 --rounds 3
 step 256k-default --context-length 262144 --policy lean --allocator default --rounds 1 --reference "$reference"
 step 4m --context-length 4194304 --policy leanest --sequence-parallel 2 --rounds 1 --limit-minutes 60
