@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; say where: make $@ HYENA_DATA=DIR" >&2; exit 2; }; \
 	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
-# Suites of many processes, or of many thousand inputs, which test-fast leaves out, and `make test` runs one test at a time.
+# Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
-# Files of the other tests that run at once; more than two are for machines of eight cores and more.
+# Files of tests that run at once. Many start processes of their own: more than two are for machines of eight cores and more.
 WORKERS ?= 2
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -72,8 +72,7 @@ evaluate-here: $(VENV)/installed
 	@$(EVALUATE)
 
 test: $(VENV)/installed
-	$(TESTS) -n $(WORKERS) --dist loadfile $(SEVERAL:%=--ignore=tests/%)
-	$(TESTS) $(SEVERAL:%=tests/%)
+	$(TESTS) -n $(WORKERS) --dist loadfile
 
 test-fast: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)
