@@ -12,8 +12,9 @@ EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; sa
 	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
-# Files of tests that run at once. Many start processes of their own: more than two are for machines of eight cores and more.
-WORKERS ?= 2
+# make test WORKERS=2 runs two files of tests at once, in two thirds of the time. By default one: ports that tests look for are now and then
+# taken by those beside them.
+WORKERS ?=
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-kernels test-packages test-full fuzz soak soak-full lint docs bench gpu clean
@@ -72,7 +73,7 @@ evaluate-here: $(VENV)/installed
 	@$(EVALUATE)
 
 test: $(VENV)/installed
-	$(TESTS) -n $(WORKERS) --dist loadfile
+	$(TESTS) $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
 
 test-fast: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)
