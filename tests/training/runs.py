@@ -18,7 +18,7 @@ from tests.paths import ROOT
 TIMEOUT = 180
 UNREPEATABLE = (
     *("tokens_per_second", "peak_memory_gib", "exchange_share", "input_wait_seconds", "mfu", "limit_share"),
-    *("compute_seconds", "wait_seconds", "slowest_rank", "slowest_times"),
+    *("compute_seconds", "wait_seconds", "slowest_rank", "slowest_times", "slow_ranks"),
 )
 """Fields of metrics.jsonl that depend on the machine's mood."""
 
