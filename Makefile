@@ -12,8 +12,7 @@ EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; sa
 	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
-# make test WORKERS=2 runs two files of tests at once, in two thirds of the time. By default one: ports that tests look for are now and then
-# taken by those beside them.
+# make test WORKERS=2 runs two files of tests at once. By default one: ports that tests look for are now and then taken by those beside them.
 WORKERS ?=
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

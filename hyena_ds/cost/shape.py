@@ -32,7 +32,7 @@ class StepShape:
     exchange_precision: Precision = "float32"
     """Precision of activations on their way between ranks."""
     kernels: KernelsName = "portable"
-    """What computes a block around the long convolution on a device; a CPU has the portable code only."""
+    """What computes a block around the long convolution. Predictions know portable and triton; of native, on a CPU, they say what portable takes."""
     offload_optimizer: bool = False
     """Whether the optimizer's state is in the host's memory."""
     offload_param: bool = False

@@ -45,7 +45,9 @@ def record_on_device(work: Callable[[], None]) -> Callable[[], None]:
             work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(
+        graph, capture_error_mode="thread_local"
+    ):  # the watchdog's thread may ask about events meanwhile
         work()
     return graph.replay
 
