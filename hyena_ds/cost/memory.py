@@ -83,12 +83,13 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
     are. That it grows with the logarithm of their number is what steps of two and four ranks showed, no theory.
     """
     if on_cpu:
-        most = max(
-            sum(size * count for part, size, count in held if part == "transforms" and size < GIVEN_BACK)
-            for held in found.values()
-        )
-        return most * (1.0 + math.log2(overlap_groups(shape, on_cpu)))
+        return max(_holes(shape, held) for held in found.values())
     return sum(size * count for _, size, count in found[moment])
+
+
+def _holes(shape: StepShape, held: list[Held]) -> float:
+    small = sum(size * count for part, size, count in held if part == "transforms" and size < GIVEN_BACK)
+    return small * (1.0 + math.log2(overlap_groups(shape, on_cpu=True)))
 
 
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
@@ -171,7 +172,8 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     """The peak of one rank that runs forward passes of `shape`; `results` are bytes of what a verb makes of the hidden states,
     `held` of what it has beside the pass.
 
-    A CPU's large tensors leave blocks that stay for the next layer (ops/large.py): four activations, one signal.
+    A CPU's large tensors leave blocks that stay for the next layer (ops/large.py): four activations, one signal. In ranks
+    that were started to keep freed memory (runtime/local_ranks.py), results of transforms leave the holes of `with_slack`.
     """
     unit = float(_FLOAT32 * shape.batch * shape.local_length * shape.width)
     filters = float(held_filters(shape.config, shape.context_length, shape.sequence_parallel))
@@ -184,14 +186,15 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     parts["kept"] = filters + held
     parts["layer at work"] = 4 * unit
     always = dict(parts)
-    for tensor in [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]:
+    transforms = _transforms(shape, "forward", on_cpu)
+    for tensor in [*transforms, *_buffers(shape, 1, on_cpu)]:
         parts[tensor.part] += tensor.size * tensor.number
     if shape.sequence_parallel > 1:
         parts["exchange"] += unit  # an activation that comes in pieces, until it is put together
     widest = max(shape.config.mlp_width, 4 * shape.width)
     parts["tiles"] = _tile(shape, widest, pieces(shape, on_cpu), on_cpu).size * _OF_A_TILE
     if on_cpu:
-        parts["slack"] = signal
+        parts["slack"] = signal + (_holes(shape, transforms) if shape.sequence_parallel > 1 else 0.0)
     moments = {"convolution": parts, "results": {**always, "results": results, "slack": parts["slack"]}}
     return max((Memory(held, name) for name, held in moments.items()), key=lambda memory: memory.total)
 
