@@ -50,6 +50,9 @@ class Convolution:
     """Context lengths that it is used for; others go through FFT."""
     pieces: int = 1
     """Into how many groups it wants the channels cut that FFT takes at once: those that fill a device, for less memory."""
+    takes_pieces: bool = False
+    """Whether inputs, but no filter, may be (B, g, P, l), P pieces of a sequence, each with its tokens side by side; results may
+    then be so too."""
 
     def takes(self, context_length: int) -> bool:
         """Whether it is used for sequences of so many tokens."""
