@@ -19,6 +19,7 @@ P sequence-parallel size, B batch, g channels, l local length, L = P l.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -51,6 +52,14 @@ def pieces_of(x_BgL: Tensor) -> tuple[int, int]:
     l = x_BgL.shape[-1]
     assert x_BgL.stride(-1) == 1 or l == 1, "tokens of a channel are not side by side"
     return (x_BgL.stride(2), l) if x_BgL.dim() == 4 else (0, l)
+
+
+def empty_as_it_lies(like_BgL: Tensor) -> Tensor:
+    """A signal without values, of the type of `like`, and in pieces that are blocks of memory if that one is in pieces."""
+    if like_BgL.dim() < 4:
+        return torch.empty(like_BgL.shape, device=like_BgL.device, dtype=like_BgL.dtype)
+    pieces_PBgl = like_BgL.permute(2, 0, 1, 3)
+    return torch.empty(pieces_PBgl.shape, device=like_BgL.device, dtype=like_BgL.dtype).permute(1, 2, 0, 3)
 
 
 def copy_traffic(target: Tensor, source: Tensor) -> Traffic:
