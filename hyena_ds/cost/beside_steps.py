@@ -35,6 +35,10 @@ class Asked:
         """Calls of all ranks."""
         return self.once + self.each_node * nodes
 
+    def file_seconds(self, nodes: int) -> float:
+        """Seconds of the calls: those of the busiest rank, one after the other, or of all, whichever is longer."""
+        return max(FILE_CALL * self.rank, self.calls(nodes) / FILE_CALLS)
+
 
 START = Asked(rank=61, node=243, once=22, each_node=221, exchanges=15)
 SAVE = Asked(rank=31, node=46, once=30, each_node=16, exchanges=9)
@@ -47,6 +51,7 @@ STATE_FILES_OF_A_NODE, OTHER_FILES = 1, 3
 """Of a checkpoint: the others are weights, run state and manifest."""
 
 INDEX_SHARDS, INDEX_GENOMES = 3131, 101
+TRAIN_SHARDS_OF_A_GENOME = 30
 INDEX_MIB = 31.0
 """Counted by `hyena-ds bench shards`: what a rank holds of an index of so many shards."""
 CACHE_GIB = 9.5
@@ -58,6 +63,15 @@ FIRST_STEP_SECONDS = 3.9
 WATCHED_STEP, COMPARED_STEP = 1.002, 1.007
 """CPU seconds of a step whose waits are timed and parameters summed, and of one after which the ranks compare, beside a step at
 which nobody looks: measured by `hyena-ds bench watch`."""
+
+FILE_CALL, FILE_CALLS = 1e-3, 20_000
+"""Assumed of a shared file system: seconds of a call, and calls a second of all nodes."""
+FILE_RATE_OF_A_NODE, FILE_RATE_OF_ALL = 1e9, 20e9
+"""Assumed of it: bytes a second."""
+HOST_COPY = 25e9
+"""Assumed: bytes a second from a device to its host's memory."""
+PROCESSES_START_IN = 60.0
+"""Assumed: seconds until all processes of a run have imported what they need and found each other."""
 
 
 def checkpoint_files(nodes: int) -> int:

@@ -154,6 +154,8 @@ class Published:
     network: float
     """Bytes a second one way, a GPU's share of its host's adapters."""
     source: str
+    assumes_network: bool = False
+    """Whether no data sheet says how many adapters a host of these has."""
 
 
 PUBLISHED = {
@@ -179,7 +181,14 @@ PUBLISHED = {
         39.6, 1.555e12, 19.5e12, 312e12, 300e9, 25e9, "A100 40 GB SXM data sheet: NVLink 600 GB/s both ways, 200 Gb/s"
     ),
     "l40s": Published(
-        44.5, 0.864e12, 91.6e12, 362e12, 25e9, 12.5e9, "L40S data sheet: PCIe 4.0 x16 only; 100 Gb/s a GPU assumed"
+        44.5,
+        0.864e12,
+        91.6e12,
+        362e12,
+        25e9,
+        12.5e9,
+        "L40S data sheet: PCIe 4.0 x16 only; 100 Gb/s a GPU assumed",
+        True,
     ),
 }
 """One direction of a link is half of what its data sheet says."""
