@@ -24,9 +24,9 @@ class Asked:
     rank: int
     """Calls of the busiest rank: of each kind, the most that one makes."""
     node: int
-    """Of the node that makes most, where there are several."""
+    """Calls of the busiest node, where there are several."""
     once: int
-    """Of all ranks together `once` and, for each node, `each_node`."""
+    """All ranks together make `once` calls and, for each node, `each_node`."""
     each_node: int
     exchanges: int | None
     """In which all ranks take part; None where there is one for every tensor too."""
@@ -48,7 +48,7 @@ RESUME = Asked(rank=85, node=350, once=32, each_node=318, exchanges=None)
 LOOKS_OF_A_STEP = 1
 """Calls of a node in a step that reads no shard: its first rank looks for the stop file."""
 STATE_FILES_OF_A_NODE, OTHER_FILES = 1, 3
-"""Of a checkpoint: the others are weights, run state and manifest."""
+"""Files of a checkpoint: the others are weights, run state and manifest."""
 
 INDEX_SHARDS, INDEX_GENOMES = 3131, 101
 TRAIN_SHARDS_OF_A_GENOME = 30

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 FAILURES, FAILED_IN_HOURS, FAILED_OF_DEVICES = 419, 54 * 24, 16_384
 """Unexpected interruptions of a run on H100s: Llama Team, The Llama 3 Herd of Models (2024), section 3.3.4."""
 HOURS_BETWEEN_FAILURES = FAILED_IN_HOURS * FAILED_OF_DEVICES / FAILURES
-"""Of one device."""
+"""Hours of one device from one failure to the next, on average."""
 _MOST = 700.0
 """Exponents above this are no longer numbers: such a run makes no progress."""
 
@@ -25,7 +25,7 @@ class Interrupted:
     """A run that saves and fails. All in seconds."""
 
     interval: float
-    """Of steps between two checkpoints."""
+    """Steps between two checkpoints take so long."""
     save: float
     """For which a save holds the steps."""
     start: float
