@@ -74,7 +74,7 @@ def lasting(config: RunConfig, step: Prediction, cluster: Cluster) -> Lasting:
     seen = config.watchdog.silence if config.watchdog.enabled else _UNWATCHED
     start = seen + FIRST_PAUSE + beside.PROCESSES_START_IN + resume_seconds(config, cluster) + beside.FIRST_STEP_SECONDS
     between = 3600 * HOURS_BETWEEN_FAILURES / cluster.ranks
-    interval = config.checkpoint.every_steps * seconds
+    interval = saved_every(config) * seconds
     intervals = [every for every in (config.stragglers.every_steps, config.corruption.every_steps) if every is not None]
     compared = 1 / min(intervals) if intervals else 0.0
     watching = beside.WATCHED_STEP - 1 + compared * (beside.COMPARED_STEP - beside.WATCHED_STEP) if intervals else 0.0
@@ -82,6 +82,17 @@ def lasting(config: RunConfig, step: Prediction, cluster: Cluster) -> Lasting:
     of_a_step = shape.batch * shape.accumulation
     validating = of_a_row * _FORWARD / of_a_step / config.validation.every_steps
     return Lasting(Interrupted(interval, save, start + complete, between), complete, watching, validating)
+
+
+def saved_every(config: RunConfig) -> int:
+    """Steps between the checkpoints that a run goes on from after most failures."""
+    return config.checkpoint.every_steps
+
+
+def slow_for(config: RunConfig) -> int | None:
+    """Steps in which a rank is slow before it is named; None where nobody looks."""
+    every = config.stragglers.every_steps
+    return None if every is None else _WINDOWS * every
 
 
 def resume_seconds(config: RunConfig, cluster: Cluster) -> float:
@@ -161,7 +172,14 @@ def _asked(config: RunConfig, step: Prediction, nodes: int) -> list[Sourced]:
             "exchanges of activations and halos, a step", round(moved.messages), "", "", "counted", "`cost/traffic.py`"
         ),
         of_ranks("sent in them", step.time.exchanged, "`cost/work.py`"),
-        row("small collectives, a step", STEP_MESSAGES, "", "", "counted", "`cost/step_time.py`"),
+        row(
+            "small collectives, a step",
+            STEP_MESSAGES,
+            "",
+            "",
+            "assumed",
+            "ZeRO's, the norm's, the loss's and the votes'",
+        ),
         of_ranks("sent to sum gradients and share weights, a step", gradients, "a ring, `cost/devices.py`"),
         of_ranks(f"index of {genomes}", beside.INDEX_MIB * (1 << 20), _SHARDS),
         of_nodes("their shards, held in a cache", cached, "counted", f"{_SHARDS}, `data.shuffle_shards`"),
@@ -188,19 +206,15 @@ def _asked(config: RunConfig, step: Prediction, nodes: int) -> list[Sourced]:
 
 
 def _faults(config: RunConfig, step: Prediction, found: Lasting) -> list[Sourced]:
-    seconds, saved = step.time.seconds, config.checkpoint.every_steps
+    seconds, saved = step.time.seconds, saved_every(config)
 
     def steps(count: float) -> str:
         return f"{count:,.0f} steps, {show_duration(count * seconds)}"
 
-    slow, compared, watchdog, tiers = (
-        config.stragglers.every_steps,
-        config.corruption.every_steps,
-        config.watchdog,
-        config.checkpoint.tiers,
-    )
+    slow, compared = slow_for(config), config.corruption.every_steps
+    watchdog, tiers = config.watchdog, config.checkpoint.tiers
     since = f"{steps(saved)}, and {show_duration(found.until_complete)} of a save under way"
-    slow_seen = _NOBODY if slow is None else steps(_WINDOWS * slow)
+    slow_seen = _NOBODY if slow is None else steps(slow)
     bit_seen = _NOBODY if compared is None else steps(min(compared, saved + 1))
     dead_seen = show_duration(watchdog.silence) if watchdog.enabled else _NOBODY
     stuck_seen = show_duration(max(watchdog.step, SLOWER * seconds)) if watchdog.enabled else _NOBODY
@@ -221,7 +235,7 @@ def _goodput(config: RunConfig, step: Prediction, found: Lasting, cluster: Clust
     tokens = step.shape.tokens / seconds
     best = max(1, round(run.best_interval / seconds))
     worse = found._replace(interrupted=replace(run, between_failures=run.between_failures / _WORSE))
-    interval = f"{config.checkpoint.every_steps:,} steps, {show_duration(run.interval)}"
+    interval = f"{saved_every(config):,} steps, {show_duration(run.interval)}"
     validated = (
         f"{config.validation.windows} windows every {config.validation.every_steps:,} steps, each a third of a step"
     )
@@ -229,6 +243,7 @@ def _goodput(config: RunConfig, step: Prediction, found: Lasting, cluster: Clust
         f"as on {FAILED_OF_DEVICES:,} H100s: {FAILURES} unexpected interruptions in {FAILED_IN_HOURS // 24} days "
         "(The Llama 3 Herd of Models, 2024, section 3.3.4)"
     )
+    copied = _file_seconds(16.0 * parameters(config.model) / cluster.nodes, 16.0 * parameters(config.model))
     row_left = f"{tokens * found.goodput():,.0f} tokens/s"
     rows: list[tuple[str, str, Kind, str]] = [
         (
@@ -245,6 +260,12 @@ def _goodput(config: RunConfig, step: Prediction, found: Lasting, cluster: Clust
             "its calls, exchanges, copy: nothing hidden",
         ),
         ("until the checkpoint is whole", f"{number(found.until_complete)} s", "assumed", "d, and its bytes"),
+        (
+            "until its copy in a tier is whole",
+            f"{number(copied)} s",
+            "assumed",
+            "each node a share of its bytes, `checkpoint.tiers`",
+        ),
         (
             "R, from a failure to the next step",
             f"{number(run.start)} s",
