@@ -18,14 +18,12 @@ from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.long_convolution import convolution_backward, convolution_forward
 from hyena_ds.model.triton_kernels import TRITON
-from hyena_ds.ops.convolution_backend import FFT
-from hyena_ds.ops.triton import long_convolution, packing
+from hyena_ds.ops.triton import packing
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Exchange, Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 
 D, L = 6, 14
-long_convolution.SHORTEST = 16  # the interpreter is slow
 Found = dict[str, tuple[bool, int]]
 """By name of an exchange: whether both ways gave the same bits, and how often the kernel was started."""
 
@@ -41,12 +39,9 @@ def both_ways(compute: Compute) -> Found:
             for pieces in (False, True):
                 name = f"{B} x {str(dtype)[6:]}{', in pieces' if pieces else ''}"
                 found[name] = _through(layout, torch.randn(2, B, D, layout.local_length).to(dtype), pieces)
-        for convolution in (FFT, replace(long_convolution.FUSED, shortest=1, pieces=1))[: 2 if B == 1 else 1]:
-            name = f"{B} x convolution by {convolution.name}"
-            call = ForwardPass(layout, policy=POLICIES["leanest"], convolution=convolution)
-            found[name] = _convolved(
-                call, torch.randn(2, B, D, layout.local_length), torch.randn(D // compute.ranks, L)
-            )
+        call = ForwardPass(layout, policy=POLICIES["leanest"])
+        signals, k_dL = torch.randn(2, B, D, layout.local_length), torch.randn(D // compute.ranks, L)
+        found[f"{B} x convolution"] = _convolved(call, signals, k_dL)
     found["filter"] = _of_a_filter(layout, torch.randn(1, D, layout.local_length))
     return found
 

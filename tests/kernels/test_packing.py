@@ -42,8 +42,24 @@ def test_what_does_not_fit_is_rounded_to_a_neighbour() -> None:
     assert float(((found.float() - pieces) / pieces).abs().max()) < 2.0**-7
 
 
+LAUNCHES = {
+    "1 x float32": 6,
+    "1 x float32, in pieces": 0,
+    "1 x bfloat16": 7,
+    "1 x bfloat16, in pieces": 2,
+    "3 x float32": 16,
+    "3 x float32, in pieces": 8,
+    "3 x bfloat16": 16,
+    "3 x bfloat16, in pieces": 10,
+    "1 x convolution": 3,
+    "3 x convolution": 18,
+    "filter": 3,
+}
+"""Of two tensors in two groups, the second of one channel. One sequence: what is put together, and what is rounded or no block; of
+a convolution and its backward, three results, what the transform gives. More: at both ends too."""
+
+
 def test_ranks_that_pack_by_the_kernel_get_what_others_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies of activations: where B = 1 of what is rounded or not one block, with more sequences at both ends too."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # of the processes
     ranks = Pool(2)
     try:
@@ -53,9 +69,6 @@ def test_ranks_that_pack_by_the_kernel_get_what_others_get(monkeypatch: pytest.M
     for found in everyone:
         assert all(same for same, _ in found.values()), found
         assert {name: started for name, (_, started) in found.items()} == LAUNCHES
-
-
-LAUNCHES: dict[str, int] = {}
 
 
 def test_a_kernel_that_packs_in_another_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
