@@ -55,8 +55,9 @@ LAUNCHES = {
     "3 x convolution": 18,
     "filter": 3,
 }
-"""Of two tensors in two groups, the second of one channel. One sequence: what is put together, and what is rounded or no block; of
-a convolution and its backward, three results, what the transform gives. More: at both ends too."""
+"""Two tensors go through in two groups, the second of one channel. One sequence is copied where it is put together, where it is
+rounded and where what goes to a rank is no block; a convolution and its backward copy three results of transforms. Several are
+copied at both ends too."""
 
 
 def test_ranks_that_pack_by_the_kernel_get_what_others_get(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,4 +72,4 @@ PACKING_CASES = (
         lambda signal, pieces: spectra.padded_traffic(pieces, signal.new_empty((*pieces.shape[1:3], _points(pieces)))),
     ),
 )
-"""Of the exchange between ranks."""
+"""Results of the first are exact but where they are rounded."""
