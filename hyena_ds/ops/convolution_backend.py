@@ -229,7 +229,7 @@ def _random_signals(batch: int, channels: int, length: int, device: torch.device
 
 def _in_pieces(x_BgL: Tensor) -> Tensor:
     """(B, g, P, l), as it comes from other ranks."""
-    pieces_PBgl = x_BgL.unflatten(2, (_CHECKED_PIECES, -1)).permute(2, 0, 1, 3).contiguous()
+    pieces_PBgl: Tensor = x_BgL.unflatten(2, (_CHECKED_PIECES, -1)).permute(2, 0, 1, 3).contiguous()
     return pieces_PBgl.permute(1, 2, 0, 3)
 
 

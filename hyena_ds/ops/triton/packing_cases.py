@@ -13,6 +13,7 @@ from torch import Tensor
 from hyena_ds.ops.sizes import fft_length
 from hyena_ds.ops.triton import packing, spectra
 from hyena_ds.ops.triton.case import Case, Sizes, Tensors
+from hyena_ds.ops.triton.traffic import Traffic
 
 _RANKS = 3
 
@@ -37,11 +38,11 @@ def _copies(copy: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tenso
     return through
 
 
-def _copies_traffic(signal: Tensor, pieces: Tensor) -> packing.Traffic:
+def _copies_traffic(signal: Tensor, pieces: Tensor) -> Traffic:
     like_whole = signal[..., : pieces.numel() // pieces[0, :, :, 0].numel()]
     copies = (pieces, like_whole), (like_whole, pieces), (pieces, pieces)
     found = [packing.copy_traffic(target, source) for target, source in copies]
-    return packing.Traffic(sum(each.read for each in found), sum(each.written for each in found))
+    return Traffic(sum(each.read for each in found), sum(each.written for each in found))
 
 
 def _points(pieces: Tensor) -> int:
