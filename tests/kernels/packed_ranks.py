@@ -18,12 +18,14 @@ from hyena_ds.model.filter_cache import FilterSlot
 from hyena_ds.model.forward_pass import ForwardPass
 from hyena_ds.model.long_convolution import convolution_backward, convolution_forward
 from hyena_ds.model.triton_kernels import TRITON
-from hyena_ds.ops.triton import packing
+from hyena_ds.ops.triton import long_convolution, packing
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Exchange, Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 
 D, L = 6, 14
+long_convolution.SHORTEST = 16  # the interpreter is slow
+FUSED = replace(long_convolution.FUSED, shortest=1)
 Found = dict[str, tuple[bool, int]]
 """By name of an exchange: whether both ways gave the same bits, and how often the kernel was started."""
 
@@ -40,8 +42,9 @@ def both_ways(compute: Compute) -> Found:
                 name = f"{B} x {str(dtype)[6:]}{', in pieces' if pieces else ''}"
                 found[name] = _through(layout, torch.randn(2, B, D, layout.local_length).to(dtype), pieces)
         call = ForwardPass(layout, policy=POLICIES["leanest"])
-        signals, k_dL = torch.randn(2, B, D, layout.local_length), torch.randn(D // compute.ranks, L)
-        found[f"{B} x convolution"] = _convolved(call, signals, k_dL)
+        found[f"{B} x convolution"] = _convolved(call, torch.randn(2, B, D, layout.local_length))
+    few = torch.randn(2, 1, compute.ranks, layout.local_length)
+    found["fused convolution"] = _convolved(replace(call, convolution=FUSED), few)
     found["filter"] = _of_a_filter(layout, torch.randn(1, D, layout.local_length))
     return found
 
@@ -81,12 +84,13 @@ def _through(layout: Layout, x_2BDl: Tensor, in_pieces: bool) -> tuple[bool, int
     return _same(found, through(layout.exchange, False)), len(started)
 
 
-def _convolved(call: ForwardPass, x_2BDl: Tensor, k_dL: Tensor) -> tuple[bool, int]:
-    skip_D = torch.linspace(-1, 1, D)
+def _convolved(call: ForwardPass, x_2BDl: Tensor) -> tuple[bool, int]:
+    D = x_2BDl.shape[2]
+    skip_D, k_dL = torch.linspace(-1, 1, D), torch.randn(D // call.layout.exchange.size, L)
 
     def through(call: ForwardPass) -> list[Tensor]:
         u_BDl, dy_BDl = (x.clone() for x in x_2BDl)
-        slot, k, dskip_D = FilterSlot(), k_dL.clone(), torch.zeros(D)
+        slot, k, dskip_D = FilterSlot(), k_dL.clone(), torch.zeros_like(skip_D)
         y_BDl, groups = convolution_forward(u_BDl.clone(), k, skip_D, call)
         assert not groups
         results = convolution_backward(dy_BDl, u_BDl, k, skip_D, dskip_D, slot, call, groups, None)

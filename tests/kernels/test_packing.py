@@ -53,6 +53,7 @@ LAUNCHES = {
     "3 x bfloat16, in pieces": 10,
     "1 x convolution": 3,
     "3 x convolution": 18,
+    "fused convolution": 0,
     "filter": 3,
 }
 """Two tensors go through in two groups, the second of one channel. One sequence is copied where it is put together, where it is
@@ -60,6 +61,7 @@ rounded and where what goes to a rank is no block; a convolution and its backwar
 copied at both ends too."""
 
 
+@pytest.mark.slow
 def test_ranks_that_pack_by_the_kernel_get_what_others_get(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # of the processes
     ranks = Pool(2)
