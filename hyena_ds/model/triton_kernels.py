@@ -19,6 +19,7 @@ from hyena_ds.model.operator_kernels import dropped_of, operator_backward, opera
 from hyena_ds.ops.triton import cases
 from hyena_ds.ops.triton.cross_entropy import cross_entropy
 from hyena_ds.ops.triton.packing import copy_pieces
+from hyena_ds.ops.triton.packing_cases import PACKING_CASES
 from hyena_ds.ops.triton.residual import embedded, embedded_backward
 from hyena_ds.ops.triton.spectra import convolution_with_skip
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
@@ -61,5 +62,5 @@ TRITON = Kernels(
     copy_pieces,
 )
 
-CASES = (*cases.CASES, *SPECTRA_CASES)
+CASES = (*cases.CASES, *SPECTRA_CASES, *PACKING_CASES)
 """The kernels that these are made of, but for the filter's."""

@@ -138,7 +138,8 @@ class Exchange:
 
     def _pieces(self, x_BDl: Tensor, channels: slice, d: int) -> Tensor:
         """(P, B, g, l), a view: those of every rank's channels."""
-        return x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1)
+        pieces_PBgl: Tensor = x_BDl.unflatten(1, (self.size, d))[:, :, channels].transpose(0, 1)
+        return pieces_PBgl
 
     def _start(self, pieces_P: Tensor, dtype: torch.dtype, into_P: Tensor | None = None) -> Pending:
         """What arrives is in `into` if the kernel packs and a piece of it is one block of memory."""
