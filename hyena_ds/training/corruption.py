@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyena_ds.checkpoints.directory import checkpoints_in, set_aside_after, step_of
+from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.config.survival import NonFiniteConfig
 from hyena_ds.errors import CorruptedError
@@ -22,7 +23,9 @@ from hyena_ds.runtime.watchdog import append_fault
 from hyena_ds.training.watch import Seen
 
 
-def set_aside(seen: Seen, now: RunState, directory: RunDirectory, policy: NonFiniteConfig, alike: int) -> str:
+def set_aside(
+    seen: Seen, now: RunState, directory: RunDirectory, policy: NonFiniteConfig, alike: int, local: LocalTier | None
+) -> str:
     """Leave those checkpoints that `seen` casts no doubt on; what is to be said. No checkpoint may be under way.
 
     After step `alike` all numbers agreed. Collective; raises CorruptedError on all ranks.
@@ -35,6 +38,8 @@ def set_aside(seen: Seen, now: RunState, directory: RunDirectory, policy: NonFin
         raise CorruptedError(f"step {now.step}: {text}; {problem}")
     from_rank_zero(lambda: append_fault(directory.faults, fault))
     from_rank_zero(lambda: set_aside_after(directory.checkpoints, alike))
+    if local is not None:
+        local.remove_after(alike)
     return f"step {now.step}: {text}"
 
 
