@@ -124,14 +124,9 @@ class LocalTier:
                 "away, or let the launcher say how many ranks a host has (LOCAL_WORLD_SIZE)"
             )
 
-    def belongs_to(self, run: str, step: int) -> str:
-        """From now on the parts of rank 0's `run` count, which stands at `step`; returns its name."""
-
-        def note() -> str:
-            write_note(self._directory, run, step)
-            return run
-
-        return from_rank_zero(note)
+    def belongs_to(self, run: str, step: int) -> None:
+        """From now on the parts of rank 0's `run` count, which stands at `step`."""
+        from_rank_zero(lambda: write_note(self._directory, run, step))
 
     def choose(self, above: int) -> tuple[Checkpoint | None, list[str]]:
         """(the newest checkpoint beyond step `above` whose parts are all there and right, what is to be said)."""
@@ -186,15 +181,18 @@ class LocalTier:
         written: Sequence[dict[str, Written]],
         shards: str | None,
     ) -> list[str] | str:
-        """Make what each rank has `written` a checkpoint; what is to be said, or why there is none of that step."""
+        """Make what each rank has `written` a checkpoint; what is to be said, or why there is none of that step.
+
+        Of `run` and `shards`, which a manifest names, rank 0's count.
+        """
         pieces: dict[str, list[Written]] = {}
         ranks: dict[str, int] = {}
         for rank, files in enumerate(written):
             for name, piece in files.items():
                 pieces.setdefault(name, []).append(piece)
                 ranks.setdefault(name, rank)
-        hosts = from_every_rank(self._host)
-        by = {name: hosts[rank] for name, rank in ranks.items()}
+        said = from_every_rank((self._host, run, shards))
+        by, (_, run, shards) = {name: said[rank][0] for name, rank in ranks.items()}, said[0]
         found = {name: joined(each) for name, each in pieces.items()}
         _, problem = self._on_hosts(lambda: write_manifest(partial, run, step, found, shards, by))
         if problem is None:
@@ -203,7 +201,7 @@ class LocalTier:
             self.drop(partial)
             return problem
         news, problem = self._on_hosts(lambda: self._retire(run, step))
-        return [line for said in news.values() for line in said] + ([] if problem is None else [problem])
+        return [line for lines in news.values() for line in lines] + ([] if problem is None else [problem])
 
     def drop(self, partial: Path | None) -> None:
         """Remove a part that is no part of a checkpoint, on this rank's host."""
@@ -247,6 +245,10 @@ class LocalTier:
             with os.scandir(path) as entries:
                 sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file(follow_symlinks=False)}
             whole = tuple(name for name, wanted in manifest.files.items() if sizes.get(name) == wanted.bytes)
+            for name in sizes.keys() & manifest.files.keys() - set(whole):
+                wanted = manifest.files[name].bytes
+                problem = f"found {sizes[name]} bytes, wanted {wanted}: the part is damaged"
+                shelf.problems.append(f"{self._host}: {path / name}: {problem}")
             digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
             shelf.offers[manifest.step] = _Offer(manifest.run, digest, whole)
             self._manifests[manifest.step] = manifest
@@ -254,13 +256,13 @@ class LocalTier:
 
     def _of_others(self, run: str, shelves: Iterable[_Shelf]) -> list[str]:
         """What is said of hosts that have parts of another run."""
-        found = {
-            shelf.host: sorted(step for step, offer in shelf.offers.items() if offer.run != run) for shelf in shelves
-        }
+        found = [
+            (shelf.host, sorted(step for step, offer in shelf.offers.items() if offer.run != run)) for shelf in shelves
+        ]
         return [
             f"{host}: {self.path}: parts of another run are passed over (steps {', '.join(map(str, steps))}); remove them "
             "when you no longer want them"
-            for host, steps in found.items()
+            for host, steps in found
             if steps
         ]
 

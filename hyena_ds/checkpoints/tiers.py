@@ -57,7 +57,7 @@ def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metr
         newest = from_rank_zero(tiers.newest_unless_new)
         return Choice(*choose_checkpoint(directory, config.resume, compute), newest)
     in_directory = from_rank_zero(lambda: _step_of(newest_whole(directory)))
-    parts, passed_over = (None, []) if local is None else local.choose(in_directory)
+    parts, passed_over = local.choose(in_directory) if local else (None, [])
     reached = max(in_directory, _step_of(parts))
     steps, news = from_rank_zero(lambda: tiers.look(may_do_without=reached >= 0))
     newest, news = tuple(max(own, default=0) for own in steps), passed_over + news
@@ -70,15 +70,19 @@ def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metr
     except UserError as error:
         checkpoint, damaged, problem = None, [], error
     if damaged or problem:  # bytes of a newer one are wrong, whose copy may be right
-        above = _step_of(checkpoint)
-        parts, passed_over = (None, []) if local is None else local.choose(above)
-        brought = _bring(tiers, steps, compute, max(above, _step_of(parts)))
+        parts, _ = local.choose(_step_of(checkpoint)) if local else (None, [])
+        brought = _bring(tiers, steps, compute, max(_step_of(checkpoint), _step_of(parts)))
+        damaged += brought
         if brought:
-            checkpoint, more = choose_checkpoint(directory, "latest", compute)
-            damaged += [*brought, *more]
-        elif parts is not None:
-            checkpoint = parts
-        elif problem:
+            try:
+                checkpoint, more = choose_checkpoint(directory, "latest", compute)
+                damaged, problem = damaged + more, None
+            except UserError as error:
+                problem = error
+        if parts is not None and _step_of(parts) > _step_of(checkpoint):
+            damaged += [f"passed over: {problem}"] if problem else []
+            checkpoint, problem = parts, None
+        if problem:
             raise problem
     return Choice(checkpoint, [*news, *damaged], newest)
 
@@ -87,7 +91,7 @@ def newest_of_run(config: RunConfig, directory: Path, compute: Compute) -> Check
     """The newest whole checkpoint in `directory` and on the hosts' own disks. Collective; raises UserError as `choose_checkpoint`."""
     checkpoint, _ = choose_checkpoint(directory, "latest", compute)
     local = LocalTier.of(config, directory, compute)
-    parts, _ = (None, []) if local is None else local.choose(_step_of(checkpoint))
+    parts, _ = local.choose(_step_of(checkpoint)) if local else (None, [])
     return parts or checkpoint
 
 

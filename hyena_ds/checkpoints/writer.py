@@ -78,8 +78,7 @@ class CheckpointWriter:
         """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
         digest of its data. `exported` says what weights.safetensors holds (by default the language model's
         own). On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
-        and is still there. `uploads` copies what is complete to the tiers, `local` are the hosts' own disks: `run` is then the
-        same on all ranks."""
+        and is still there. `uploads` copies what is complete to the tiers, `local` are the hosts' own disks."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
         self._local = local
         self._shards = shards

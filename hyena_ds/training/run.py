@@ -118,11 +118,11 @@ class _Run:
         self.journal.starts(environment)
         where, say = directory.checkpoints, self.journal.say
         uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
-        self.local, name = LocalTier.of(config, where, compute), started.run_name
+        self.local = LocalTier.of(config, where, compute)
         if self.local is not None:
-            name = self.local.belongs_to(name, self.state.step)
+            self.local.belongs_to(started.run_name, self.state.step)
         written = shards.digest, say, task.exported, uploads, self.local
-        self.checkpoints = CheckpointWriter(where, config, compute, name, *written)
+        self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
         """Train what is left; the exit code."""

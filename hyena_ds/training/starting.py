@@ -69,14 +69,14 @@ def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirecto
     data = from_rank_zero(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
     local = LocalTier.of(config, directory.checkpoints, compute)
-    if local is not None:
-        news += local.remove_after(0 if checkpoint is None else checkpoint.record.state.step)
     if checkpoint is None:
+        news += [] if local is None else local.remove_after(0)
         return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news), in_tiers)
     engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = from_rank_zero(lambda: set_aside_after(directory.checkpoints, record.state.step))
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
+    news += [] if local is None else local.remove_after(record.state.step)
     if any(step > record.state.step for step in in_tiers):
         news += from_rank_zero(lambda: set_aside_in_tiers(config, record.state.step))
     return Start(engine, record.state, record.run, tuple(news), in_tiers)
