@@ -147,6 +147,12 @@ class LocalTier:
                 news.append(f"step {step} of {self.path} is passed over: {found}")
         return None, news
 
+    def steps(self) -> set[int]:
+        """Steps of the run that every host has something of."""
+        run, shelves = from_rank_zero(self._run), self._shelves()
+        own = ({step for step, offer in shelf.offers.items() if offer.run == run} for shelf in shelves.values())
+        return set.intersection(*own)
+
     def remove_after(self, step: int) -> list[str]:
         """Remove parts of later steps, which a run that goes on from `step` leaves behind; what is to be said."""
         run, shelves = from_rank_zero(self._run), self._shelves()

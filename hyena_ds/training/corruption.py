@@ -8,6 +8,7 @@ No step is passed over afterwards: a machine is to blame, and no sample.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from hyena_ds.checkpoints.directory import checkpoints_in, set_aside_after, step_of
@@ -33,7 +34,8 @@ def set_aside(
     text = f"{seen.corrupted}; seen in step {now.step}, and after step {alike} all agreed"
     (kind,) = MENDED
     fault = Fault(kind, seen.suspects[0], now.step, text)
-    problem = from_rank_zero(lambda: cannot_mend(directory.checkpoints, now, policy, alike))
+    parts = set() if local is None else local.steps()
+    problem = from_rank_zero(lambda: cannot_mend(directory.checkpoints, now, policy, alike, parts))
     if problem is not None:
         raise CorruptedError(f"step {now.step}: {text}; {problem}")
     from_rank_zero(lambda: append_fault(directory.faults, fault))
@@ -43,14 +45,19 @@ def set_aside(
     return f"step {now.step}: {text}"
 
 
-def cannot_mend(checkpoints: Path, now: RunState, policy: NonFiniteConfig, alike: int) -> str | None:
-    """Why a run whose numbers differ since step `alike` cannot be rolled back, and what to do; None where it can."""
+def cannot_mend(
+    checkpoints: Path, now: RunState, policy: NonFiniteConfig, alike: int, parts: Collection[int] = ()
+) -> str | None:
+    """Why a run whose numbers differ since step `alike` cannot be rolled back, and what to do; None where it can.
+
+    `parts` are the steps of which its hosts have parts on disks of their own.
+    """
     if now.roll_backs >= policy.roll_backs:
         return (
             f"the run was rolled back {now.roll_backs} of {policy.roll_backs} times: replace that host or device, remove the "
             f"checkpoints after step {alike}, raise non_finite.roll_backs, and start the same line again"
         )
-    steps = [step_of(path) for path in checkpoints_in(checkpoints)]
+    steps = [*parts, *(step_of(path) for path in checkpoints_in(checkpoints))]
     if steps and min(steps) > alike:
         return (
             f"the oldest checkpoint that is left is of step {min(steps)}: start again under another name, with "

@@ -18,12 +18,19 @@ from hyena_ds.tasks.next_token import NextTokenTask
 from hyena_ds.training import run
 
 
-def train_on_disks(compute: Compute, config: Path, flipped: int | None = None) -> tuple[int | str, list[int]]:
-    """`hyena-ds train CONFIG`: (exit code or sentence, steps that were trained).
+def train_on_disks(
+    compute: Compute, config: Path, overrides: list[str], flipped: int | None = None
+) -> tuple[int | str, list[int]]:
+    """`hyena-ds train CONFIG OVERRIDES`: (exit code or sentence, steps that were trained).
 
     In step `flipped` a bit of rank 1's parameters flips, once.
     """
-    loaded, own_step, trained, left = load_yaml(str(config), RunConfig), run.train_step, list[int](), [flipped]
+    loaded, own_step, trained, left = (
+        load_yaml(str(config), RunConfig, overrides),
+        run.train_step,
+        list[int](),
+        [flipped],
+    )
 
     def step(engine: Any, batch: Any, *rest: Any) -> Any:
         trained.append(batch.step + 1)
