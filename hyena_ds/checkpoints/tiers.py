@@ -56,13 +56,14 @@ def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metr
     if config.resume != "latest":
         newest = from_rank_zero(tiers.newest_unless_new)
         return Choice(*choose_checkpoint(directory, config.resume, compute), newest)
-    in_directory = from_rank_zero(lambda: _step_of(newest_whole(directory)))
+    in_directory = _newest_step(directory, compute)
     parts, passed_over = local.choose(in_directory) if local else (None, [])
     reached = max(in_directory, _step_of(parts))
     steps, news = from_rank_zero(lambda: tiers.look(may_do_without=reached >= 0))
     newest, news = tuple(max(own, default=0) for own in steps), passed_over + news
-    news += _bring(tiers, steps, compute, reached)
-    if parts is not None and from_rank_zero(lambda: _step_of(newest_whole(directory))) < parts.record.state.step:
+    if brought := _bring(tiers, steps, compute, reached):
+        news, in_directory = news + brought, _newest_step(directory, compute)
+    if parts is not None and in_directory < parts.record.state.step:
         return Choice(parts, news, newest)
     problem: UserError | None = None
     try:
@@ -105,6 +106,14 @@ def set_aside_in_tiers(config: RunConfig, step: int) -> list[str]:
         except GivenUp as error:
             news.append(f"{error}; tried again with the next copy")
     return news
+
+
+def _newest_step(directory: Path, compute: Compute) -> int:
+    """Step of the newest checkpoint that is whole by sizes, -1 where there is none. Collective."""
+    try:
+        return _step_of(choose_checkpoint(directory, "latest", compute, sums=False)[0])
+    except UserError:
+        return -1
 
 
 def _step_of(checkpoint: Checkpoint | None) -> int:
