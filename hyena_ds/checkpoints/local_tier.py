@@ -173,11 +173,10 @@ class LocalTier:
     def begin(self, step: int) -> Path | str:
         """An empty directory on this rank's host to write its part into; or why there is none on some host."""
         made, problem = self._on_hosts(lambda: begin(self.path, step))
-        own = made.get(self._compute.node[0])
-        if problem is None and own is not None:
-            return own
-        self.drop(own)
-        return problem or ""
+        if problem is None:
+            return made[self._compute.node[0]]
+        self.drop(made.get(self._compute.node[0]))
+        return problem
 
     def complete(
         self,
@@ -234,28 +233,28 @@ class LocalTier:
         return run if newest is None else newest.manifest.run
 
     def _shelves(self) -> dict[int, _Shelf]:
-        """What every host has, by the first rank of each node. Collective; raises UserError."""
-        shelves, problem = self._on_hosts(self._shelf)
-        if problem is not None:
-            raise UserError(f"checkpoint.tiers: {problem}; see to that disk, or take the tier out of checkpoint.tiers")
-        return shelves
+        """What every host has, by the first rank of each node. Collective."""
+        found = from_every_rank(self._shelf() if self._compute.leads else None)
+        return {rank: shelf for rank, shelf in enumerate(found) if shelf is not None}
 
     def _shelf(self) -> _Shelf:
         shelf = _Shelf(self._host)
         for path in checkpoints_in(self.path):
             try:
                 manifest = read_manifest(path)
-            except UserError as error:
+                digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+                with os.scandir(path) as entries:
+                    sizes = {
+                        entry.name: entry.stat().st_size for entry in entries if entry.is_file(follow_symlinks=False)
+                    }
+            except (UserError, OSError) as error:
                 shelf.problems.append(f"{self._host}: passed over: {error}")
                 continue
-            with os.scandir(path) as entries:
-                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file(follow_symlinks=False)}
             whole = tuple(name for name, wanted in manifest.files.items() if sizes.get(name) == wanted.bytes)
             for name in sizes.keys() & manifest.files.keys() - set(whole):
                 wanted = manifest.files[name].bytes
                 problem = f"found {sizes[name]} bytes, wanted {wanted}: the part is damaged"
                 shelf.problems.append(f"{self._host}: {path / name}: {problem}")
-            digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
             shelf.offers[manifest.step] = _Offer(manifest.run, digest, whole)
             self._manifests[manifest.step] = manifest
         return shelf

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import RUN_STATE, WEIGHTS, Checkpoint, Record, RunState, write_file
-from hyena_ds.checkpoints.saved_state import state_file
+from hyena_ds.checkpoints.saved_state import SavedState, state_file
 from hyena_ds.checkpoints.tiers import choose_from_tiers
 from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
@@ -18,7 +21,9 @@ from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute
-from tests.distributed.work import Grid, run_config
+from tests.checkpoints.cases import _train
+from tests.distributed.cases import _engine
+from tests.distributed.work import Grid, lively_model, run_config
 
 PLACE = "$DISK_OF_TEST"
 
@@ -116,3 +121,35 @@ def not_begun(compute: Compute, run: Path, disk: Path, required: bool) -> str:
         return f"error: {error}"
     assert not writer.under_way
     return "".join(said)
+
+
+def full_then_whole(
+    compute: Compute, run: Path, disk: Path, full: int, limit: int
+) -> tuple[list[str], list[str], bool]:
+    """Save steps 1 and 2 in the background, at step 1 with a disk of rank `full` that takes files of `limit` bytes.
+
+    What is said, which steps rank's disk has, and whether what comes back from the disks of the second is what was saved.
+    """
+    config = replace(config_of(compute, disk, []), zero_stage=1)
+    said: list[str] = []
+    local = LocalTier.of(config, run / "checkpoints", compute)
+    assert local is not None
+    local.belongs_to("one", 0)
+    writer = CheckpointWriter(run / "checkpoints", config, compute, "one", say=said.append, local=local)
+    with _engine(compute, config, lively_model(config.model), None) as engine:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for step in (1, 2):
+            _train(compute, config, engine, writer, step)
+            if step == 1 and compute.rank == full:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            try:
+                writer.save(engine, RunState(step, 0, 0), local=True)
+                writer.finish()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        wanted = {name: value.detach().clone() for name, value in engine.module.named_parameters()}
+    there = sorted(path.name for path in local.path.iterdir())
+    found, _ = local.choose(0)
+    assert found is not None and found.held
+    saved = SavedState(found, {name: value.shape for name, value in wanted.items()}, compute=compute).parameters()
+    return said, there, all(torch.equal(saved[name], wanted[name]) for name in wanted)

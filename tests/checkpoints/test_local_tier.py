@@ -160,3 +160,16 @@ def test_a_disk_that_takes_nothing_or_is_seen_by_two_is_refused_or_done_without(
     assert said.endswith(
         "which the run requires; earlier checkpoints are whole: see to that disk, or set required: false, and start the run again"
     )
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_costs_that_step_on_all_hosts_and_the_next_comes_back_exactly(
+    ask: Ask, tmp_path: Path
+) -> None:
+    said, there, equal = ask(local_cases.full_then_whole, both=False, full=1, limit=1024)
+    assert said == [
+        f"{HOST}: {disk(tmp_path, 1)}/.step-00000001.partial/{SECOND}: the checkpoint of step 1 could not be written (File too "
+        "large); training goes on without it"
+    ]
+    assert there == ["latest", "step-00000002"] and equal
+    assert [path.name for path in disk(tmp_path, 1).glob("step-*/*.safetensors")] == [SECOND]
