@@ -261,13 +261,14 @@ class LocalTier:
 
     def _of_others(self, run: str, shelves: Iterable[_Shelf]) -> list[str]:
         """What is said of hosts that have parts of another run."""
-        found = [
-            (shelf.host, sorted(step for step, offer in shelf.offers.items() if offer.run != run)) for shelf in shelves
-        ]
+        hosts: dict[tuple[int, ...], list[str]] = {}
+        for shelf in shelves:
+            others = tuple(sorted(step for step, offer in shelf.offers.items() if offer.run != run))
+            hosts.setdefault(others, []).append(shelf.host)
         return [
-            f"{host}: {self.path}: parts of another run are passed over (steps {', '.join(map(str, steps))}); remove them "
-            "when you no longer want them"
-            for host, steps in found
+            f"{found[0]}{f' and {len(found) - 1} more' if found[1:] else ''}: {self.path}: parts of another run are passed over "
+            f"(steps {', '.join(map(str, steps))}); remove them when you no longer want them"
+            for steps, found in hosts.items()
             if steps
         ]
 
