@@ -79,13 +79,13 @@ def _transforms(like_L: Tensor) -> _Real | _RightAngle:
 
 
 class _Real:
-    """Of `points` real numbers, the last of them zeros."""
+    """Transforms of `points` real numbers, the last of them zeros."""
 
     def __init__(self, L: int, points: int) -> None:
         self._L, self._points = L, points
 
     def spectrum(self, x_L: Tensor) -> Tensor:
-        """Of `x`, in float32 whatever it is."""
+        """The transform of `x`, in float32 whatever it is."""
         padded_n = empty((*x_L.shape[:-1], self._points), x_L.device)
         padded_n[..., : self._L] = x_L
         padded_n[..., self._L :].zero_()
@@ -102,7 +102,7 @@ class _Real:
 
 
 class _RightAngle:
-    """Of N >= L complex numbers, x[t] exp(i pi t / 2N).
+    """Transforms of N >= L complex numbers, x[t] exp(i pi t / 2N).
 
     What a product of two spectra wraps around has made a quarter turn, so it is imaginary, and the real part is the causal
     convolution (right-angle convolution; Crandall and Fagin, Discrete weighted transforms, 1994). The weights hold N^-1/2 too,
@@ -116,7 +116,7 @@ class _RightAngle:
         self._weighted_N: Tensor | None = None
 
     def spectrum(self, x_L: Tensor) -> Tensor:
-        """Of `x`, in float32 whatever it is."""
+        """The transform of `x`, in float32 whatever it is."""
         shape = (*x_L.shape[:-1], self._points)
         if self._weighted_N is None or self._weighted_N.numel() != math.prod(shape):
             self._weighted_N = empty(shape, x_L.device, torch.complex64)
