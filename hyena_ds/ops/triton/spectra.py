@@ -139,7 +139,7 @@ def _spectrum(x_BgL: Tensor, first_g: Tensor | None = None) -> Tensor:
 
 
 def _signal(spectrum_BgN: Tensor, like_BgL: Tensor) -> Tensor:
-    """Of the form and type of `like`."""
+    """The real part of the transform back, in the form and type of `like`."""
     return real_part(torch.fft.ifft(spectrum_BgN, norm="forward"), empty_as_it_lies(like_BgL))
 
 
