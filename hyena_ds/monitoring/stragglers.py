@@ -1,12 +1,13 @@
 """Which ranks are slow, from how long each computed and waited in a window of steps. Takes no torch.
 
-    (compute, wait) of each step of one rank --Pace--> a step's mean in a window
+    (compute, wait) of each step of one rank --Pace--> Spent: a step's mean in a window, the window's length
     of all ranks                             --judge--> Window: the slowest rank, by how much, which are slow
-    two windows in a row                     --Stragglers--> the ranks that are named
+    windows in a row                         --Stragglers--> the ranks that are named
 
 Every rank's step lasts equally long, because the others wait for the slowest: what differs is how much of it is compute. The
 noise of single steps is averaged over a window, whose longest step is left out, and a rank is named after two of them: a pause
-now and then is nobody's habit.
+now and then is nobody's habit. Windows of short steps are over sooner than another program that takes a core for a while, so
+the windows in a row must also last some seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +15,27 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _LEAST_SECONDS = 1e-3
 """Steps that are longer by less delay nobody, and are within what a clock and a scheduler do."""
 
 
+_WINDOWS = 2
+"""Windows in a row in which a rank is slow before it is named."""
 _FEWEST = 5
 """Steps of a window from which on its longest is left out."""
+
+
+class Spent(NamedTuple):
+    """What one rank did in a window, in seconds."""
+
+    compute: float
+    """In a step, on average."""
+    wait: float
+    """The rest of a step, on average."""
+    window: float
+    """In all steps."""
 
 
 class Pace:
@@ -33,11 +48,13 @@ class Pace:
         """A further step, in seconds."""
         self._steps.append((compute, wait))
 
-    def window(self) -> tuple[float, float]:
-        """The means of the steps since the last call, without the one of the most compute; zeros where there are none."""
+    def window(self) -> Spent:
+        """The steps since the last call, without the one of the most compute; zeros where there are none."""
         kept = sorted(self._steps)[: -1 if len(self._steps) >= _FEWEST else None]
         self._steps = []
-        return (0.0, 0.0) if not kept else (statistics.fmean(c for c, _ in kept), statistics.fmean(w for _, w in kept))
+        compute, wait = sum(c for c, _ in kept), sum(w for _, w in kept)
+        steps = max(1, len(kept))
+        return Spent(compute / steps, wait / steps, compute + wait)
 
 
 @dataclass(frozen=True)
@@ -59,11 +76,12 @@ class Window:
         return {name: value for name, value in vars(self).items() if name != "slow"}
 
 
-def judge(compute: Sequence[float], waits: Sequence[float], slower: float) -> Window:
-    """The window in which rank r computed for `compute[r]` seconds a step, and waited for `waits[r]`; two ranks or more.
+def judge(ranks: Sequence[Spent], slower: float) -> Window:
+    """What a window shows in which the ranks, two or more, did this.
 
     Slow is who took `slower` times the median of the others, and a millisecond a step more.
     """
+    compute, waits = [rank.compute for rank in ranks], [rank.wait for rank in ranks]
     ordered = sorted(compute)
     times = {}
     for rank, own in enumerate(compute):
@@ -79,17 +97,25 @@ def judge(compute: Sequence[float], waits: Sequence[float], slower: float) -> Wi
 
 
 class Stragglers:
-    """The ranks that are named: slow in this window and in the one before."""
+    """The ranks that are named: slow in this window and in the one before, and for `seconds` in a row."""
 
-    def __init__(self, slower: float):
-        self._slower = slower
-        self._before: set[int] = set()
+    def __init__(self, slower: float, seconds: float):
+        self._slower, self._seconds = slower, seconds
+        self._slow_for: dict[int, tuple[int, float]] = {}
+        """Windows in a row in which each rank was slow, and their seconds."""
 
-    def add(self, compute: Sequence[float], waits: Sequence[float]) -> tuple[Window, dict[int, float]]:
+    def add(self, ranks: Sequence[Spent]) -> tuple[Window, dict[int, float]]:
         """A further window, and the slow ranks that are named after it, each with its multiple of the others' median."""
-        window = judge(compute, waits, self._slower)
-        named = {rank: times for rank, times in window.slow.items() if rank in self._before}
-        self._before = set(window.slow)
+        window, lasted = judge(ranks, self._slower), statistics.median(rank.window for rank in ranks)
+        before, self._slow_for = self._slow_for, {}
+        for rank in window.slow:
+            windows, seconds = before.get(rank, (0, 0.0))
+            self._slow_for[rank] = windows + 1, seconds + lasted
+        named = {
+            rank: window.slow[rank]
+            for rank, (windows, seconds) in self._slow_for.items()
+            if windows >= _WINDOWS and seconds >= self._seconds
+        }
         return window, named
 
 
