@@ -21,8 +21,8 @@ class StragglersConfig(Bounded):
     slower: Annotated[float, Bound(1, MOST)] = 1.5
     """A rank is slow that computes so many times as long as the median of the others, in two windows in a row."""
     seconds: Annotated[float, Bound(0, MOST_SECONDS)] = 30.0
-    """The windows in a row in which a rank is slow last so long before it is named, even where it takes more than two: another
-    program may take a core for a few seconds."""
+    """On a CPU under Linux, a rank that is slow only while other programs have its core is named after so many seconds in a row,
+    and at least two windows: mostly they leave it again."""
     ends_at: Annotated[float | None, Bound(1, MOST)] = None
     """A rank that is slow and so many times slower ends the run, which is saved, with exit code 75; by default it is only named."""
 

@@ -135,15 +135,17 @@ class Watch:
             return Seen(columns)
         places, stop = self._places(), None
         words = tuple(
-            f"{places[rank]} is slow: it computes {number(rows[rank].compute)} s a step, {times:.2g} times the others' median, "
-            f"and waits {number(rows[rank].wait)} s (the median rank {number(window.wait_seconds)} s)"
-            for rank, times in named.items()
+            f"{places[rank]} is slow: it computes {number(slow.compute)} s a step, "
+            + (f"in {number(slow.queued)} s of which others have its core, " if slow.queued else "")
+            + f"{slow.times:.2g} times the others' median, and waits {number(rows[rank].wait)} s (the median rank "
+            f"{number(window.wait_seconds)} s)"
+            for rank, slow in named.items()
         )
         ends_at = self._config.stragglers.ends_at
-        if ends_at is not None and max(named.values()) >= ends_at:
-            worst = max(named, key=lambda rank: named[rank])
-            why = f"{places[worst]}, which is {named[worst]:.2g} times slower than the others (stragglers.ends_at {ends_at:g})"
-            stop = Stop(why, DEADLINE_CODE)
+        worst = max(named, key=lambda rank: named[rank].times)
+        if ends_at is not None and named[worst].times >= ends_at:
+            times = f"{named[worst].times:.2g} times slower than the others"
+            stop = Stop(f"{places[worst]}, which is {times} (stragglers.ends_at {ends_at:g})", DEADLINE_CODE)
         return Seen({**columns, "slow_ranks": list(words)}, words, stop)
 
     def _corrupted(self, unlike: list[int], others: list[int]) -> tuple[str, tuple[int, ...]]:
