@@ -12,8 +12,8 @@ EVALUATE = [ -n "$(HYENA_DATA)" ] || { echo "make: the tasks need their data; sa
 	HYENA_DATA="$(HYENA_DATA)" $(BIN)/hyena-ds evaluate configs/suites/$(@:evaluate-%=%).yaml --at-once 2
 # Suites of many processes, or of many thousand inputs, which test-fast leaves out.
 SEVERAL := cluster distributed faults fuzz launch
-# make test WORKERS=2 runs two files of tests at once. By default one: ports that tests look for are now and then taken by those beside them.
-WORKERS ?=
+# Files of tests that make test runs at once.
+WORKERS ?= 2
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help train sweep evaluate-here evaluate-quick test test-fast test-kernels test-packages test-full fuzz soak soak-full lint docs bench gpu clean
@@ -72,7 +72,7 @@ evaluate-here: $(VENV)/installed
 	@$(EVALUATE)
 
 test: $(VENV)/installed
-	$(TESTS) $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
+	$(TESTS) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SEVERAL:%=--ignore=tests/%)

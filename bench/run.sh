@@ -22,6 +22,9 @@ at_256k=(--context-length 262144 --policy lean --precision float32 bfloat16 --re
 step 256k "${at_256k[@]}"
 # With an allocator that gives nothing back: the fastest for the published code, in half as much memory again.
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=68719476736 step 256k-held "${at_256k[@]}"
+# The C functions between the products beside it, with both sides' tensors held.
+GLIBC_TUNABLES=glibc.malloc.mmap_threshold=68719476736 step 256k-native --context-length 262144 --policy fastest \
+    --precision bfloat16 float32 --kernels native --reference "$reference" --reference-precision float32 --rounds 2 --limit-minutes 40
 step 256k-bfloat16 --context-length 262144 --policy lean fastest --precision bfloat16 --parts --rounds 2
 step accumulation-1 --context-length 32768
 step accumulation-8 --context-length 32768 --accumulation 8 --rounds 2

@@ -18,6 +18,26 @@ from hyena_ds.errors import UserError
 GIB = float(1 << 30)
 
 
+TRANSFORM_COPIES = ((1 << 16, 2.9), (1 << 21, 4.9), (1 << 24, 6.5))
+"""(points, copies of its data that a real transform takes), measured on an H200: bench/results/card/ceilings.json."""
+PADDING_AND_PRODUCT = 1.0
+"""Copies of its data around a transform. Forward, two signals are padded, 1.5 tensors of n floats each read and written, and
+two spectra are read and a third one written, 3: six in three transforms, where a copy is two."""
+
+
+def transform_copies(points: int) -> float:
+    """How often a device could copy the data of a real transform while it transforms them.
+
+    It goes through memory in passes of so many points each, so between sizes that were measured the next larger one counts. Beyond
+    the largest, what was added between the last two is added for each of their factor: an assumption.
+    """
+    for measured, copies in TRANSFORM_COPIES:
+        if points <= measured:
+            return copies
+    (before, fewer), (last, most) = TRANSFORM_COPIES[-2:]
+    return most + (most - fewer) * math.log(points / last, last / before)
+
+
 @dataclass(frozen=True)
 class Links:
     """Between ranks; bytes a second that one rank sends, and the seconds that a message waits."""
@@ -47,7 +67,7 @@ class Rates:
     filter: float | None = None
     """Flops a second of the implicit filter as a whole; None: its products at `gemm_float32`, the rest at `pointwise`."""
     transforms: tuple[tuple[int, float], ...] = ()
-    """(points, flops a second of the long convolution at 2.5 n log2 n a transform); none: passes through memory."""
+    """(points, flops a second of the long convolution at 2.5 n log2 n a transform); none: copies of its data that a transform takes."""
     kernel: float = 0.0
     """Seconds that the host needs to start a kernel."""
     step: float = 0.0
@@ -60,9 +80,8 @@ class Rates:
         if points == 1:  # a context of one token: nothing to transform
             return 0.0
         if not self.transforms:
-            # A pass holds at most 2^8 points of a row; before it the signal is padded, and a product follows it.
-            passes = math.ceil(math.log2(points) / 8)
-            return flops / (2.5 * points * math.log2(points)) * points * 4 * (3 + 2 * passes) / self.copy
+            count = flops / (2.5 * points * math.log2(points))
+            return count * (transform_copies(points) + PADDING_AND_PRODUCT) * 8 * points / self.copy
         known = np.log(np.array(sorted(self.transforms)))
         return flops / math.exp(np.interp(math.log(points), known[:, 0], known[:, 1]))
 
@@ -103,8 +122,8 @@ class Reached:
     """Products with an inner dimension of a few hundred."""
     copy: float = 0.87
     """Share of memory by copies and transforms."""
-    pointwise: float = 0.46
-    """Share of memory by kernels that compute."""
+    pointwise: float = 0.55
+    """Share of memory by kernels that compute: fitted to nine steps."""
     link: float = 0.7
     """Assumed: there was one card."""
 
@@ -135,6 +154,8 @@ class Published:
     network: float
     """Bytes a second one way, a GPU's share of its host's adapters."""
     source: str
+    assumes_network: bool = False
+    """Whether no data sheet says how many adapters a host of these has."""
 
 
 PUBLISHED = {
@@ -160,7 +181,14 @@ PUBLISHED = {
         39.6, 1.555e12, 19.5e12, 312e12, 300e9, 25e9, "A100 40 GB SXM data sheet: NVLink 600 GB/s both ways, 200 Gb/s"
     ),
     "l40s": Published(
-        44.5, 0.864e12, 91.6e12, 362e12, 25e9, 12.5e9, "L40S data sheet: PCIe 4.0 x16 only; 100 Gb/s a GPU assumed"
+        44.5,
+        0.864e12,
+        91.6e12,
+        362e12,
+        25e9,
+        12.5e9,
+        "L40S data sheet: PCIe 4.0 x16 only; 100 Gb/s a GPU assumed",
+        True,
     ),
 }
 """One direction of a link is half of what its data sheet says."""

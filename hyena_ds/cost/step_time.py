@@ -24,7 +24,7 @@ from hyena_ds.ops.sizes import fft_length
 PARTS = ("FFT", "GEMM", "pointwise", "filter", "exchange", "optimizer", "waiting")
 _ADAMW_TOUCHES = 20
 """Floats that AdamW, clipping and ZeRO's copies read and write for a parameter."""
-_STEP_MESSAGES = 8
+STEP_MESSAGES = 8
 """Small collectives of a step: ZeRO's, the gradient norm's, the loss's and the votes'."""
 
 
@@ -80,5 +80,5 @@ def optimizer_bytes(shape: StepShape) -> float:
 def _optimizer(shape: StepShape, cluster: Cluster) -> float:
     """ZeRO shards the update over all ranks; the sum over them moves every gradient, and every new weight back."""
     count = parameters(shape.config)
-    small = _STEP_MESSAGES * cluster.device.rates.links.latency(cluster.nodes > 1) if shape.ranks > 1 else 0.0
+    small = STEP_MESSAGES * cluster.device.rates.links.latency(cluster.nodes > 1) if shape.ranks > 1 else 0.0
     return optimizer_bytes(shape) / cluster.device.rates.pointwise + cluster.sum_seconds(4.0 * count) + small

@@ -6,12 +6,17 @@ Of torch's store and the heartbeat. gloo and NCCL are told an interface in paral
 from __future__ import annotations
 
 import os
+import random
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 
 from hyena_ds.parallel.nodes import ranks_said_here
 
 LOOPBACK = "127.0.0.1"
+_HANDED_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_240
+_TRIES = 16
 _BACKLOG = 1024
 
 
@@ -70,10 +75,26 @@ def listen(address: str, port: int = 0) -> socket.socket:
 
 
 def free_port() -> int:
-    """A port of loopback on which nothing listens just now."""
+    """A port of loopback on which nothing listens just now.
+
+    It is none of those that the system hands out to every connection: of these, one may be gone before it is listened on.
+    """
+    first = _first_handed_out()
+    for _ in range(_TRIES if first > _LOWEST else 0):
+        try:
+            with listen(LOOPBACK, random.SystemRandom().randrange(_LOWEST, first)) as probe:
+                return int(probe.getsockname()[1])
+        except OSError:  # taken, or not allowed
+            continue
     with listen(LOOPBACK) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])
+
+
+def _first_handed_out() -> int:
+    try:
+        return int(_HANDED_OUT.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # another system than Linux
+        return 0
 
 
 def _own_address(address: str) -> str | None:

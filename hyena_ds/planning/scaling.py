@@ -2,7 +2,8 @@
 
     model of forecast.py, published figures --grids that fit--> strong, weak in the batch, weak in the context, contexts
 
-Nothing here was measured on a GPU. `hyena-ds plan configs/large-1m.yaml --scaling` prints what bench/scaling.md holds.
+No row was measured: of what kinds its numbers are, each table says. `hyena-ds plan configs/large-1m.yaml --scaling` prints what
+bench/scaling.md holds.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any
 
 from hyena_ds.config.policy import KEPT_UNITS
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.cost.devices import GIB, PUBLISHED, REACHED, Cluster, Device
+from hyena_ds.cost.devices import GIB, Cluster, Device
 from hyena_ds.cost.shape import StepShape, kernels_of_run, parameters
 from hyena_ds.cost.step_time import PARTS
-from hyena_ds.planning.forecast import USABLE, Prediction, Search, best_grid, predict
+from hyena_ds.planning.assumptions import assumptions
+from hyena_ds.planning.forecast import Prediction, Search, best_grid, predict
+from hyena_ds.planning.large_cluster import DEVICES as LARGE
+from hyena_ds.planning.large_cluster import large_cluster, lasting
 from hyena_ds.plots import check_image, dress, line, panels
 from hyena_ds.text import markdown_table, number
 
@@ -26,6 +30,10 @@ DEVICES = tuple(8 << exponent for exponent in range(8))
 """8 to 1,024, eight to a machine."""
 CONTEXTS = tuple(1 << exponent for exponent in range(20, 27))
 _GRID = "grid, micro batch x micro steps, policy"
+_OF_DEVICES = f"devices | {_GRID} | GiB | s a step | exchange s | tokens/s | efficiency"
+_COUNTED_ALONE = """Kinds: GiB are counted tensors, with an assumed context and slack. Seconds, and what follows of them, are counted work at the rates of the
+data sheet, of which the shares above are reached."""
+_COUNTED_TOGETHER = f"{_COUNTED_ALONE} Exchanges are counted bytes; their latency and the share of links are assumed."
 _OF_A_NODE = 8
 _LENGTH = 1 << 20
 _SEQUENCES = 128
@@ -40,7 +48,7 @@ _TOGETHER = 1 << 28
 class Study:
     """Predictions by number of devices or context length; None where nothing fits."""
 
-    name: str
+    config: RunConfig
     device: Device
     step: StepShape
     """One sequence on one device: the model, at the longest context, and its precision."""
@@ -72,7 +80,7 @@ def study(config: RunConfig, device: Device) -> Study:
         return {ranks: one for ranks, one in found.items() if one is not None}
 
     return Study(
-        config.name,
+        config,
         device,
         step,
         [predict(replace(step, context_length=_LENGTH, policy=policy), _cluster(1, device)) for policy in KEPT_UNITS],
@@ -102,33 +110,29 @@ def _fewest(one_sequence: StepShape, device: Device) -> Prediction | None:
 
 def study_page(found: Study) -> str:
     """The study in Markdown."""
-    device = found.device
-    sheet, rates = PUBLISHED[device.name], device.rates
     page = (Path(__file__).parent / "scaling.template").read_text(encoding="utf-8")
     return page.format(
         found=found,
-        device=device,
+        device=found.device,
         model=found.step.config,
         weights=parameters(found.step.config),
         sequences=_SEQUENCES,
         millions=_SEQUENCES * _LENGTH / 1e6,
-        sheet=sheet,
-        terabytes=sheet.bandwidth / 1e12,
-        teraflops=(sheet.float32 / 1e12, sheet.bfloat16 / 1e12),
-        gigabytes=(sheet.link / 1e9, sheet.network / 1e9),
-        reached=REACHED,
-        usable=USABLE,
-        process=device.process / GIB,
-        microseconds=[1e6 * each for each in (rates.links.latency_inside, rates.links.latency_between, rates.kernel)],
-        milliseconds=rates.step * 1e3,
+        assumptions=assumptions(found.device, found.step),
+        counted_alone=_COUNTED_ALONE,
+        counted_together=_COUNTED_TOGETHER,
         tokens_of_a_device=_TOKENS_OF_A_DEVICE,
         together=_power(_TOGETHER),
+        devices=LARGE,
+        machines=LARGE // _OF_A_NODE,
         policies=_policies(found.policies),
-        strong_table=_table(found.strong, strong=True),
-        weak_table=_table(found.weak, strong=False),
-        weak_context_table=_table(found.weak_context, strong=False),
+        strong_table=_strong(found),
+        weak_table=_table(found.weak),
+        weak_context_table=_table(found.weak_context),
         alone_table=_contexts(found.alone),
         together_table=_contexts(found.together),
+        large_row=_grid(found.strong[LARGE]) if LARGE in found.strong else "no grid fits",
+        **large_cluster(found.config, found.strong.get(LARGE), _cluster(LARGE, found.device)),
     )
 
 
@@ -150,17 +154,33 @@ def _efficiency(found: dict[int, Prediction]) -> dict[int, float]:
     return {ranks: value / first for ranks, value in each.items()}
 
 
-def _table(found: dict[int, Prediction], strong: bool) -> str:
-    efficiency = _efficiency(found)
-    titles = f"devices | {_GRID} | GiB | s a step | exchange s | tokens/s | efficiency | "
-    titles += "speed-up" if strong else "context"
+def _strong(found: Study) -> str:
+    first = next(iter(found.strong.values()), None)
     rows = []
-    for ranks, one in found.items():
-        speed_up = next(iter(found.values())).time.seconds / one.time.seconds
-        last = number(speed_up) if strong else _power(one.shape.context_length)
-        measures = (*_size_and_seconds(one, "exchange"), f"{efficiency[ranks]:.0%}", last)
-        rows.append((f"{ranks:,}", _grid(one), *measures))
-    return _lines(titles, rows or [("", "no grid fits", *[""] * 6)])
+    for (ranks, one), row in zip(found.strong.items(), _rows(found.strong), strict=True):
+        assert first is not None
+        goodput = lasting(found.config, one, _cluster(ranks, found.device)).goodput()
+        rows.append((*row, number(first.time.seconds / one.time.seconds), f"{goodput:.1%}"))
+    return _lines(f"{_OF_DEVICES} | speed-up | of this, with saves and failures", rows or [_none(9)])
+
+
+def _table(found: dict[int, Prediction]) -> str:
+    contexts = (_power(one.shape.context_length) for one in found.values())
+    rows = [(*row, context) for row, context in zip(_rows(found), contexts, strict=True)]
+    return _lines(f"{_OF_DEVICES} | context", rows or [_none(8)])
+
+
+def _rows(found: dict[int, Prediction]) -> list[tuple[str, ...]]:
+    """The columns of `_OF_DEVICES`."""
+    efficiency = _efficiency(found)
+    return [
+        (f"{ranks:,}", _grid(one), *_size_and_seconds(one, "exchange"), f"{efficiency[ranks]:.0%}")
+        for ranks, one in found.items()
+    ]
+
+
+def _none(columns: int) -> tuple[str, ...]:
+    return ("", "no grid fits", *[""] * (columns - 2))
 
 
 def _policies(found: list[Prediction]) -> str:
@@ -200,7 +220,7 @@ def _power(length: int) -> str:
 def draw(found: Study, output: str) -> None:
     """Efficiency against devices, and seconds a step by part against context."""
     check_image("--plot", output)
-    title = f"{found.name} on {found.device.name}, predicted from published figures; nothing measured"
+    title = f"{found.config.name} on {found.device.name}, predicted from data sheets and counts; no row was measured"
     with panels(output, 2, title, (13, 5)) as (left, right):
         for number, (name, predictions) in enumerate(
             (
@@ -226,6 +246,7 @@ def _stack(axes: Any, found: dict[int, Prediction]) -> None:
         values = [one.time.parts[part] for one in found.values()]
         axes.bar(places, values, 0.7, bottom=below, color=colour, label=part)
         below = [a + b for a, b in zip(below, values, strict=True)]
+    axes.set_ylim(0, 1.08 * max(below, default=1.0))
     dress(axes, "Seconds a step of 2^28 tokens on 1,024 devices, by part", label="context, tokens")
     axes.set_xticks(places, [f"2^{place:.0f}" for place in places])
     axes.legend(frameon=False, fontsize=9, ncols=2)

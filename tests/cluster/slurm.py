@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hyena_ds.parallel.listening import free_port
 from tests.paths import ROOT
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "sinfo", "scancel", "srun")
@@ -33,7 +34,7 @@ UP_SECONDS = 60
 _SLURM_CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
+SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -98,15 +99,18 @@ class Slurm:
         (directory / "state").mkdir()
         for node in NODES:
             (directory / node).mkdir()
-        ports = _free_ports(1 + len(NODES))
+        ports: set[int] = set()
+        while len(ports) <= len(NODES):
+            ports.add(free_port())
+        own, *of_nodes = ports
         host = socket.gethostname().split(".")[0]
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 {gres}"
-            for (node, gres), port in zip(NODES.items(), ports[1:], strict=True)
+            for (node, gres), port in zip(NODES.items(), of_nodes, strict=True)
         )
         text = _SLURM_CONF.format(
             host=host,
-            ports=ports,
+            port=own,
             user=getpass.getuser(),
             munge=munge / "socket",
             directory=directory,
@@ -218,11 +222,3 @@ class Slurm:
             except psutil.Error:
                 continue
         return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

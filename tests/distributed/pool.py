@@ -12,12 +12,13 @@ import importlib
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from hyena_ds.parallel.listening import free_port
 
 _START_TIMEOUT = 120.0
 _GRACE = 2.0
@@ -78,7 +79,7 @@ class Pool:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        port = _free_port()
+        port = free_port()
         try:
             for rank in range(self.world):
                 ours, theirs = context.Pipe()
@@ -117,12 +118,6 @@ class Pool:
                 lines.append(f"no answer from ranks {silent} of {self.world} within {timeout:.0f} s")
             raise RankError("\n".join(lines))
         return [results[rank] for rank in range(self.world)]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _serve(pipe: Connection, rank: int, world: int, port: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, listen, meeting_address
+from hyena_ds.parallel import listening
+from hyena_ds.parallel.listening import LOOPBACK, all_ranks_here, free_port, listen, meeting_address
 
 VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR")
 
@@ -77,3 +79,19 @@ def test_where_the_address_is_in_doubt_every_one_is_open_and_else_one(
             pass
         with pytest.raises(OSError, match="Address already in use"):
             listen(address, server.getsockname()[1])
+
+
+def test_a_free_port_is_none_that_the_system_hands_out_to_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_HANDED_OUT", tmp_path / "range")
+    (tmp_path / "range").write_text("20000\t60999\n")
+    found = {free_port() for _ in range(20)}
+    assert len(found) > 1 and all(10_240 <= port < 20_000 for port in found)
+    (tmp_path / "range").write_text("10242\t60999\n")  # two are left, both taken: one of the system's
+    with listen(LOOPBACK, 10_240), listen(LOOPBACK, 10_241):
+        assert free_port() not in (10_240, 10_241)
+    for unknown in ("", "1024\t65535\n", "none"):
+        (tmp_path / "range").write_text(unknown)
+        with listen(LOOPBACK, free_port()):
+            pass

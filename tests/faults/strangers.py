@@ -27,6 +27,7 @@ from pathlib import Path
 
 import psutil
 
+from hyena_ds.parallel.listening import free_port
 from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, write_config
 
@@ -108,7 +109,8 @@ def one_run(directory: Path, name: str, steps: int, idle: int, kind: str) -> Cos
         validation={**far, "windows": 2},
     )
     port_file = directory / f"{name}.port"
-    with _port() as meeting, contextlib.ExitStack() as ended:
+    meeting = free_port()
+    with contextlib.ExitStack() as ended:
         own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting), "DS_ACCELERATOR": "cpu"}
         own |= {"PORT_FILE": str(port_file), "OMP_NUM_THREADS": "1", "KEEP_OPEN": "1" if kind == "open" else ""}
         ranks = []
@@ -163,14 +165,6 @@ def _samples(run: Path, ranks: list[psutil.Process], steps: int, deadline: float
                 yield done, cpu
         if any(rank.status() == psutil.STATUS_ZOMBIE for rank in ranks):
             return
-
-
-@contextlib.contextmanager
-def _port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    yield port
 
 
 def _kill(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

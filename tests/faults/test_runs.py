@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from hyena_ds.parallel.listening import free_port
 from hyena_ds.runtime.heartbeat import FAULT_CODE
 from hyena_ds.runtime.interruption import DEADLINE_CODE
 from tests.paths import ROOT
@@ -88,12 +88,6 @@ def launches() -> Iterator[list[Launch]]:
         launch.process.wait()
 
 
-def port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def latest(run: Path) -> str:
     return (run / "checkpoints" / "latest").read_text().strip()
 
@@ -119,7 +113,7 @@ def test_a_run_that_is_stopped_killed_and_started_again_is_equal_to_one_that_was
     assert latest(run) == "step-00000006"  # where a validation is due: the next start makes up for it
     assert not first.left()
     # Bare ranks, of which one is signalled.
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         Launch(tmp_path, command, "sleep:2", 6, 0, RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in (0, 1)
     ]
@@ -146,7 +140,15 @@ def test_a_run_that_is_stopped_killed_and_started_again_is_equal_to_one_that_was
 
 def test_under_torchrun_a_signal_saves_the_step(shards: Path, tmp_path: Path, launches: list[Launch]) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port()]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     launch = Launch(tmp_path, [*torchrun, "-m", MODULE, "train", str(config)], "sleep:3", 1, 1)
     launches.append(launch)
     launch.in_trouble()
@@ -165,7 +167,15 @@ def bare(config: Path) -> list[str]:
 
 
 def under_torchrun(config: Path) -> list[str]:
-    torchrun = [sys.executable, "-m", "hyena_ds.runtime.torchrun", "--nproc-per-node", "2", "--master-port", port()]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "hyena_ds.runtime.torchrun",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     return [*torchrun, "-m", MODULE, "train", str(config)]
 
 
@@ -178,7 +188,7 @@ def test_a_run_on_one_machine_listens_on_loopback_alone(
     command: Callable[[Path], list[str]], shards: Path, tmp_path: Path, launches: list[Launch]
 ) -> None:
     config = write_config(tmp_path / "config.yaml", shards)
-    own = {"WORLD_SIZE": "2", "MASTER_PORT": port()} if command is bare else {}
+    own = {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())} if command is bare else {}
     launch = Launch(tmp_path, command(config), "sleep:60", 1, 0, **own)
     launches.append(launch)
     listening = set()

@@ -6,7 +6,6 @@ import copy
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from hyena_ds.errors import NotFiniteError, UserError
+from hyena_ds.parallel.listening import free_port
 from hyena_ds.runtime.interruption import DEADLINE_CODE
 from tests.paths import ROOT
 from tests.training.runs import make_shards, rows, train, write_config
@@ -158,10 +158,12 @@ class Pods:
         self.directory = config.parent
         container = trainer(resources)
         self._command = [self._here(word) for word in container["command"] + container["args"]]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+        here = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "OMP_NUM_THREADS": "1",
+            "PYTHON": sys.executable,
+        }
         here |= {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
         self._environment = {**os.environ, **environment(resources), **here}
         self.processes = [

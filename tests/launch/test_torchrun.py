@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from hyena_ds.errors import UserError
+from hyena_ds.parallel.listening import free_port
 from tests.paths import ROOT
 
 
 def torchrun(*arguments: str, port: int = 0) -> subprocess.CompletedProcess[str]:
-    options = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port or _free_port())]
+    options = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port or free_port())]
     command = [sys.executable, "-m", "hyena_ds.runtime.torchrun", *options, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -48,9 +49,3 @@ def test_a_first_machine_that_is_not_there_is_a_fault_of_the_run(tmp_path: Path)
     assert done.returncode == 70, done.stderr
     assert "look whether machine 0 has started" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

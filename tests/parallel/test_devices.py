@@ -75,6 +75,7 @@ def test_a_device_that_torch_cannot_use_is_not_passed_over(monkeypatch: pytest.M
 def agree(backends: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each rank, a thread of its own, is refused with."""
     port = free_port()
+    held = []  # until all have read: one that goes takes its store with it
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
 
@@ -82,6 +83,7 @@ def agree(backends: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
         own = None
         if number == 0:
             own = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=SECONDS)
+            held.append(own)
         compute = Compute(torch.device("cpu"), backends[number], number, len(backends), number)
         try:
             devices._agree_on_the_back_end(compute, SECONDS, own)

@@ -265,7 +265,7 @@ def test_steps_that_an_h200_took_are_predicted(
     """Seconds of docs/results/card.md."""
     model = ModelConfig(256, 8, length)
     shape = StepShape(model, length, batch, policy=policy, precision="bfloat16", kernels=kernels)
-    assert step_time(shape, cluster(devices=1)).seconds == pytest.approx(measured, rel=0.15)
+    assert step_time(shape, cluster(devices=1)).seconds == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -39,6 +39,15 @@ _AUDITED = {
 }
 _here = threading.local()
 _hooked: list[Callable[[str, object], None]] = []
+
+
+class Sums(NamedTuple):
+    """Calls of the busiest rank (of each kind the most), of the busiest node and of all, and exchanges in which all took part."""
+
+    rank: int
+    node: int
+    all: int
+    exchanges: int
 
 
 def _hear(event: str, arguments: tuple[object, ...]) -> None:
@@ -97,9 +106,11 @@ class World:
         """The most calls of each kind that a rank has made."""
         return Counter({name: max(calls[name] for calls in self.calls) for calls in self.calls for name in calls})
 
-    def in_all(self) -> int:
-        """Calls of all ranks."""
-        return sum(calls.total() for calls in self.calls)
+    def in_sum(self) -> Sums:
+        """Calls of every kind together, and exchanges."""
+        ranks = [calls.total() for calls in self.calls]
+        nodes = [sum(ranks[rank] for rank in node) for node in self.nodes]
+        return Sums(self.most().total(), max(nodes), sum(ranks), len(self._exchanges))
 
     @contextmanager
     def _counting(self, patched: pytest.MonkeyPatch) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hyena_ds.parallel.listening import free_port
 from tests.paths import ROOT
 
 TIMEOUT = 180
@@ -72,9 +72,7 @@ def start_ranks(module: str, arguments: list[str], ranks: int, **environment: st
 
 def ends_of_ranks(module: str, arguments: list[str], ranks: int, **environment: str) -> list[tuple[int, str]]:
     """Run `python -m module arguments` as bare ranks; exit code, and what was printed, of each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     processes: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
