@@ -42,7 +42,8 @@ class Shuffle:
         self._bits = most.bit_length() - 1
         self._ends = np.arange(1, (1 << self._bits) + 1) * count >> self._bits
         """Places at which the stretches end: about, until one was found."""
-        self._number, self._order = -1, np.zeros(0, np.int32)
+        self._number = -1
+        self._order: NDArray[np.int32 | np.int64] = np.zeros(0, np.int32)
 
     def __getitem__(self, place: int) -> int:
         while (number := int(np.searchsorted(self._ends, place, side="right"))) != self._number:
