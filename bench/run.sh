@@ -67,6 +67,9 @@ if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" bytes "* ]]; then
         hyena-ds bench bytes configs/large-1m.yaml --context-length 1048576 --precision bfloat16 --policy lean fastest leanest --kernels "$kernels" --json "bench/results/bytes-$kernels.json"
     done
     hyena-ds bench bytes configs/large-1m.yaml --sequence-parallel 8 --precision bfloat16 float32 --json bench/results/bytes-8.json
+    for kernels in triton fused; do
+        hyena-ds bench bytes configs/large-1m.yaml --sequence-parallel 8 --precision bfloat16 --policy fastest lean leanest --kernels "$kernels" --json "bench/results/bytes-8-$kernels.json"
+    done
 fi
 
 if [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" plan "* ]]; then

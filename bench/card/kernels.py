@@ -31,10 +31,11 @@ from hyena_ds.ops.triton import filter as filter_kernels  # noqa: E402
 from hyena_ds.ops.triton.case import Case, Sizes, exact, random_tensors  # noqa: E402
 from hyena_ds.ops.triton.cases import CASES  # noqa: E402
 from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES  # noqa: E402
+from hyena_ds.ops.triton.packing_cases import PACKING_CASES  # noqa: E402
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES  # noqa: E402
 
 FLOAT32 = (*FILTER_CASES, *CONVOLUTION_CASES, *SPECTRA_CASES)
-ALL = (*CASES, *FLOAT32)
+ALL = (*CASES, *PACKING_CASES, *FLOAT32)
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 ODD = ((2, 1_031, 256, 1_024), (1, 4_096, 128, 512), (3, 77, 40, 168)) if ON_CARD else ((2, 37, 8, 24), (1, 5, 16, 64))
 """Batch, tokens, width, inner width of the checks."""

@@ -101,8 +101,13 @@ class _Dist:
 def _all_to_all(
     pieces_P: torch.Tensor, group: Group, traffic: object = None, dtype: torch.dtype | None = None
 ) -> Pending:
-    sent = torch.empty_like(pieces_P, dtype=dtype, memory_format=torch.contiguous_format).copy_(pieces_P)
-    out = torch.empty_like(sent)
+    out = torch.empty_like(pieces_P, dtype=dtype, memory_format=torch.contiguous_format)
+    return _in_place(pieces_P.to(out.dtype), out, group)
+
+
+def _in_place(sent_P: torch.Tensor, out: torch.Tensor, group: Group, traffic: object = None) -> Pending:
+    """NCCL is done with what it sends when the sender has waited; here others may read it later: they read a copy."""
+    sent = sent_P.clone(memory_format=torch.contiguous_format)
 
     def fill(arrived: list[torch.Tensor]) -> None:
         for source, tensor in enumerate(arrived):
@@ -127,7 +132,9 @@ def beside_one_rank(size: int, kernels: Kernels | None = None) -> str:
     """Relative errors of loss and gradients of `size` ranks beside one with the portable code, under every activation policy."""
     ids_BL = torch.randint(7, 11, (2, _L + 1), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     found = []
-    stand_ins = {"dist": _Dist, "start_all_to_all": _all_to_all, "start_shift": _shift}
+    stand_ins = {
+        "dist": _Dist, "start_all_to_all": _all_to_all, "start_in_place": _in_place, "start_shift": _shift,
+    }  # fmt: skip
     for policy in POLICIES:
         with mock.patch.multiple(layout_module, **stand_ins):
             parts = _all_ranks(size, policy, ids_BL, kernels)

@@ -182,9 +182,9 @@ class RunConfig(Bounded):
     takes the fused one where it would not be refused and is faster, else cuDNN's where it would not be refused."""
     kernels: Literal["portable", "native", "triton", "auto"] = "auto"
     """What computes a block around the long convolution: PyTorch's operations; on a CPU, C functions (native), which the machine's
-    compiler makes at the first use, and PyTorch's operations where it cannot or the two disagree; Triton kernels, refused
-    unless there is a GPU on which each agrees with the portable code; or auto, which takes Triton's where they would not
-    be refused."""
+    compiler makes at the first use, and PyTorch's operations where it cannot or the two disagree; Triton kernels, which also
+    pack what sequence ranks exchange, refused unless there is a GPU on which each agrees with the portable code; or auto,
+    which takes Triton's where they would not be refused."""
     cuda_graphs: bool = False
     """Record forward and backward of a micro step once, and replay it: for contexts of up to 32,768 tokens, whose kernels a
     card finishes faster than they are started. Needs a GPU, and memory for one more set of gradients. Parts of a cut sequence and

@@ -48,9 +48,9 @@ _DEVICE_UNITS["triton"] = {
 """What a layer of a device moves, (a, b) for a + b i units: counted by `hyena-ds bench bytes`, transforms and filter left out."""
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
-_TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 4, "filter": 46, "loss": 51}
+_TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 2, "filter": 46, "loss": 51}
 """Launched for a layer, whose tensors are whole, and for its operator again; for each of several sequences; for a transform and
-a group of channels; for an exchange, itself among them; for the filter, with its gradient; for embedding, head and loss."""
+a group of channels; for an exchange, itself among them, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,13 @@ def traffic(shape: StepShape, on_cpu: bool) -> MemoryTraffic:
     tokens = shape.batch * shape.accumulation * shape.local_length
     of_layer = _layer_units(shape) if on_cpu else _device_units(shape)
     units = shape.layers * of_layer + _ends_units(shape, _DROPOUT if on_cpu else _device_dropout(shape))
-    cut = shape.sequence_parallel > 1
-    # Copied out of tensors and into them, there and here.
-    packed = _exchanged_bytes(shape) * 4 * shape.local_length * shape.width if cut else 0.0
+    packed = _packed_bytes(shape, on_cpu) if shape.sequence_parallel > 1 else 0.0
     return MemoryTraffic(
         tokens * units * _FLOAT32 * shape.width,
         _FLOAT32 * shape.local_length * shape.layers * _filter_floats(shape, on_cpu),
         _kernels(shape, on_cpu),
         _messages(shape, on_cpu),
-        packed,
+        packed * shape.local_length * shape.width,
     )
 
 
@@ -181,11 +179,18 @@ def _moved(policy: Policy) -> int:
     return 2 + (2 if policy.keep_convolution else 4) + (0 if policy.keep_middle else 2)
 
 
-def _exchanged_bytes(shape: StepShape) -> float:
-    """Bytes of a token and channel, moved to channels or back in a step: of B sequences and M micro steps, and filters once."""
-    policy = shape.activation_policy
-    filters = _FLOAT32 * (2 + evaluates_again(shape, policy))
-    return shape.layers * (shape.exchanged_size * _moved(policy) * shape.batch * shape.accumulation + filters)
+def _packed_bytes(shape: StepShape, on_cpu: bool) -> float:
+    """Bytes of a token and channel, copied out of tensors and into them, there and here, of B sequences and M micro steps.
+
+    What comes of a transform is float32, and rounded by the copy. Triton's kernel copies besides a filter where it arrives and its
+    gradient where it leaves, and, where B > 1, what is sent to a transform and what comes back from one.
+    """
+    policy, size = shape.activation_policy, shape.exchanged_size
+    by_kernel = shape.kernels == "triton" and not on_cpu
+    ends = 3 * size if not by_kernel else 2 * size if shape.batch > 1 else 0
+    activations = _moved(policy) * shape.batch * shape.accumulation * (0.5 * (_FLOAT32 + size) + ends)
+    filters = (2 if by_kernel else 4) * _FLOAT32 * (2 + evaluates_again(shape, policy))
+    return shape.layers * (activations + filters)
 
 
 def _messages(shape: StepShape, on_cpu: bool) -> float:
@@ -230,7 +235,8 @@ def _triton_kernels(shape: StepShape) -> float:
     layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + _TRITON["sequence"] * (shape.batch - 1)
     of_filter = _TRITON["filter"] * (1.4 if evaluates_again(shape, policy) else 1.0)
     steps = shape.accumulation * (shape.layers * layer + group * groups + _TRITON["loss"])
-    return steps + shape.layers * of_filter + _TRITON["exchange"] * _messages(shape, False)
+    of_message = _TRITON["exchange"] + (1 if shape.batch > 1 else 0)
+    return steps + shape.layers * of_filter + of_message * _messages(shape, False)
 
 
 def fused_bytes(shape: StepShape) -> float:

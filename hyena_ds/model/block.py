@@ -112,7 +112,7 @@ class _Spec:
             k_Dl = self.kernels.evaluate_filter(
                 self.shape, self.filter, layout.offset, layout.local_length, cache.columns, self._pieces
             )
-            return layout.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
+            return self.call.exchange.to_channels(k_Dl.unsqueeze(0)).squeeze(0)
 
         keep = self.call.policy.keep_filter or cache.keeps
         self._k_dL = cache.slot(self.number).get(evaluate, layout.context_length, keep)
@@ -125,7 +125,7 @@ class _Spec:
         """
         if not self.call.filters.last:
             return FilterWeights(*(torch.zeros_like(weight) for weight in self.filter))
-        exchange = self.call.layout.exchange
+        exchange = self.call.exchange
         dk_dL = self.call.filters.slot(self.number).take_gradient()
         dk_Dl = exchange.to_tokens(dk_dL.unsqueeze(0)).squeeze(0)
         # An earlier micro step may have had more tokens than this one.

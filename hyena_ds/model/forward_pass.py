@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -21,7 +21,7 @@ from hyena_ds.ops.convolution_backend import FFT, Convolution
 from hyena_ds.ops.dropout import DropoutKey, keyed_dropout
 from hyena_ds.ops.sizes import AT_WORK, pieces_of_a_block
 from hyena_ds.ops.tiles import Tile
-from hyena_ds.parallel.layout import Layout
+from hyena_ds.parallel.layout import Exchange, Layout
 
 Watch: TypeAlias = Callable[[Tensor, Tensor], None]
 """watch(r_BlD, u_BDl): a block's residual, and its long convolution's input, which is overwritten afterwards."""
@@ -52,6 +52,14 @@ class ForwardPass:
     watch: Watch | None = None
     """Called by every block in turn, for those who go on where this pass ends. On a grid every rank watches; it may be
     collective."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """The layout's, which packs as these kernels do."""
+        exchange = self.layout.exchange
+        if self.kernels is None or self.kernels.copy_pieces is None:
+            return exchange
+        return replace(exchange, copy_pieces=self.kernels.copy_pieces)
 
     def moved_dtype(self, device: torch.device) -> torch.dtype:
         """The type of the long convolution's inputs and outputs. On a CPU that has the whole sequence they go nowhere."""

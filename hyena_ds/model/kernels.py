@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyena_ds.model.projection import OperatorWeights
     from hyena_ds.ops.convolution_backend import Convolution
     from hyena_ds.ops.cross_entropy import Kernel as LossKernel
+    from hyena_ds.parallel.layout import CopyPieces
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,5 @@ class Kernels:
     """(ids_Bl, embedding_VD, dropout's probability, call) -> r_BlD; None: PyTorch's embedding, then dropout."""
     loss: LossKernel | None = None
     """Final norm, head and loss with their gradients; None: in tiles of PyTorch's operations."""
+    copy_pieces: CopyPieces | None = None
+    """Packs and unpacks what ranks exchange; None: PyTorch's copies."""

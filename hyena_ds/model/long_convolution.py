@@ -2,6 +2,8 @@
 
     u_BDl --exchange, a group of channels at a time--> u_BgL --convolution with k, + skip u--> y_BgL --exchange--> y_BDl
 
+A convolution that reads pieces gets u_BgL as it came, (B, g, P, l), and may give y_BgL so.
+
 The exchange of a group overlaps the transforms of the one before.
 
 B batch, l local length, L context length, D width, d = D / P, g some channels.
@@ -34,7 +36,7 @@ def convolution_forward(u_BDl: Tensor, k_dL: Tensor, skip_D: Tensor, call: Forwa
     skip_d = skip_D[call.layout.exchange.own_channels(skip_D.shape[0])]
 
     def convolve(channels: slice, u_BgL: Tensor) -> tuple[Tensor]:
-        convolution, skip_g1 = _of_group(call, skip_d[channels])
+        convolution, skip_g1 = _of_group(call, skip_d[channels], u_BgL)
         if policy.keep_spectra and convolution.forward_with_spectra is not None:
             y_BgL, *spectra = convolution.forward_with_spectra(u_BgL, k_dL[channels])
             groups.append(tuple(spectra))
@@ -45,7 +47,7 @@ def convolution_forward(u_BDl: Tensor, k_dL: Tensor, skip_D: Tensor, call: Forwa
         return (y_BgL if skip_g1 is None else y_BgL.addcmul_(u_BgL, skip_g1),)
 
     with _skip_in_filter(call, k_dL, skip_d):
-        call.layout.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call))
+        call.exchange.through_channels((u_BDl,), (y_BDl,), convolve, _at_once(u_BDl, call), _takes_pieces(call))
     return y_BDl, tuple(groups)
 
 
@@ -68,7 +70,7 @@ def convolution_backward(
 
     def correlate(channels: slice, dy_BgL: Tensor, u_BgL: Tensor | None = None) -> tuple[Tensor, ...]:
         of_group = kept_groups[channels.start // at_once] if u_BgL is None else (u_BgL,)
-        convolution, skip_g1 = _of_group(call, skip_d[channels])
+        convolution, skip_g1 = _of_group(call, skip_d[channels], dy_BgL)
         if len(of_group) == 2 and convolution.backward_from_spectra is not None:
             du_BgL, dk_gL = convolution.backward_from_spectra(dy_BgL, *of_group)
             y_BgL = None
@@ -84,7 +86,7 @@ def convolution_backward(
 
     buffers = (dy_BDl,) if u_BDl is None else (dy_BDl, u_BDl)
     with _skip_in_filter(call, k_dL, skip_d, restored=not call.filters.last):
-        call.layout.exchange.through_channels(buffers, buffers, correlate, at_once)
+        call.exchange.through_channels(buffers, buffers, correlate, at_once, _takes_pieces(call))
     y_BDl = kept_y_BDl if u_BDl is None else u_BDl
     assert y_BDl is not None
     return y_BDl, dy_BDl
@@ -118,12 +120,16 @@ def _back_end(call: ForwardPass) -> Convolution:
     return call.convolution if call.convolution.takes(call.layout.context_length) else FFT
 
 
-def _of_group(call: ForwardPass, skip_g: Tensor) -> tuple[Convolution, Tensor | None]:
-    """(the convolution, the skip (g, 1) that is still to be added)."""
+def _takes_pieces(call: ForwardPass) -> bool:
+    return _with_skip(call) is not None or _back_end(call).takes_pieces
+
+
+def _of_group(call: ForwardPass, skip_g: Tensor, like: Tensor) -> tuple[Convolution, Tensor | None]:
+    """(the convolution, the skip (g, 1), or (g, 1, 1) beside pieces, that is still to be added)."""
     with_skip = _with_skip(call)
     if with_skip is not None:
         return with_skip(skip_g), None
-    return _back_end(call), None if place.on_device(skip_g.device) else skip_g.unsqueeze(1)
+    return _back_end(call), None if place.on_device(skip_g.device) else skip_g.view(-1, *[1] * (like.dim() - 2))
 
 
 def _at_once(x_BDl: Tensor, call: ForwardPass) -> int:

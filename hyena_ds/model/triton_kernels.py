@@ -18,6 +18,8 @@ from hyena_ds.model.mlp_kernels import mlp_backward, mlp_forward
 from hyena_ds.model.operator_kernels import dropped_of, operator_backward, operator_forward
 from hyena_ds.ops.triton import cases
 from hyena_ds.ops.triton.cross_entropy import cross_entropy
+from hyena_ds.ops.triton.packing import copy_pieces
+from hyena_ds.ops.triton.packing_cases import PACKING_CASES
 from hyena_ds.ops.triton.residual import embedded, embedded_backward
 from hyena_ds.ops.triton.spectra import convolution_with_skip
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
@@ -57,7 +59,8 @@ TRITON = Kernels(
     convolution_with_skip,
     embed,
     cross_entropy,
+    copy_pieces,
 )
 
-CASES = (*cases.CASES, *SPECTRA_CASES)
+CASES = (*cases.CASES, *SPECTRA_CASES, *PACKING_CASES)
 """The kernels that these are made of, but for the filter's."""

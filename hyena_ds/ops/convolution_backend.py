@@ -50,6 +50,9 @@ class Convolution:
     """Context lengths that it is used for; others go through FFT."""
     pieces: int = 1
     """Into how many groups it wants the channels cut that FFT takes at once: those that fill a device, for less memory."""
+    takes_pieces: bool = False
+    """Whether inputs, but no filter, may be (B, g, P, l), P pieces of a sequence, each with its tokens side by side; results may
+    then be so too."""
 
     def takes(self, context_length: int) -> bool:
         """Whether it is used for sequences of so many tokens."""
@@ -80,6 +83,8 @@ _LONGEST = 1 << 23
 """Tokens of cuDNN's longest convolution on every device; newer ones double it."""
 CHECKED_FUSED = (16_384, 20_001)
 """Besides the run's own: one that fills its points, and one that does not."""
+_CHECKED_PIECES = 3
+"""In which a sequence that can be cut into so many is checked, where a convolution takes pieces."""
 _OLDEST_CUDNN = (9, 26, 0)
 _INSTALL = "install nvidia-cudnn-frontend 1.28.0 or newer"
 
@@ -222,6 +227,12 @@ def _random_signals(batch: int, channels: int, length: int, device: torch.device
     return u, dy, k
 
 
+def _in_pieces(x_BgL: Tensor) -> Tensor:
+    """(B, g, P, l), as it comes from other ranks."""
+    pieces_PBgl: Tensor = x_BgL.unflatten(2, (_CHECKED_PIECES, -1)).permute(2, 0, 1, 3).contiguous()
+    return pieces_PBgl.permute(1, 2, 0, 3)
+
+
 def _agreement(convolution: Convolution, what: str, cure: str, device: torch.device, lengths: Iterable[int]) -> str:
     """How far any result is from FFT's, at any length, relative to the largest value of each. Raises Unusable if too far."""
     names = ("output", "gradient of the input", "gradient of the filter", "output in backward")
@@ -229,8 +240,11 @@ def _agreement(convolution: Convolution, what: str, cure: str, device: torch.dev
     for length in lengths:
         u, dy, k = _random_signals(2, 3, length, device)
         wanted = (FFT.forward(u, k), *FFT.backward(dy, u, k, True))
+        if convolution.takes_pieces and length % _CHECKED_PIECES == 0:
+            u, dy = _in_pieces(u), _in_pieces(dy)
         try:
-            found = (convolution.forward(u, k), *convolution.backward(dy, u, k, True))
+            results = (convolution.forward(u, k), *convolution.backward(dy, u, k, True))
+            found = [x.flatten(2) if x is not None and x.dim() == 4 else x for x in results]
             differences = [difference(a, b) for a, b in zip(found, wanted, strict=True)]
         except Exception as error:
             raise Unusable(f"a {what} that fails at {length:,} tokens ({first_line(error)})", cure) from error

@@ -1,9 +1,10 @@
 """Asynchronous exchanges of a sequence-parallel group: started now, waited for when the result is needed.
 
     start_all_to_all     every rank sends piece q to rank q
+    start_in_place       the same, from where the pieces are to where they belong
     start_shift          every rank's rows go to a neighbour
 
-Buffers are contiguous: gloo fills a non-contiguous output wrongly, without an error. Every exchange is issued by the
+Buffers, or their pieces, are contiguous: gloo fills a non-contiguous output wrongly, without an error. Every exchange is issued by the
 calling thread, so all ranks issue them in the same order.
 
 P sequence-parallel size.
@@ -74,10 +75,24 @@ def start_all_to_all(
     dtype = dtype or pieces_P.dtype
     as_it_is = pieces_P.is_contiguous() and pieces_P.dtype == dtype
     sent = pieces_P if as_it_is else empty(pieces_P.shape, pieces_P.device, dtype).copy_(pieces_P)
-    received = empty_like(sent)
+    return start_in_place(sent, empty_like(sent), group, traffic)
+
+
+def start_in_place(
+    sent_P: Tensor, received_P: Tensor, group: dist.ProcessGroup, traffic: Traffic | None = None
+) -> Pending:
+    """Piece q of `sent` goes to rank q of `group`, and piece q of `received` comes from it.
+
+    A piece is one block of memory; the pieces of a tensor need not be. Nothing may write to `sent`, nor use `received`,
+    before the wait. Collective.
+    """
     if traffic is not None:
-        traffic.bytes_sent += sent.nbytes // sent.shape[0] * (sent.shape[0] - 1)
-    return Pending(received, sent, dist.all_to_all_single(received, sent, group=group, async_op=True), traffic)
+        traffic.bytes_sent += sent_P.nbytes // sent_P.shape[0] * (sent_P.shape[0] - 1)
+    if sent_P.is_contiguous() and received_P.is_contiguous():
+        work = dist.all_to_all_single(received_P, sent_P, group=group, async_op=True)
+    else:
+        work = dist.all_to_all([*received_P], [*sent_P], group=group, async_op=True)
+    return Pending(received_P, sent_P, work, traffic)
 
 
 def start_shift(rows_B: Tensor, group: dist.ProcessGroup, step: int, traffic: Traffic | None = None) -> Pending:

@@ -73,7 +73,7 @@ class SharedPrefix:
         residual_BlD = backbone.embedding(predictor.slice_here(token_ids_L.unsqueeze(0), layout))
         for block in backbone.blocks:
             looks: list[Tensor] = []
-            exchange = _Keeping(layout.exchange.group, layout.exchange.traffic, here, looks)
+            exchange = _Keeping(layout.exchange.group, layout.exchange.traffic, here=here, looks=looks)
             entering_lD = residual_BlD[0, here:].clone()
             residual_BlD = block(residual_BlD, predictor.forward_pass(replace(layout, exchange=exchange)))
             self._layers.append(_Kept(entering_lD, *looks))
@@ -175,11 +175,16 @@ class _Keeping(Exchange):
     looks: list[Tensor] = field(default_factory=list)
 
     def through_channels(
-        self, inputs_BDl: Sequence[Tensor], outputs_BDl: Sequence[Tensor], work: ChannelWork, at_once: int
+        self,
+        inputs_BDl: Sequence[Tensor],
+        outputs_BDl: Sequence[Tensor],
+        work: ChannelWork,
+        at_once: int,
+        in_pieces: bool = False,
     ) -> None:
         if inputs_BDl and outputs_BDl:  # a filter only comes or only goes
             self.looks.append(inputs_BDl[0][0, :, self.here :].clone())
-        super().through_channels(inputs_BDl, outputs_BDl, work, at_once)
+        super().through_channels(inputs_BDl, outputs_BDl, work, at_once, in_pieces)
         if inputs_BDl and outputs_BDl:
             self.looks.append(outputs_BDl[0][0, :, self.here :].clone())
 
@@ -196,10 +201,15 @@ class _KnownPast(Exchange):
         return Pending(self.halo_B2D)
 
     def through_channels(
-        self, inputs_BDl: Sequence[Tensor], outputs_BDl: Sequence[Tensor], work: ChannelWork, at_once: int
+        self,
+        inputs_BDl: Sequence[Tensor],
+        outputs_BDl: Sequence[Tensor],
+        work: ChannelWork,
+        at_once: int,
+        in_pieces: bool = False,
     ) -> None:
         inputs_BDl[0].sub_(self.u_BDS)
-        super().through_channels(inputs_BDl, outputs_BDl, work, at_once)
+        super().through_channels(inputs_BDl, outputs_BDl, work, at_once, in_pieces)
         outputs_BDl[0].add_(self.y_BDS)
 
 

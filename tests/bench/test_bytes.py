@@ -151,6 +151,33 @@ def test_what_is_sent_is_what_the_plan_says(policy: PolicyName) -> None:
     assert narrow < 0.65 * wide and 0 < filters < 0.3 * wide
 
 
+PACKING = ("parallel/layout.py", "parallel/collectives.py", "ops/triton/packing.py")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kernels", ["portable", "triton"])
+@pytest.mark.parametrize("policy", ["fastest", "leanest"])
+def test_what_plan_takes_exchanges_to_copy_is_what_they_copy(
+    policy: PolicyName, kernels: KernelsName, batch: int
+) -> None:
+    model = ModelConfig(width=256, layers=1, maximum_context=4096)
+    how = {"precision": "bfloat16", "exchange_precision": "bfloat16", "kernels": kernels}
+    shape = StepShape(model, 4096, batch, sequence_parallel=8, policy=policy, **how)  # type: ignore[arg-type]
+    found = count_micro_step(shape, *back_ends_of(kernels))["bytes_by_file"]
+    copied = sum(found.get(file, 0) for file in PACKING)
+    assert copied == pytest.approx(traffic(shape, on_cpu=False).packed_bytes, rel=0.05)
+
+
+@pytest.mark.parametrize(("kernels", "policy", "gigabytes"), [("triton", "lean", 9.2), ("fused", "fastest", 4.4)])
+def test_packing_of_a_million_tokens_on_eight_ranks_stays_within_its_bounds(
+    kernels: str, policy: PolicyName, gigabytes: float
+) -> None:
+    shape = replace(MILLION, policy=policy, sequence_parallel=8, exchange_precision="bfloat16")
+    row = count_micro_step(shape, *back_ends_of(kernels))
+    assert sum(row["bytes_by_file"].get(file, 0) for file in PACKING) < 1e9 * gigabytes
+    assert row["total_bytes"] < {"triton": 2.75e11, "fused": 1.47e11}[kernels]
+
+
 FILTERS = ("model/filter.py", "model/filter_kernel.py", "model/filter_cache.py", "ops/triton/filter.py")
 TRANSFORMS = ("ops/fft_convolution.py", "ops/triton/spectra.py")
 

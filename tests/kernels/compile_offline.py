@@ -59,6 +59,7 @@ def compile_all(word: str = "") -> list[dict[str, Any]]:
     from hyena_ds.ops.triton.case import Sizes, random_tensors
     from hyena_ds.ops.triton.cases import CASES
     from hyena_ds.ops.triton.long_convolution_cases import CONVOLUTION_CASES
+    from hyena_ds.ops.triton.packing_cases import PACKING_CASES
     from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 
     driver.set_active(_NamedDevice())
@@ -72,7 +73,7 @@ def compile_all(word: str = "") -> list[dict[str, Any]]:
 
     JITFunction.run = only_compile
     records = []
-    for case in (*CASES, *FILTER_CASES, *CONVOLUTION_CASES, *SPECTRA_CASES):
+    for case in (*CASES, *FILTER_CASES, *CONVOLUTION_CASES, *SPECTRA_CASES, *PACKING_CASES):
         for dtype in (torch.bfloat16, torch.float32):
             if word not in case.name:
                 continue

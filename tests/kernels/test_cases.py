@@ -8,10 +8,11 @@ import torch
 from hyena_ds.model.filter_kernel import FILTER_CASES
 from hyena_ds.ops.triton.case import Case, Sizes, exact, random_tensors
 from hyena_ds.ops.triton.cases import CASES
+from hyena_ds.ops.triton.packing_cases import PACKING_CASES
 from hyena_ds.ops.triton.spectra_cases import SPECTRA_CASES
 from tests.kernels.counting import counted
 
-ALL = (*CASES, *SPECTRA_CASES, *FILTER_CASES)
+ALL = (*CASES, *SPECTRA_CASES, *FILTER_CASES, *PACKING_CASES)
 HERE = torch.device("cpu")
 TOLERANCES = {torch.bfloat16: 2.0**-7, torch.float32: 5e-6}
 """The interpreter cuts bf16 off where a card rounds."""

@@ -116,6 +116,23 @@ def test_auto_leaves_it_where_it_is_wrong(a_gpu: pytest.MonkeyPatch) -> None:
     assert choice.why.endswith("; fused convolution's output 1e-02 from fft's at 19 tokens, more than 1e-05")
 
 
+def test_auto_leaves_it_where_it_reads_pieces_in_another_order(a_gpu: pytest.MonkeyPatch) -> None:
+    def by(whole: Callable[[torch.Tensor], torch.Tensor]) -> Convolution:
+        return replace(
+            STAND_IN,
+            takes_pieces=True,
+            forward=lambda u, k: FFT.forward(whole(u), k),
+            backward=lambda dy, u, k, again: FFT.backward(whole(dy), whole(u), k, again),
+        )
+
+    right = by(lambda x: x.flatten(2))
+    a_gpu.setattr(long_convolution, "FUSED", right)
+    assert choose_convolution("auto", HERE, (21,), None, timed(1.0, 2.0)).convolution is right
+    a_gpu.setattr(long_convolution, "FUSED", by(lambda x: x.flatten(2) if x.dim() == 3 else x.flip(2).flatten(2)))
+    choice = choose_convolution("auto", HERE, (21,), None, timed())
+    assert choice.convolution is FFT and "from fft's at 21 tokens, more than 1e-05" in choice.why
+
+
 def test_asked_for_it_is_checked_and_not_timed() -> None:
     choice = choose_convolution("fused", HERE, (20,), None, timed())
     assert choice.convolution is SHORT and choice.why.endswith("e-07 from fft at most")

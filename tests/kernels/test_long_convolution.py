@@ -16,7 +16,7 @@ from tests.kernels.counting import counted
 
 FULL = os.environ.get("HYENA_FULL") == "1"
 HERE = torch.device("cpu")
-FORWARD, BACKWARD = CONVOLUTION_CASES
+FORWARD, BACKWARD, OF_PIECES = CONVOLUTION_CASES
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_results_have_the_type_of_what_they_belong_to_and_the_filters_gradient_i
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     ("case", "planes_read", "planes_written"),
-    [(FORWARD, 2 + 1, 2), (BACKWARD, 2 + 2 + 1 + 1, 2 + 1 + 2)],
-    ids=["forward", "backward"],
+    [(FORWARD, 2 + 1, 2), (BACKWARD, 2 + 2 + 1 + 1, 2 + 1 + 2), (OF_PIECES, 3 + 6, 2 + 5)],
+    ids=["forward", "backward", "pieces"],
 )
 def test_it_moves_the_bytes_that_it_declares(
     case: Case, planes_read: int, planes_written: int, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,9 @@ forward 76 (u and k down, K along, u through, up), backward 156, and 36 more for
 It is right in Triton's interpreter and compiled for sm_90; no card has run it, so it is chosen only where a check at the start
 of a run finds it right and fast (ops/convolution_backend.py).
 
-B batch, g channels, L context length, N points, N1 down a column, N2 along a row, R1 x R2 the split of either, C columns or
+A signal in pieces, (B, g, P, l), as other ranks sent it, is taken down as it lies, and its result is written likewise.
+
+B batch, g channels, L context length, P pieces, l = L / P, N points, N1 down a column, N2 along a row, R1 x R2 the split of either, C columns or
 rows of a program.
 """
 
@@ -37,6 +39,7 @@ from hyena_ds.ops.triton.long_convolution_kernels import (
     through_kernel,
     up_kernel,
 )
+from hyena_ds.ops.triton.packing import length_of, pieces_of
 from hyena_ds.ops.triton.traffic import Traffic, launch
 
 SHORTEST, LONGEST = 1 << 10, 1 << 21
@@ -87,7 +90,7 @@ def side_of(size: int, together: int) -> Side:
 
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
-    """y[t] = sum over s <= t of k[s] u[t - s], in the type of u."""
+    """y[t] = sum over s <= t of k[s] u[t - s], in the type of u, and in pieces that lie as u's if these are some."""
     k = _along(_down(k_gL.unsqueeze(0), False))
     return _up(_through(_down(u_BgL, False), k), _signal(u_BgL), False)
 
@@ -106,7 +109,13 @@ def causal_convolution_backward(
 
 
 FUSED = Convolution(
-    "fused", causal_convolution, causal_convolution_backward, shortest=1 << 14, longest=LONGEST, pieces=4
+    "fused",
+    causal_convolution,
+    causal_convolution_backward,
+    shortest=1 << 14,
+    longest=LONGEST,
+    pieces=4,
+    takes_pieces=True,
 )
 """Below its shortest length the host, not the card, is the limit."""
 
@@ -136,11 +145,14 @@ def backward_traffic(u_BgL: Tensor, k_gL: Tensor, again: bool) -> Traffic:
 
 def _plane_bytes(x_BgL: Tensor) -> int:
     """Bytes of both planes of one sequence."""
-    return x_BgL.shape[1] * points_of(x_BgL.shape[2]) * 8
+    return x_BgL.shape[1] * points_of(length_of(x_BgL)) * 8
 
 
 def _signal(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, device=like.device, dtype=like.dtype)
+    if like.dim() < 4:
+        return torch.empty(like.shape, device=like.device, dtype=like.dtype)
+    pieces_PBgl = like.permute(2, 0, 1, 3)
+    return torch.empty(pieces_PBgl.shape, device=like.device, dtype=like.dtype).permute(1, 2, 0, 3)
 
 
 def _empty_planes(batch: int, g: int, down: int, along: int, device: torch.device) -> Planes:
@@ -153,14 +165,13 @@ def _bytes(planes: Planes) -> int:
 
 def _down(x_BgL: Tensor, reverse: bool) -> Planes:
     """The weighted signal's transforms down the columns, turned."""
-    B, g, L = x_BgL.shape
-    assert x_BgL.stride(-1) == 1 or L == 1, "positions of a channel are not side by side"
+    B, g, L = *x_BgL.shape[:2], length_of(x_BgL)
     down, along = split_of(points_of(L))
     planes = _empty_planes(B, g, down, along, x_BgL.device)
     side = side_of(down, min(_COLUMNS, along))
     launch(
         down_kernel, (along // side.together, g, B), x_BgL, lambda: Traffic(x_BgL.nbytes, _bytes(planes)),
-        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *planes, L, g, reverse, down, along,
+        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), *planes, L, g, x_BgL.dim() == 4, reverse, down, along,
         side.first, side.second, side.together, _circle(side.first), _circle(side.second), _quarter(side.first),
         num_warps=side.warps,
     )  # fmt: skip
@@ -169,12 +180,12 @@ def _down(x_BgL: Tensor, reverse: bool) -> Planes:
 
 def _up(planes: Planes, y_BgL: Tensor, reverse: bool) -> Tensor:
     """The transforms back, of which the real part, weighted, is the signal; written into `y`. The planes are used up."""
-    B, g, L = y_BgL.shape
+    B, g, L = *y_BgL.shape[:2], length_of(y_BgL)
     down, along = planes.real.shape[2:]
     side = side_of(down, min(_COLUMNS, along))
     launch(
         up_kernel, (along // side.together, g, B), y_BgL, lambda: Traffic(_bytes(planes), y_BgL.nbytes),
-        *planes, y_BgL, y_BgL.stride(0), y_BgL.stride(1), L, g, reverse, down, along,
+        *planes, y_BgL, y_BgL.stride(0), y_BgL.stride(1), *pieces_of(y_BgL), L, g, y_BgL.dim() == 4, reverse, down, along,
         side.first, side.second, side.together, _circle(side.first), _circle(side.second), _quarter(side.second),
         num_warps=side.warps,
     )  # fmt: skip

@@ -8,6 +8,7 @@ Arithmetic is float32; complex numbers lie in two planes.
 import triton
 import triton.language as tl
 
+from hyena_ds.ops.triton.packing import in_pieces
 from hyena_ds.ops.triton.waves import of_part
 
 
@@ -117,8 +118,8 @@ def _store_turned(
 
 @triton.jit
 def down_kernel(
-    x, x_B, x_g, out_real, out_imaginary, L, g,
-    REVERSE: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
+    x, x_B, x_g, x_P, l, out_real, out_imaginary, L, g,
+    PIECES: tl.constexpr, REVERSE: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
     C: tl.constexpr, CIRCLE1: tl.constexpr, CIRCLE2: tl.constexpr, QUARTER: tl.constexpr,
 ):  # fmt: skip
     """Columns of the signal, transformed and turned."""
@@ -133,7 +134,8 @@ def down_kernel(
     im = ()
     for a in tl.static_range(R1):
         j = (a * R2 + b) * N2 + column
-        value = tl.load(x + (L - 1 - j if REVERSE else j), mask=j < L, other=0.0).to(tl.float32)
+        at = in_pieces(L - 1 - j if REVERSE else j, x_P, l, PIECES)
+        value = tl.load(x + at, mask=j < L, other=0.0).to(tl.float32)
         re = re + (value * (c * QUARTER[0][a] - s * QUARTER[1][a]),)
         im = im + (value * (c * QUARTER[1][a] + s * QUARTER[0][a]),)
     start = (tl.program_id(2) * g + channel).to(tl.int64) * (N1 * N2)
@@ -149,8 +151,8 @@ def down_kernel(
 
 @triton.jit
 def up_kernel(
-    real, imaginary, y, y_B, y_g, L, g,
-    REVERSE: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
+    real, imaginary, y, y_B, y_g, y_P, l, L, g,
+    PIECES: tl.constexpr, REVERSE: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
     C: tl.constexpr, CIRCLE1: tl.constexpr, CIRCLE2: tl.constexpr, QUARTER: tl.constexpr,
 ):  # fmt: skip
     """Columns of the product, transformed back, to the signal."""
@@ -176,7 +178,8 @@ def up_kernel(
     for k in tl.static_range(R2):
         j = (ka + R1 * k) * N2 + line
         value = re[k] * (c * QUARTER[0][k] - s * QUARTER[1][k]) + im[k] * (c * QUARTER[1][k] + s * QUARTER[0][k])
-        tl.store(y + (L - 1 - j if REVERSE else j), value.to(y.dtype.element_ty), mask=j < L)
+        at = in_pieces(L - 1 - j if REVERSE else j, y_P, l, PIECES)
+        tl.store(y + at, value.to(y.dtype.element_ty), mask=j < L)
 
 
 @triton.jit

@@ -7,7 +7,9 @@
 The inverse transform is asked for without its scale, which is a pass of its own. A skip term is a filter of lag zero, so it
 is added to the filter. Bytes an element of n complex numbers: forward 24, backward 48 and, from kept spectra, 40.
 
-B batch, g channels, L context length, n FFT length, s = n / 2 + 1.
+A signal that came from other ranks is padded from the pieces in which it came, (B, g, P, l).
+
+B batch, g channels, L context length, P pieces, l = L / P, n FFT length, s = n / 2 + 1.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import Tensor
 from hyena_ds.ops.convolution_backend import Convolution
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import fft_length
+from hyena_ds.ops.triton.packing import in_pieces, length_of, pieces_of
 from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 _BLOCK = 1024
@@ -48,17 +51,17 @@ def convolution_with_skip(skip_g: Tensor) -> Convolution:
         correlations(U, K, dY, dy_BgL, (None, K, dY))
         return _signal(dY, dy_BgL), _signal(K, dy_BgL)[0]
 
-    return Convolution("fft", forward, backward, forward_with_spectra, backward_from_spectra)
+    return Convolution("fft", forward, backward, forward_with_spectra, backward_from_spectra, takes_pieces=True)
 
 
 def padded(x_BgL: Tensor, n: int, first_g: Tensor | None = None) -> Tensor:
-    """(B, g, n): x, then zeros; `first` is added to the first element of each channel."""
-    B, g, L = x_BgL.shape
-    assert x_BgL.stride(2) == 1 or L == 1, "tokens of a channel are not side by side"
+    """(B, g, n): x, which may be in pieces, then zeros; `first` is added to the first element of each channel."""
+    B, g = x_BgL.shape[:2]
     out_Bgn = empty((B, g, n), x_BgL.device)
     launch(
         _padded_kernel, (triton.cdiv(n, _BLOCK), g, B), x_BgL, lambda: padded_traffic(x_BgL, out_Bgn),
-        x_BgL, x_BgL.stride(0), x_BgL.stride(1), first_g, out_Bgn, L, n, g, first_g is not None, _BLOCK,
+        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), first_g, out_Bgn, length_of(x_BgL), n, g,
+        x_BgL.dim() == 4, first_g is not None, _BLOCK,
     )  # fmt: skip
     return out_Bgn
 
@@ -109,7 +112,7 @@ def _flat(U_Bgs: Tensor, K_1gs: Tensor, x_BgL: Tensor) -> tuple[int, int, float]
 
 
 def _points(x_BgL: Tensor) -> int:
-    return fft_length(x_BgL.shape[-1], x_BgL.device.type == "cpu")
+    return fft_length(length_of(x_BgL), x_BgL.device.type == "cpu")
 
 
 def _spectrum(x_BgL: Tensor, first_g: Tensor | None = None) -> Tensor:
@@ -119,16 +122,16 @@ def _spectrum(x_BgL: Tensor, first_g: Tensor | None = None) -> Tensor:
 
 def _signal(spectrum_Bgs: Tensor, x_BgL: Tensor) -> Tensor:
     signal: Tensor = torch.fft.irfft(spectrum_Bgs, n=_points(x_BgL), norm="forward")
-    return signal[..., : x_BgL.shape[-1]]
+    return signal[..., : length_of(x_BgL)]
 
 
 @triton.jit
 def _padded_kernel(
-    x, x_B, x_g, first, out, L, n, channels, FIRST: tl.constexpr, BLOCK: tl.constexpr
+    x, x_B, x_g, x_P, l, first, out, L, n, channels, PIECES: tl.constexpr, FIRST: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     g, b = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    value = tl.load(x + b * x_B + g * x_g + t, mask=t < L, other=0.0)
+    value = tl.load(x + b * x_B + g * x_g + in_pieces(t, x_P, l, PIECES), mask=t < L, other=0.0)
     if FIRST:
         value += tl.where(t == 0, tl.load(first + g), 0.0)
     tl.store(out + (b * channels + g) * n + t, value, mask=t < n)
