@@ -49,7 +49,7 @@ class CoreQueue:
     """
 
     def __init__(self) -> None:
-        """Of the thread that calls."""
+        """Look at the thread that calls."""
         self._file: FileIO | None = None
         with contextlib.suppress(OSError):
             self._file = FileIO(f"/proc/self/task/{threading.get_native_id()}/schedstat")
