@@ -5,11 +5,12 @@ step-* directories, the newest first --rank 0: manifest, run state; every rank i
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from hyena_ds.checkpoints.directory import checkpoints_in, named_checkpoint, none_is_whole
 from hyena_ds.checkpoints.manifest import RUN_STATE, Checkpoint, check_file, read_outline
-from hyena_ds.checkpoints.saved_state import state_files
+from hyena_ds.checkpoints.saved_state import nodes_with, state_files
 from hyena_ds.errors import UserError
 from hyena_ds.parallel.agreement import from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
@@ -52,8 +53,13 @@ def read_together(path: Path, compute: Compute, sums: bool = False) -> Checkpoin
     found = from_rank_zero(lambda: _outline_or_problem(path))
     if isinstance(found, str):
         return found
-    problems = from_every_rank(_problem_of_share(found, compute, sums))
-    return next((problem for problem in problems if problem is not None), found)
+    return problem_of_files(found, compute, sums) or found
+
+
+def problem_of_files(checkpoint: Checkpoint, compute: Compute, sums: bool) -> str | None:
+    """The lowest rank's problem with the files that it looks at, as `read_together` shares them. Collective."""
+    problems = from_every_rank(_problem_of_share(checkpoint, compute, sums))
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def whole_checkpoint(path: Path, compute: Compute) -> Checkpoint:
@@ -74,15 +80,20 @@ def _outline_or_problem(path: Path) -> Checkpoint | str:
 def _problem_of_share(checkpoint: Checkpoint, compute: Compute, sums: bool) -> str | None:
     """What is wrong with the files that this rank looks at."""
     states, files = state_files(checkpoint.manifest), checkpoint.manifest.files
-    lookers = {name: (number, compute.nodes) for number, name in enumerate(states)}
     # What rank 0 wrote is read by the last rank of its node, which has seldom anything else to read.
     own_node = (compute.nodes[0][::-1],)
+    lookers = {name: (number, compute.nodes) for number, name in enumerate(states)}
     lookers |= {name: (0, own_node) for name in files if name not in states and name != RUN_STATE}
+    lookers |= {
+        name: (number, nodes_with(checkpoint, name, compute.nodes))
+        for name, (number, _) in lookers.items()
+        if checkpoint.held
+    }
     try:
         for name, (number, nodes) in lookers.items():
             own = [part for part in range(len(files[name].checked)) if looker(nodes, number, part) == compute.rank]
             if own:
                 check_file(checkpoint.path, name, files[name], own if sums else ())
     except UserError as error:
-        return str(error)
+        return f"{socket.gethostname()}: {error}" if checkpoint.held else str(error)
     return None

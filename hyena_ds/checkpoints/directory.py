@@ -3,6 +3,7 @@
 checkpoints/.step-00000100.partial/   being written, or left by a killed run; cleared at the next save
 checkpoints/step-00000100/            complete: renamed once every file and the manifest are on the disk
 checkpoints/latest                    names the newest one, for people and scripts; nothing here relies on it
+checkpoints/local                     which run's parts on local disks count, and the newest step of theirs (local_tier.py)
 checkpoints/selected                  names the one of the best validation, in a run that selects: the run's weights are its own
 
 A checkpoint may be a link to where somebody has moved it: it is read like any other. Nothing here follows a link to write
@@ -23,6 +24,7 @@ from hyena_ds.files.whole import remove, sync_directory, write_whole
 
 LATEST = "latest"
 SELECTED = "selected"
+LOCAL = "local"
 _MOST_BYTES = 100
 """Bytes of a file that names a checkpoint, at most."""
 
@@ -84,6 +86,22 @@ def meant_checkpoint(directory: Path) -> Checkpoint | None:
     if STEP_NAME.fullmatch(name) and os.path.isdir(directory / name):
         return read_checkpoint(directory / name)
     return latest_checkpoint(directory)
+
+
+def read_note(directory: Path) -> tuple[str, int]:
+    """(the run whose parts on local disks count, the newest step that all hosts saved theirs of); ("", 0) where nothing says so."""
+    try:
+        with (directory / LOCAL).open("rb") as file:
+            run, step = file.read(_MOST_BYTES).decode("ascii").split()
+        return run, int(step)
+    except (OSError, ValueError):
+        return "", 0
+
+
+def write_note(directory: Path, run: str, step: int) -> None:
+    """Say what `read_note` returns. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / LOCAL, f"{run} {step}\n")
 
 
 def named_checkpoint(resume: str) -> Path:

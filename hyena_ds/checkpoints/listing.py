@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyena_ds.checkpoints.directory import checkpoints_in, read_or_problem, step_of
+from hyena_ds.checkpoints.directory import checkpoints_in, read_note, read_or_problem, step_of
 from hyena_ds.checkpoints.manifest import Checkpoint
 from hyena_ds.errors import UserError
 from hyena_ds.text import aligned
@@ -16,14 +16,18 @@ def list_checkpoints(run: str | Path, verify: bool) -> tuple[list[str], bool]:
     """(lines to print, whether all are whole) of a run's directory; with `verify` every byte is read."""
     directory = _directory_of(Path(run))
     found = checkpoints_in(directory)
+    _, step = read_note(directory)
+    parts = [f"parts of step {step} were saved on the hosts' own disks; resume: latest takes them where all are whole"]
     if not found:
-        return [f"{directory}: no checkpoints"], True
+        return [f"{directory}: no checkpoints", *(parts if step else [])], True
     read = {path: read_or_problem(path, 0 if verify else None) for path in found}
     whole = [checkpoint for checkpoint in read.values() if isinstance(checkpoint, Checkpoint)]
     resumed = whole[0] if whole else None
     rows = [_TITLES, *(_row(path, read[path], resumed) for path in reversed(found))]
     lines = aligned(rows, left=(len(_TITLES) - 1,))
     lines += [f"{path}: half-written; cleared at the next save" for path in sorted(directory.glob(".step-*.partial"))]
+    if step > (0 if resumed is None else resumed.manifest.step):
+        lines += parts
     if resumed is None:
         lines.append("resume: latest finds none of them whole")
     if not verify:

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,8 @@ class Manifest:
     files: dict[str, Written]
     shards: str | None = None
     """Digest of the list of the shards that were trained on (data/identity.py); None in a checkpoint from before it."""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """The host that wrote each file, where each wrote to a disk of its own."""
 
     @property
     def bytes(self) -> int:
@@ -125,9 +127,11 @@ class Checkpoint:
     path: Path
     manifest: Manifest
     record: Record
+    held: dict[str, int] = field(default_factory=dict)
+    """The node that has each file on a disk of its own; empty where all see all."""
 
     def __str__(self) -> str:
-        return str(self.path)
+        return f"{self.path}, of which each host has a part" if self.held else str(self.path)
 
 
 def write_file(path: Path, chunks: Iterable[Any], begin: int | None = None) -> Written:
@@ -151,11 +155,18 @@ def write_file(path: Path, chunks: Iterable[Any], begin: int | None = None) -> W
     return Written(count, digest.hexdigest())
 
 
-def write_manifest(directory: Path, run: str, step: int, files: dict[str, Written], shards: str | None = None) -> None:
-    """The last file of a checkpoint; `shards` is the digest of its data."""
+def write_manifest(
+    directory: Path,
+    run: str,
+    step: int,
+    files: dict[str, Written],
+    shards: str | None = None,
+    hosts: dict[str, str] | None = None,
+) -> None:
+    """The last file of a checkpoint; `shards` is the digest of its data, `hosts` who wrote each file to a disk of its own."""
     form = FORMAT_OF_PARTS if any(file.parts for file in files.values()) else FORMAT
     content = {"format": form, "run": run, "step": step, "files": {name: _plain(files[name]) for name in files}}
-    content |= {} if shards is None else {"shards": shards}
+    content |= {name: said for name, said in (("shards", shards), ("hosts", hosts)) if said is not None}
     write_file(directory / MANIFEST, [_text(content).encode()])
 
 
@@ -181,10 +192,12 @@ def read_manifest(checkpoint: Path) -> Manifest:
                 f"{path}: found format '{content['format']}', wanted '{FORMAT}' or '{FORMAT_OF_PARTS}'; {_CURE}"
             )
         files = {_file_name(name): _written(file) for name, file in content["files"].items()}
-        manifest = Manifest(content["run"], content["step"], files, content.get("shards"))
+        manifest = Manifest(content["run"], content["step"], files, content.get("shards"), content.get("hosts", {}))
         if not (_is_text(manifest.run) and _is_count(manifest.step) and all(map(_is_written, files.values()))):
             raise ValueError
-        if not (manifest.shards is None or _is_text(manifest.shards)):
+        if not (manifest.shards is None or _is_text(manifest.shards)) or not all(
+            map(_is_text, manifest.hosts.values())
+        ):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: does not match its own checksum: the file is damaged; {_CURE}") from None

@@ -22,7 +22,7 @@ from hyena_ds.checkpoints.manifest import Checkpoint, Manifest
 from hyena_ds.errors import LocalError, UserError
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute
-from hyena_ds.parallel.nodes import looker
+from hyena_ds.parallel.nodes import Nodes, looker
 
 _CHUNK = 1 << 24
 """Elements that are read, and sent to all ranks, at a time."""
@@ -46,6 +46,11 @@ def key_of(kind: str, name: str, offset: int) -> str:
 def state_files(manifest: Manifest) -> list[str]:
     """Names of the files that hold the state, in their order."""
     return sorted(name for name in manifest.files if name.startswith("state-"))
+
+
+def nodes_with(checkpoint: Checkpoint, name: str, nodes: Nodes) -> Nodes:
+    """Those of `nodes` (all of the run's) that see a file: one where it is on a disk of its own."""
+    return (nodes[checkpoint.held[name]],) if name in checkpoint.held else nodes
 
 
 class SavedState:
@@ -119,7 +124,7 @@ class SavedState:
         compute, own, problem = self._compute, [], None
         try:
             for number, name in enumerate(state_files(self._checkpoint.manifest)):
-                if compute is None or looker(compute.nodes, number) == compute.rank:
+                if compute is None or self._looker(compute, number, name) == compute.rank:
                     own += self._open(number, self._checkpoint.path / name)
         except UserError as error:
             problem = str(error)
@@ -128,6 +133,9 @@ class SavedState:
         if first is not None:
             raise UserError(first)
         return [piece for _, pieces in everywhere for piece in pieces]
+
+    def _looker(self, compute: Compute, number: int, name: str) -> int:
+        return looker(nodes_with(self._checkpoint, name, compute.nodes), number)
 
     def _open(self, number: int, path: Path) -> list[_Piece]:
         pieces = []

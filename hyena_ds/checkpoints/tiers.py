@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.directory import LATEST, SELECTED, begin, complete, name_of, newest_whole
+from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import MANIFEST, STEP_NAME, Checkpoint, read_checkpoint, read_manifest
 from hyena_ds.checkpoints.tier_store import GivenUp, TierStore
 from hyena_ds.config.schema import RunConfig
@@ -40,45 +41,79 @@ class Choice(NamedTuple):
 
 
 def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metrics: Path) -> Choice:
-    """What `config.resume` asks for, brought into `directory` from a tier where that has a newer one. Collective.
+    """What `config.resume` asks for: on the hosts' own disks, or in `directory`, brought from a tier where that has a newer one.
+    Collective.
 
     With the first checkpoint of a lost directory comes the run's `metrics`. Raises UserError as `choose_checkpoint` does;
     where tiers cannot be read and nothing else is there; and where a tier holds another run.
     """
     if not config.checkpoint.tiers:
         return Choice(*choose_checkpoint(directory, config.resume, compute), ())
+    local = LocalTier.of(config, directory, compute)
+    if local is not None:
+        local.open()
     tiers = _Tiers(config, directory, metrics)
     if config.resume != "latest":
         newest = from_rank_zero(tiers.newest_unless_new)
         return Choice(*choose_checkpoint(directory, config.resume, compute), newest)
-    steps, news = from_rank_zero(lambda: tiers.look(may_do_without=newest_whole(directory) is not None))
-    newest = tuple(max(own, default=0) for own in steps)
-    news += _bring(tiers, steps, compute, from_rank_zero(lambda: _step_of(newest_whole(directory))))
+    in_directory = _newest_step(directory, compute)
+    parts, passed_over = local.choose(in_directory) if local else (None, [])
+    reached = max(in_directory, _step_of(parts))
+    steps, news = from_rank_zero(lambda: tiers.look(may_do_without=reached >= 0))
+    newest, news = tuple(max(own, default=0) for own in steps), passed_over + news
+    if brought := _bring(tiers, steps, compute, reached):
+        news, in_directory = news + brought, _newest_step(directory, compute)
+    if parts is not None and in_directory < parts.record.state.step:
+        return Choice(parts, news, newest)
     problem: UserError | None = None
     try:
         checkpoint, damaged = choose_checkpoint(directory, "latest", compute)
     except UserError as error:
         checkpoint, damaged, problem = None, [], error
     if damaged or problem:  # bytes of a newer one are wrong, whose copy may be right
-        brought = _bring(tiers, steps, compute, -1 if checkpoint is None else checkpoint.record.state.step)
+        parts, _ = local.choose(_step_of(checkpoint)) if local else (None, [])
+        brought = _bring(tiers, steps, compute, max(_step_of(checkpoint), _step_of(parts)))
+        damaged += brought
         if brought:
-            checkpoint, more = choose_checkpoint(directory, "latest", compute)
-            return Choice(checkpoint, [*news, *damaged, *brought, *more], newest)
+            try:
+                checkpoint, more = choose_checkpoint(directory, "latest", compute)
+                damaged, problem = damaged + more, None
+            except UserError as error:
+                problem = error
+        if parts is not None and _step_of(parts) > _step_of(checkpoint):
+            damaged += [f"passed over: {problem}"] if problem else []
+            checkpoint, problem = parts, None
         if problem:
             raise problem
     return Choice(checkpoint, [*news, *damaged], newest)
 
 
+def newest_of_run(config: RunConfig, directory: Path, compute: Compute) -> Checkpoint | None:
+    """The newest whole checkpoint in `directory` and on the hosts' own disks. Collective; raises UserError as `choose_checkpoint`."""
+    checkpoint, _ = choose_checkpoint(directory, "latest", compute)
+    local = LocalTier.of(config, directory, compute)
+    parts, _ = local.choose(_step_of(checkpoint)) if local else (None, [])
+    return parts or checkpoint
+
+
 def set_aside_in_tiers(config: RunConfig, step: int) -> list[str]:
     """Make copies of later steps, which a run resumed from `step` leaves behind, no checkpoints; what is to be said."""
     news = []
-    for tier in config.checkpoint.tiers:
+    for tier in config.checkpoint.copies:
         store = TierStore(tier, config.name)
         try:
             news += store.patiently(lambda: store.set_aside_after(step), "later steps cannot be set aside", say)  # noqa: B023
         except GivenUp as error:
             news.append(f"{error}; tried again with the next copy")
     return news
+
+
+def _newest_step(directory: Path, compute: Compute) -> int:
+    """Step of the newest checkpoint that is whole by sizes, -1 where there is none. Collective."""
+    try:
+        return _step_of(choose_checkpoint(directory, "latest", compute, sums=False)[0])
+    except UserError:
+        return -1
 
 
 def _step_of(checkpoint: Checkpoint | None) -> int:
@@ -117,7 +152,7 @@ class _Tiers:
 
     def __init__(self, config: RunConfig, directory: Path, metrics: Path):
         self.directory, self._metrics, self._resume = directory, metrics, config.resume
-        self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.tiers]
+        self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.copies]
 
     def look(self, may_do_without: bool) -> tuple[list[list[int]], list[str]]:
         """(the steps of every tier's checkpoints, what is to be said of tiers that cannot be read).

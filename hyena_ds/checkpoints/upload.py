@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 
 from hyena_ds import errors
 from hyena_ds.checkpoints.directory import LATEST, SELECTED, name_of
+from hyena_ds.checkpoints.local_tier import LINKS
 from hyena_ds.checkpoints.manifest import MANIFEST, Manifest, read_manifest
 from hyena_ds.checkpoints.tier_store import ABANDONED, GivenUp, TierStore
 from hyena_ds.config.schema import RunConfig
@@ -32,7 +33,6 @@ from hyena_ds.parallel.devices import Compute
 
 _LOOK_SECONDS = 0.5
 _MOST_PART_BYTES = 64 << 20
-_LINKS = ".upload-"
 
 
 class Uploads:
@@ -52,10 +52,11 @@ class Uploads:
         checkpoint in `directory` that the run goes on from; `metrics` the file that goes with the copies. On rank 0 `say` is
         given what happens. Collective."""
         self._directory, self._metrics, self._say = directory, metrics, say
-        self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.tiers]
+        self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.copies]
         self._last = list(newest or [0] * len(self._stores))
         self._newest = resumed
         self._selected: int | None = None
+        self._local: Path | None = None
         self._under_way: list[_Upload | None] = [None] * len(self._stores)
         self._news: SimpleQueue[str] = SimpleQueue()
         self._given_up: str | None = None
@@ -66,16 +67,18 @@ class Uploads:
                 self._newest = 0
             self._begin_due()
 
-    def completed(self, step: int, selected: int | None = None) -> None:
-        """A checkpoint is complete: begin the copies that are due. `selected` is the step of the run's weights."""
-        self._newest, self._selected = step, selected
+    def completed(self, step: int, selected: int | None = None, local: Path | None = None) -> None:
+        """A checkpoint is complete: begin the copies that are due. `selected` is the step of the run's weights.
+
+        Where each host has a part of it on a disk of its own, the part is in the directory `local` there."""
+        self._newest, self._selected, self._local = step, selected, local
         self._last = [min(last, step - 1) for last in self._last]  # a run that was rolled back trains a step again
         self.tell()
         self._begin_due()
 
     def _cleared(self, resumed: int) -> bool:
         """Remove the links of a killed run; whether the checkpoint that the run goes on from is in its directory."""
-        for left in self._directory.glob(f"{_LINKS}*"):
+        for left in self._directory.glob(f"{LINKS}*"):
             remove(left)
         return (self._directory / name_of(resumed) / MANIFEST).is_file()
 
@@ -135,11 +138,10 @@ class Uploads:
         if self._node is None:
             return
         share = self._node, self._nodes
-        store, links = self._stores[number], self._directory / f"{_LINKS}{number}-{self._newest:08d}-{self._node}"
+        store, where, has_part = self._stores[number], self._local or self._directory, self._local is not None
+        source, links = where / name_of(self._newest), where / f"{LINKS}{number}-{self._newest:08d}-{self._node}"
         try:
-            upload = _Upload(
-                store, self._directory / name_of(self._newest), links, share, self._selected, self._metrics, self._fate
-            )
+            upload = _Upload(store, source, has_part, links, share, self._selected, self._metrics, self._fate)
         except (OSError, UserError) as error:
             self._fate(f"{store}: the copy of step {self._newest} could not begin ({error})", store.tier.required)
         else:
@@ -171,18 +173,21 @@ class _Upload:
         self,
         store: TierStore,
         checkpoint: Path,
+        has_part: bool,
         links: Path,
         share: tuple[int, int],
         selected: int | None,
         metrics: Path,
         fate: Callable[..., None],
     ):
-        """Links its files. Raises OSError or UserError."""
+        """Links its files: all that are in `checkpoint`, where that is this node's part. Raises OSError or UserError."""
         self._store, self._links, self._fate = store, links, fate
         (self._node, self._nodes), self._selected, self._metrics = share, selected, metrics
         self._manifest: Manifest = read_manifest(checkpoint)
         self._step = self._manifest.step
         self._own = sorted(self._manifest.files)[self._node :: self._nodes]
+        if has_part:
+            self._own = sorted(self._manifest.files.keys() & set(os.listdir(checkpoint)))
         self._source = _linked(checkpoint, links, [*self._own, MANIFEST])
         self.thread = threading.Thread(target=self._run, name=f"copy of step {self._step}", daemon=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ import torch
 from hyena_ds.checkpoints.choice import read_together
 from hyena_ds.checkpoints.directory import begin, checkpoints_in, clear, complete, hide, surplus
 from hyena_ds.checkpoints.engine_state import PARAMETER, fragments, frozen_parameters, updates_done
+from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import (
     RUN_STATE,
     WEIGHTS,
@@ -71,34 +73,41 @@ class CheckpointWriter:
         say: Callable[[str], object] = print,
         exported: Export | None = None,
         uploads: Uploads | None = None,
+        local: LocalTier | None = None,
     ):
         """`directory` is the run's `checkpoints/`, `run` its random name, of which rank 0's is used, and `shards` the
         digest of its data. `exported` says what weights.safetensors holds (by default the language model's
         own). On rank 0, `say` is given once what stood in the way of a checkpoint, or should have been removed
-        and is still there. `uploads` copies what is complete to the tiers."""
+        and is still there. `uploads` copies what is complete to the tiers, `local` are the hosts' own disks."""
         self._directory, self._config, self._compute, self._run = directory, config, compute, run
+        self._local = local
         self._shards = shards
         self._job: _Job | None = None
         self._say, self._said = say, set[str]()
         self._exported = exported or (lambda names: published_sources(config.model))
         self._uploads = uploads
 
-    def save(self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None) -> None:
+    def save(
+        self, engine: deepspeed.DeepSpeedEngine, state: RunState, selected: int | None = None, local: bool = False
+    ) -> None:
         """Begin a checkpoint of `state`, after waiting for the one under way. Raises UserError when it cannot be written.
 
         The checkpoint of the step `selected`, this one or an earlier, is kept until another is. A run of `steps_only` has none at
-        its end.
+        its end. A `local` one goes to the hosts' own disks, in place of the run's directory.
         """
         if self._config.steps_only and state.step == self._config.total_steps:
             return
         self.finish()
         if self._uploads:
             self._uploads.check()
-        aside = from_rank_zero(lambda: begin(self._directory, state.step))
+        own = self._local if local else None
+        aside = from_rank_zero(lambda: begin(self._directory, state.step)) if own is None else own.begin(state.step)
+        if isinstance(aside, str):
+            return self._without(f"{aside}: the checkpoint of step {state.step} could not begin")
         background = self._config.checkpoint.background
         weights = WeightsFile(engine, self._exported, self._compute.nodes[0])
         files = self._files(engine, state, weights, copy=background)
-        self._job = _Job(aside, state.step, files, selected)
+        self._job = _Job(aside, state.step, files, selected, own)
         if weights.streams:
             self._job.stream(WEIGHTS, weights.stream(), self._compute.rank == 0)
         if background:
@@ -189,6 +198,8 @@ class CheckpointWriter:
             job.thread.join()
         outcomes = from_every_rank((job.problem, job.written))
         problem = next((problem for problem, _ in outcomes if problem is not None), None)
+        if job.local is not None:
+            return self._conclude_local(job, job.local, problem, [written for _, written in outcomes])
         pieces: dict[str, list[Written]] = {}
         for _, own in outcomes:
             for name, written in own.items():
@@ -199,6 +210,33 @@ class CheckpointWriter:
         self._retire(there, job)
         if self._uploads:
             self._uploads.completed(job.step, job.selected)
+
+    def _conclude_local(
+        self, job: _Job, local: LocalTier, problem: str | None, written: list[dict[str, Written]]
+    ) -> None:
+        """As `_close`, on every host's own disk. Collective."""
+        news: list[str] | str = problem or ""
+        if problem is None:
+            news = local.complete(job.partial, self._run, job.step, written, self._shards)
+        else:
+            local.drop(job.partial)
+        if isinstance(news, str):
+            return self._without(news)
+        if self._compute.rank == 0:
+            self._tell(news)
+        if self._uploads:
+            self._uploads.completed(job.step, job.selected, local.path)
+
+    def _without(self, problem: str) -> None:
+        """Go on without a checkpoint on the hosts' disks. Raises UserError where it is required."""
+        assert self._local is not None
+        if self._local.tier.required:
+            raise UserError(
+                f"checkpoint.tiers: {problem}, which the run requires; earlier checkpoints are whole: see to that disk, or set "
+                "required: false, and start the run again"
+            )
+        if self._compute.rank == 0:
+            self._tell([f"{problem}; training goes on without it"])
 
     def _retire(self, there: list[Path], job: _Job) -> None:
         """Remove older checkpoints than are kept, each rank its share of their files. Collective."""
@@ -234,7 +272,9 @@ class CheckpointWriter:
                 problem = _told(error, job)
         if problem is not None:
             shutil.rmtree(job.partial, ignore_errors=True)
-            raise UserError(problem)
+            raise UserError(
+                f"{problem}; earlier checkpoints are whole: make room (or lower checkpoint.keep_last) and start the run again"
+            )
         self._tell(complete(job.partial, job.step, job.selected))
         return checkpoints_in(self._directory)
 
@@ -256,8 +296,10 @@ class _Piece(NamedTuple):
 class _Job:
     """One rank's part of one checkpoint."""
 
-    def __init__(self, partial: Path, step: int, files: dict[str, _Piece], selected: int | None):
-        self.step, self.partial, self.selected = step, partial, selected
+    def __init__(
+        self, partial: Path, step: int, files: dict[str, _Piece], selected: int | None, local: LocalTier | None
+    ):
+        self.step, self.partial, self.selected, self.local = step, partial, selected, local
         self.written: dict[str, Written] = {}
         self.problem: str | None = None
         self._files = files
@@ -288,7 +330,5 @@ class _Job:
 def _told(error: Exception, job: _Job) -> str:
     where = error.filename if isinstance(error, OSError) else job.partial
     what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    return (
-        f"{where}: the checkpoint of step {job.step} could not be written ({what}); earlier checkpoints are whole: make "
-        "room (or lower checkpoint.keep_last) and start the run again"
-    )
+    host = "" if job.local is None else f"{socket.gethostname()}: "
+    return f"{host}{where}: the checkpoint of step {job.step} could not be written ({what})"

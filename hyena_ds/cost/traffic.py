@@ -48,9 +48,9 @@ _DEVICE_UNITS["triton"] = {
 """What a layer of a device moves, (a, b) for a + b i units: counted by `hyena-ds bench bytes`, transforms and filter left out."""
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
-_TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 2, "filter": 46, "loss": 51}
+_TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 1, "filter": 46, "loss": 51}
 """Launched for a layer, whose tensors are whole, and for its operator again; for each of several sequences; for a transform and
-a group of channels; for an exchange, itself among them, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
+a group of channels; for an exchange, which is itself one, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,13 @@ def _moved(policy: Policy) -> int:
 def _packed_bytes(shape: StepShape, on_cpu: bool) -> float:
     """Bytes of a token and channel, copied out of tensors and into them, there and here, of B sequences and M micro steps.
 
-    What comes of a transform is float32, and rounded by the copy. Triton's kernel copies besides a filter where it arrives and its
+    What comes of PyTorch's transforms is float32, and rounded by the copy. Triton's kernel copies a filter where it arrives and its
     gradient where it leaves, and, where B > 1, what is sent to a transform and what comes back from one.
     """
     policy, size = shape.activation_policy, shape.exchanged_size
     by_kernel = shape.kernels == "triton" and not on_cpu
-    ends = 3 * size if not by_kernel else 2 * size if shape.batch > 1 else 0
-    activations = _moved(policy) * shape.batch * shape.accumulation * (0.5 * (_FLOAT32 + size) + ends)
+    copied = 0.5 * (_FLOAT32 + size) + 3 * size if not by_kernel else 2 * size if shape.batch > 1 else 0
+    activations = _moved(policy) * shape.batch * shape.accumulation * copied
     filters = (2 if by_kernel else 4) * _FLOAT32 * (2 + evaluates_again(shape, policy))
     return shape.layers * (activations + filters)
 

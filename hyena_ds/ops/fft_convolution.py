@@ -1,10 +1,13 @@
-"""Causal long convolution by real FFTs, forward and backward, on as many channels as the caller gives.
+"""Causal long convolution by FFTs, forward and backward, on as many channels as the caller gives.
 
     y[t] = sum over s <= t of k[s] u[t - s]          u_BgL, k_gL -> y_BgL
 
-Autograd's backward of rfft runs a complex FFT of twice the length; here every transform is real. Unless
-spectra are asked for nothing is kept: what backward needs is transformed again, which costs no more than what autograd does
-with everything kept.
+Autograd's backward of rfft runs a complex FFT of twice the length; here every transform has as many numbers as the padded
+signal. Unless spectra are asked for nothing is kept: what backward needs is transformed again, which costs no more than what
+autograd does with everything kept.
+
+On a CPU transforms are real, of n points. On a device they are complex, of n / 2: there a real one takes nearly twice as long
+(docs/results/card.md).
 
 B batch, g channels, L context length, n FFT length.
 """
@@ -12,6 +15,7 @@ B batch, g channels, L context length, n FFT length.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,39 +32,39 @@ def channels_at_once(batch: int, channels: int, context_length: int, device: tor
 
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
     """y of the shape of u; all float32. The result may be a view of a longer tensor."""
-    padded = _Padded(u_BgL)
-    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
-    return _signal(U.mul_(K), u_BgL.shape[-1])
+    transforms = _transforms(u_BgL)
+    U, K = transforms.spectrum(u_BgL), transforms.spectrum(k_gL)
+    return transforms.signal(U.mul_(K))
 
 
 def causal_convolution_with_spectra(u_BgL: Tensor, k_gL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(y, U, K): the output and what `causal_convolution_backward_from_spectra` needs."""
-    padded = _Padded(u_BgL)
-    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
-    return _signal(U * K, u_BgL.shape[-1]), U, K
+    transforms = _transforms(u_BgL)
+    U, K = transforms.spectrum(u_BgL), transforms.spectrum(k_gL)
+    return transforms.signal(U * K), U, K
 
 
 def causal_convolution_backward(
     dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(du, dk, y): gradients of both inputs and, `again`, the output once more for one transform in place of three."""
-    L = dy_BgL.shape[-1]
-    padded = _Padded(u_BgL)
-    U, K = padded.spectrum(u_BgL), padded.spectrum(k_gL)
-    y_BgL = _signal(U * K, L) if again else None
-    dY = padded.spectrum(dy_BgL)
-    del padded
-    dk_gL = _signal(_over_batch(U.conj_physical_().mul_(dY)), L)
+    transforms = _transforms(u_BgL)
+    U, K = transforms.spectrum(u_BgL), transforms.spectrum(k_gL)
+    y_BgL = transforms.signal(U * K) if again else None
+    dY = transforms.spectrum(dy_BgL)
+    transforms.give_back()
+    dk_gL = transforms.signal(_over_batch(U.conj_physical_().mul_(dY)))
     del U
-    return _signal(dY.mul_(K.conj_physical_()), L), dk_gL, y_BgL
+    return transforms.signal(dY.mul_(K.conj_physical_())), dk_gL, y_BgL
 
 
 def causal_convolution_backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """(du, dk). Backward of a convolution is a correlation: the conjugate spectrum."""
-    L = dy_BgL.shape[-1]
-    dY = _Padded(dy_BgL).spectrum(dy_BgL)
-    dk_gL = _signal(_over_batch(torch.conj_physical(U).mul_(dY)), L)
-    return _signal(dY.mul_(torch.conj_physical(K)), L), dk_gL
+    transforms = _transforms(dy_BgL)
+    dY = transforms.spectrum(dy_BgL)
+    transforms.give_back()
+    dk_gL = transforms.signal(_over_batch(torch.conj_physical(U).mul_(dY)))
+    return transforms.signal(dY.mul_(torch.conj_physical(K))), dk_gL
 
 
 def _over_batch(spectra_Bg: Tensor) -> Tensor:
@@ -68,37 +72,73 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
     return spectra_Bg[0] if spectra_Bg.shape[0] == 1 else spectra_Bg.sum(0)
 
 
-class _Padded:
-    """Transforms of signals of one length, padded with zeros.
+def _transforms(like_L: Tensor) -> _Real | _RightAngle:
+    L, device = like_L.shape[-1], like_L.device
+    points = fft_length(L, device.type == "cpu")
+    return _RightAngle(L, -(-points // 2), device) if place.on_device(device) else _Real(L, points)
 
-    On a device every signal is scaled by n^-1/2 as it is padded, so that the product of any two needs no scale afterwards,
-    and signals of one size are padded in the same memory: work is done in order there.
-    """
 
-    def __init__(self, like_L: Tensor) -> None:
-        self._n = fft_length(like_L.shape[-1], like_L.device.type == "cpu")
-        self._padded_n: Tensor | None = None
+class _Real:
+    """Of `points` real numbers, the last of them zeros."""
+
+    def __init__(self, L: int, points: int) -> None:
+        self._L, self._points = L, points
 
     def spectrum(self, x_L: Tensor) -> Tensor:
-        """The real transform of `x`, in float32 whatever it is."""
-        L, n = x_L.shape[-1], self._n
-        on_device = place.on_device(x_L.device)
-        shared, shape = self._padded_n, (*x_L.shape[:-1], n)
-        if shared is None or shared.numel() != math.prod(shape) or not on_device:
-            shared = empty(shape, x_L.device)
-            shared[..., L:].zero_()
-        padded_n = shared.view(shape)
-        if on_device:
-            torch.mul(x_L, n**-0.5, out=padded_n[..., :L])
-            self._padded_n = shared
-        else:
-            padded_n[..., :L] = x_L
+        """Of `x`, in float32 whatever it is."""
+        padded_n = empty((*x_L.shape[:-1], self._points), x_L.device)
+        padded_n[..., : self._L] = x_L
+        padded_n[..., self._L :].zero_()
         spectrum: Tensor = torch.fft.rfft(padded_n)
         return spectrum
 
+    def signal(self, spectrum: Tensor) -> Tensor:
+        """The first L numbers, a view."""
+        signal: Tensor = torch.fft.irfft(spectrum, n=self._points)
+        return signal[..., : self._L]
 
-def _signal(spectrum: Tensor, L: int) -> Tensor:
-    n = fft_length(L, spectrum.device.type == "cpu")
-    scale = "forward" if place.on_device(spectrum.device) else "backward"  # the forward transforms', or 1 / n here
-    signal: Tensor = torch.fft.irfft(spectrum, n=n, norm=scale)
-    return signal[..., :L]
+    def give_back(self) -> None:
+        """Nothing is held."""
+
+
+class _RightAngle:
+    """Of N >= L complex numbers, x[t] exp(i pi t / 2N).
+
+    What a product of two spectra wraps around has made a quarter turn, so it is imaginary, and the real part is the causal
+    convolution (right-angle convolution; Crandall and Fagin, Discrete weighted transforms, 1994). The weights hold N^-1/2 too,
+    so that the product of any two needs no scale afterwards. Signals of one size are weighted in the same memory: work is
+    done in order on a device.
+    """
+
+    def __init__(self, L: int, points: int, device: torch.device) -> None:
+        self._L, self._points = L, points
+        self._weights_N, self._back_N = _weights(points, device)
+        self._weighted_N: Tensor | None = None
+
+    def spectrum(self, x_L: Tensor) -> Tensor:
+        """Of `x`, in float32 whatever it is."""
+        shape = (*x_L.shape[:-1], self._points)
+        if self._weighted_N is None or self._weighted_N.numel() != math.prod(shape):
+            self._weighted_N = empty(shape, x_L.device, torch.complex64)
+            self._weighted_N[..., self._L :].zero_()
+        weighted_N = self._weighted_N.view(shape)
+        torch.mul(x_L, self._weights_N[: self._L], out=weighted_N[..., : self._L])
+        spectrum: Tensor = torch.fft.fft(weighted_N)
+        return spectrum
+
+    def signal(self, spectrum_N: Tensor) -> Tensor:
+        """The first L numbers, a view."""
+        weighted_N: Tensor = torch.fft.ifft(spectrum_N, norm="forward")
+        return weighted_N.mul_(self._back_N).real[..., : self._L]
+
+    def give_back(self) -> None:
+        """The memory that signals were weighted in is free for others."""
+        self._weighted_N = None
+
+
+@lru_cache(maxsize=64)
+def _weights(points: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What signals are multiplied with before a transform, and after one."""
+    turn_N = torch.arange(points, device=device, dtype=torch.float64) * (0.5 * math.pi / points)
+    unit_N = torch.polar(torch.ones_like(turn_N), turn_N)
+    return (unit_N * points**-0.5).to(torch.complex64), unit_N.conj().to(torch.complex64).resolve_conj()

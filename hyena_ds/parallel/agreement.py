@@ -43,6 +43,11 @@ def from_every_rank(value: T) -> list[T]:
 
 def from_rank_zero(work: Callable[[], T]) -> T:
     """Run `work` on rank 0 only and give its result (picklable) to all; its error is raised by all. Collective."""
-    box: list[T | None] = [agreed(work if dist.get_rank() == 0 else lambda: None)]
-    dist.broadcast_object_list(box, src=0)
+    return from_rank(0, work)
+
+
+def from_rank(source: int, work: Callable[[], T]) -> T:
+    """As `from_rank_zero`, of rank `source`, which all must name alike. Collective."""
+    box: list[T | None] = [agreed(work if dist.get_rank() == source else lambda: None)]
+    dist.broadcast_object_list(box, src=source)
     return cast(T, box[0])

@@ -212,7 +212,7 @@ def _faults(config: RunConfig, step: Prediction, found: Lasting) -> list[Sourced
         return f"{count:,.0f} steps, {show_duration(count * seconds)}"
 
     slow, compared = slow_for(config), config.corruption.every_steps
-    watchdog, tiers = config.watchdog, config.checkpoint.tiers
+    watchdog, tiers = config.watchdog, config.checkpoint.copies
     since = f"{steps(saved)}, and {show_duration(found.until_complete)} of a save under way"
     slow_seen = _NOBODY if slow is None else steps(slow)
     bit_seen = _NOBODY if compared is None else steps(min(compared, saved + 1))

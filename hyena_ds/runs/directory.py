@@ -201,7 +201,7 @@ class RunDirectory:
 
     def _list_of(self, checkpoint: Checkpoint | None) -> Path:
         """shards.json of the run that the checkpoint lies in."""
-        if checkpoint is None or checkpoint.path.absolute().parent == self.checkpoints.absolute():
+        if checkpoint is None or checkpoint.held or checkpoint.path.absolute().parent == self.checkpoints.absolute():
             return self.shards
         return checkpoint.path.absolute().parent.parent / SHARDS
 

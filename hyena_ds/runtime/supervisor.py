@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from hyena_ds.checkpoints.directory import LATEST, checkpoints_in, step_of
+from hyena_ds.checkpoints.directory import LATEST, checkpoints_in, read_note, step_of
 from hyena_ds.checkpoints.manifest import STEP_NAME
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.errors import UserError, say
@@ -122,8 +122,8 @@ def _is_of_hosts(code: int, roster: Roster | None) -> bool:
 
 def _change_hosts(roster: Roster, failure: Failure, directory: RunDirectory) -> Failure | None:
     """Choose hosts for the next start, and say what is different; a failure where there are too few."""
-    try:
-        said = roster.renew(failure.step, failure.rank)
+    try:  # on other hosts, parts on disks of their own are missing
+        said = roster.renew(newest_step(directory, local=False), failure.rank)
     except NoHosts as error:
         return Failure(str(error), failure.step, None)
     if said is not None:
@@ -151,13 +151,14 @@ def failure_of(code: int, directory: RunDirectory, known: int) -> Failure:
     return Failure(f"{first['text']} (exit code {code})", step, raised, rank)
 
 
-def newest_step(directory: RunDirectory) -> int:
-    """Step of the newest complete checkpoint, 0 without one."""
+def newest_step(directory: RunDirectory, local: bool = True) -> int:
+    """Step of the newest complete checkpoint, 0 without one; with `local`, also of those whose parts are on hosts' own disks."""
+    newest = read_note(directory.checkpoints)[1] if local else 0
     name = STEP_NAME.fullmatch(read_text(directory.checkpoints / LATEST, 100).strip())
     if name is not None:
-        return int(name[1])
+        return max(newest, int(name[1]))
     there = checkpoints_in(directory.checkpoints)
-    return step_of(there[0]) if there else 0
+    return max(newest, step_of(there[0])) if there else newest
 
 
 def _tell(number: int, passed_on: bool) -> None:

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from hyena_ds.checkpoints.choice import whole_checkpoint
 from hyena_ds.checkpoints.directory import checkpoints_in, name_of, step_of
+from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import RunState
 from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
 from hyena_ds.config.arithmetic import StagePlan, describe, describe_hosts, learning_rate, plan_stages
+from hyena_ds.config.checkpoint import CheckpointConfig, TierConfig
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.data.loader import Slice, StepBatch
@@ -116,7 +118,10 @@ class _Run:
         self.journal.starts(environment)
         where, say = directory.checkpoints, self.journal.say
         uploads = Uploads(config, where, compute, say, directory.metrics, started.in_tiers, self.state.step)
-        written = shards.digest, say, task.exported, uploads
+        self.local = LocalTier.of(config, where, compute)
+        if self.local is not None:
+            self.local.belongs_to(started.run_name, self.state.step)
+        written = shards.digest, say, task.exported, uploads, self.local
         self.checkpoints = CheckpointWriter(where, config, compute, started.run_name, *written)
 
     def to_the_end(self) -> int:
@@ -184,9 +189,10 @@ class _Run:
                     self._leave_without_rows()
             stop = stop or self.scores.after_step(self.engine, self.journal, plan, self.state.step)
             selection = self.scores.selection
-            if self._is_saved(plan, stop) or selection.ends or selection.step == self.state.step:
+            is_shared = self._is_saved(plan, stop) or selection.ends or selection.step == self.state.step
+            if is_shared or self._is_due(self.config.checkpoint.local):
                 self.watchdog.enter("save", self.state.step)
-                self.checkpoints.save(self.engine, self.state, selection.step)
+                self.checkpoints.save(self.engine, self.state, selection.step, local=not is_shared)
                 self.watch.saved()
                 stop = stop or self._asked_to_stop()
             if stop is not None:
@@ -221,10 +227,13 @@ class _Run:
         return result, seen
 
     def _is_saved(self, plan: StagePlan, stop: Stop | None) -> bool:
-        """Whether a checkpoint is due. Among skipped steps it would be no place to roll back to."""
-        if stop is not None or self.state.step == plan.end_step:
-            return True
-        return self.state.step % self.config.checkpoint.every_steps == 0 and not non_finite.in_a_row(self.state)
+        """Whether a checkpoint is due in the run's directory."""
+        return stop is not None or self.state.step == plan.end_step or self._is_due(self.config.checkpoint)
+
+    def _is_due(self, place: CheckpointConfig | TierConfig | None) -> bool:
+        """Whether it is a step at which a place gets a checkpoint. Among skipped steps it would be none to roll back to."""
+        due = place is not None and self.state.step % place.every_steps == 0
+        return due and not non_finite.in_a_row(self.state)
 
     def _votes(self) -> tuple[float, ...]:
         """Whether to stop, whether a checkpoint is being written, whether rows of earlier steps are not: on these the ranks
@@ -269,7 +278,9 @@ class _Run:
         """Roll back to the newest checkpoint from before numbers differed; False. Raises CorruptedError where that cannot be."""
         self.watchdog.enter("save", self.state.step)
         self.checkpoints.finish()
-        said = corruption.set_aside(seen, self.state, self.directory, self.config.non_finite, self.watch.alike)
+        said = corruption.set_aside(
+            seen, self.state, self.directory, self.config.non_finite, self.watch.alike, self.local
+        )
         self.journal.say(said)
         self.journal.say(f"rolled back to step {self._roll_back(blames=False).step}")
         return False

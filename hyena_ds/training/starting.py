@@ -16,9 +16,10 @@ import torch.distributed as dist
 from hyena_ds.checkpoints.choice import choose_checkpoint
 from hyena_ds.checkpoints.directory import set_aside_after
 from hyena_ds.checkpoints.engine_state import PARAMETER, load_moments
+from hyena_ds.checkpoints.local_tier import LocalTier
 from hyena_ds.checkpoints.manifest import Checkpoint, RunState
 from hyena_ds.checkpoints.saved_state import SavedState
-from hyena_ds.checkpoints.tiers import choose_from_tiers, set_aside_in_tiers
+from hyena_ds.checkpoints.tiers import choose_from_tiers, newest_of_run, set_aside_in_tiers
 from hyena_ds.config.schema import RunConfig
 from hyena_ds.data.identity import ShardList
 from hyena_ds.errors import UserError
@@ -67,12 +68,15 @@ def start(config: RunConfig, task: Task, compute: Compute, directory: RunDirecto
     changed = from_rank_zero(lambda: directory.changes(config, checkpoint))
     data = from_rank_zero(lambda: directory.compare_data(checkpoint, shards))
     news = [*damaged, *(f"changed since: {change}" for change in changed), *data]
+    local = LocalTier.of(config, directory.checkpoints, compute)
     if checkpoint is None:
+        news += [] if local is None else local.remove_after(0)
         return Start(_fresh(config, task, compute), RunState(0, 0, 0), secrets.token_hex(8), tuple(news), in_tiers)
     engine, record = resumed(config, task, compute, checkpoint), checkpoint.record
     news.append(f"resuming after step {record.state.step} from {checkpoint}")
     aside = from_rank_zero(lambda: set_aside_after(directory.checkpoints, record.state.step))
     news += [f"of a later step, set aside; remove it when you no longer want it: {path}" for path in aside]
+    news += [] if local is None else local.remove_after(record.state.step)
     if any(step > record.state.step for step in in_tiers):
         news += from_rank_zero(lambda: set_aside_in_tiers(config, record.state.step))
     return Start(engine, record.state, record.run, tuple(news), in_tiers)
@@ -82,7 +86,7 @@ def roll_back(
     config: RunConfig, task: Task, compute: Compute, directory: RunDirectory
 ) -> tuple[deepspeed.DeepSpeedEngine, RunState]:
     """The engine of the run's own newest whole checkpoint, or of its beginning where there is none. Collective."""
-    checkpoint, _ = choose_checkpoint(directory.checkpoints, "latest", compute)
+    checkpoint = newest_of_run(config, directory.checkpoints, compute)
     if checkpoint is None:
         return _fresh(config, task, compute), RunState(0, 0, 0)
     return resumed(config, task, compute, checkpoint), checkpoint.record.state

@@ -274,7 +274,7 @@ def test_the_command_writes_a_row_for_each_policy(tmp_path: Path, capsys: pytest
     assert [row["policy"] for row in rows] == [*POLICIES]
     assert {row["context_length"] for row in rows} == {1024} and {row["sequence_parallel"] for row in rows} == {2}
     shown = capsys.readouterr().out
-    assert "floor GB" in shown and "GB by file" in shown and "ops/fft_convolution.py" in shown and "_fft_r2c" in shown
+    assert "floor GB" in shown and "GB by file" in shown and "ops/fft_convolution.py" in shown and "_fft_c2c" in shown
     assert main([*command, "--sequence-parallel", "3"]) == 2
     assert "--sequence-parallel: found 3 for 1024 tokens and width 128" in capsys.readouterr().err
 

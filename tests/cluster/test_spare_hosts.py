@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,21 @@ STAGE = {"context_length": 252, "steps": STEPS, "global_batch": 2, "micro_batch_
 def test_a_spare_and_then_a_smaller_grid_carry_a_run_on_that_loses_two_of_four_hosts(
     hosts_of: Callable[[int], Hosts], tmp_path: Path
 ) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    local = {"place": str(disk), "local": True, "every_steps": 1}
     changes: dict[str, Any] = {
         "model": {"width": 24, "layers": 2, "maximum_context": 252, "residual_dropout": 0.1},
         "supervisor": {"spare_hosts": 1},
-        "checkpoint": {"every_steps": 2},
+        "checkpoint": {"every_steps": 8, "background": False, "tiers": [local]},
     }
     shards = make_shards(tmp_path)
     config = write_run(tmp_path, shards, stages=[{**STAGE, "sequence_parallel": 3}], **changes)
     alone = train(config, "name=alone", "local_ranks=1", "stages.0.sequence_parallel=1")
     assert alone.returncode == 0, alone.stdout + alone.stderr
     hosts = hosts_of(4)
+    for host in hosts.hosts:
+        host.small_disk(disk, 20_000)
     run = tmp_path / "runs" / "run"
     launch = Launch(
         hosts[0],
@@ -45,9 +51,9 @@ def test_a_spare_and_then_a_smaller_grid_carry_a_run_on_that_loses_two_of_four_h
         str(config),
         script="launch/supervise.sh",
     )
-    launch.reach(run, 4)
+    launch.reach(run, 10)
     hosts.kill(hosts[1])
-    launch.reach(run, 9)
+    launch.reach(run, 13)
     hosts.cut(hosts[3])
     code, output = launch.end()
     assert code == 0, output
@@ -61,6 +67,12 @@ def test_a_spare_and_then_a_smaller_grid_carry_a_run_on_that_loses_two_of_four_h
         and "no spare is left, now 2 hosts, 2 ranks, stage 0 dp 1 x sp 3 -> " in second
     )
     assert "the global batch as before, from the checkpoint of step" in second
+    assert first.endswith("from the checkpoint of step 8") and second.endswith("from the checkpoint of step 8")
+    log = (run / "log.txt").read_text()
+    for lost in ("node1", "node3"):  # whose parts of later steps are on no other disk
+        assert re.search(
+            rf"step \d+ of {disk}/run is passed over: no host of this run has .*, written on {lost}\n", log
+        )
     assert all(f"hyena-ds supervise: {text}" in output for text in (first, second))
     assert (run / "hosts.txt").read_text() == "node0 slots=1\nnode2 slots=1\n"
     assert are_equal(losses(run), losses(tmp_path / "runs" / "alone"))

@@ -101,6 +101,22 @@ def problem(*overrides: str) -> str:
             "checkpoint.tiers=[{place: /x, every_steps: 20}]",
             "checkpoint.tiers: tier 0 has every_steps 20, wanted at least checkpoint.every_steps 100: only what was saved",
         ),
+        (
+            "checkpoint.tiers=[{place: s3://bucket/x, local: true}]",
+            "local: found true for 's3://bucket/x', wanted a directory",
+        ),
+        (
+            "checkpoint.tiers=[{place: /x, local: true, every_steps: 50}, {place: /y, local: true, every_steps: 50}]",
+            "checkpoint.tiers: found 2 that are local, wanted at most one",
+        ),
+        (
+            "checkpoint.tiers=[{place: /x, local: true, every_steps: 100}]",
+            "checkpoint.tiers: the local tier has every_steps 100, wanted fewer than checkpoint.every_steps 100: what is saved",
+        ),
+        (
+            "checkpoint.tiers=[{place: /x, local: true, every_steps: 50}, {place: /y, every_steps: 20}]",
+            "checkpoint.tiers: tier 1 has every_steps 20, wanted at least the local tier's every_steps 50: only what was",
+        ),
         (f"checkpoint.tiers=[{', '.join(f'{{place: /{n}}}' for n in range(9))}]", "found 9 places, wanted at most 8"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last: found 0, wanted at least 1"),
         ("name=a/b", "name: found 'a/b', wanted a plain directory name"),

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hyena_ds.runtime.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Failure, Restarts
+from hyena_ds.checkpoints.directory import write_note
+from hyena_ds.config.loading import load_yaml
+from hyena_ds.config.schema import RunConfig
+from hyena_ds.runs.directory import RunDirectory
+from hyena_ds.runtime.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Failure, Restarts, newest_step
 from tests.paths import ROOT
 from tests.training.runs import write_config
 
@@ -49,6 +53,18 @@ def test_a_dead_rank_costs_one_restart_and_one_line(tmp_path: Path) -> None:
     code, starts, lines = supervise(tmp_path, "checkpoint 3; [ $starts = 2 ] || fault 4 died 'rank 1 died'")
     assert (code, starts) == (0, 2)
     assert lines == ["hyena-ds supervise: rank 1 died (exit code 70); starting again from step 3 in 1 s"]
+
+
+def test_parts_on_the_hosts_disks_are_progress_but_not_where_hosts_are_lost(tmp_path: Path) -> None:
+    directory = RunDirectory(load_yaml(write_config(tmp_path / "config.yaml", tmp_path), RunConfig))
+    assert newest_step(directory) == 0
+    write_note(directory.checkpoints, "0123456789abcdef", 7)
+    assert (newest_step(directory), newest_step(directory, local=False)) == (7, 0)
+    (directory.checkpoints / "latest").write_text("step-00000005")
+    assert (newest_step(directory), newest_step(directory, local=False)) == (7, 5)
+    for damaged in ("", "7", "run seven", "run 7 7", "\0" * 200):
+        (directory.checkpoints / "local").write_text(damaged)
+        assert newest_step(directory) == 5, damaged
 
 
 @pytest.mark.parametrize("error", ["raised ValueError: bad", "ended the run: stage 0: out of memory"])

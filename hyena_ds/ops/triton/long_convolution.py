@@ -39,7 +39,7 @@ from hyena_ds.ops.triton.long_convolution_kernels import (
     through_kernel,
     up_kernel,
 )
-from hyena_ds.ops.triton.packing import length_of, pieces_of
+from hyena_ds.ops.triton.packing import empty_as_it_lies, length_of, pieces_of
 from hyena_ds.ops.triton.traffic import Traffic, launch
 
 SHORTEST, LONGEST = 1 << 10, 1 << 21
@@ -92,7 +92,7 @@ def side_of(size: int, together: int) -> Side:
 def causal_convolution(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
     """y[t] = sum over s <= t of k[s] u[t - s], in the type of u, and in pieces that lie as u's if these are some."""
     k = _along(_down(k_gL.unsqueeze(0), False))
-    return _up(_through(_down(u_BgL, False), k), _signal(u_BgL), False)
+    return _up(_through(_down(u_BgL, False), k), empty_as_it_lies(u_BgL), False)
 
 
 def causal_convolution_backward(
@@ -100,12 +100,12 @@ def causal_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(du in the type of dy, dk in that of k, and y in that of u once more if `again`)."""
     dy, u = _along(_down(dy_BgL, True)), _along(_down(u_BgL, False))
-    dk_gL = _signal(k_gL)
+    dk_gL = empty_as_it_lies(k_gL)
     _up(_product(dy, u, _empty_planes(1, *u.real.shape[1:], u_BgL.device)), dk_gL.unsqueeze(0), True)
     k = _along(_down(k_gL.unsqueeze(0), False))
-    du_BgL = _up(_product(dy, k, dy), _signal(dy_BgL), True)
+    du_BgL = _up(_product(dy, k, dy), empty_as_it_lies(dy_BgL), True)
     del dy
-    return du_BgL, dk_gL, _up(_product(u, k, u), _signal(u_BgL), False) if again else None
+    return du_BgL, dk_gL, _up(_product(u, k, u), empty_as_it_lies(u_BgL), False) if again else None
 
 
 FUSED = Convolution(
@@ -146,13 +146,6 @@ def backward_traffic(u_BgL: Tensor, k_gL: Tensor, again: bool) -> Traffic:
 def _plane_bytes(x_BgL: Tensor) -> int:
     """Bytes of both planes of one sequence."""
     return x_BgL.shape[1] * points_of(length_of(x_BgL)) * 8
-
-
-def _signal(like: Tensor) -> Tensor:
-    if like.dim() < 4:
-        return torch.empty(like.shape, device=like.device, dtype=like.dtype)
-    pieces_PBgl = like.permute(2, 0, 1, 3)
-    return torch.empty(pieces_PBgl.shape, device=like.device, dtype=like.dtype).permute(1, 2, 0, 3)
 
 
 def _empty_planes(batch: int, g: int, down: int, along: int, device: torch.device) -> Planes:

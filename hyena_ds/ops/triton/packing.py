@@ -4,11 +4,11 @@
 
 Tokens of a row lie side by side in both, so nothing is turned round: a row is read and written as it is. A tensor that goes
 through channel layout and back was copied four times, twice here and twice there. What is left of them, in bytes an element of
-bf16 whose result the transform writes in float32:
+bf16 whose result PyTorch's transform writes in float32:
 
     to be sent to channels      4    none where B = 1: what goes to a rank is one block of u, which is sent from where it is
-    put together, (B, g, L)     4    none: the kernel that pads a signal, or takes it down the columns, reads the pieces received
-    to be sent to tokens        6    one copy, `copy_pieces`: it rounds; none by the fused convolution, which writes the pieces
+    put together, (B, g, L)     4    none: the kernel that weights a signal, or takes it down the columns, reads the pieces received
+    to be sent to tokens        6    none: the convolution's last kernel rounds, and writes the pieces
     to its channels             4    none where B = 1: a block of y, which is received where it belongs
 
 The filter, B = 1, is copied once where it arrives and its gradient once where it leaves; where B > 1 activations are copied at
@@ -19,6 +19,7 @@ P sequence-parallel size, B batch, g channels, l local length, L = P l.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -51,6 +52,14 @@ def pieces_of(x_BgL: Tensor) -> tuple[int, int]:
     l = x_BgL.shape[-1]
     assert x_BgL.stride(-1) == 1 or l == 1, "tokens of a channel are not side by side"
     return (x_BgL.stride(2), l) if x_BgL.dim() == 4 else (0, l)
+
+
+def empty_as_it_lies(like_BgL: Tensor) -> Tensor:
+    """A signal without values, of the type of `like`, and in pieces that are blocks of memory if that one is in pieces."""
+    if like_BgL.dim() < 4:
+        return torch.empty(like_BgL.shape, device=like_BgL.device, dtype=like_BgL.dtype)
+    pieces_PBgl = like_BgL.permute(2, 0, 1, 3)
+    return torch.empty(pieces_PBgl.shape, device=like_BgL.device, dtype=like_BgL.dtype).permute(1, 2, 0, 3)
 
 
 def copy_traffic(target: Tensor, source: Tensor) -> Traffic:

@@ -1,18 +1,22 @@
-"""The long convolution by FFT with kernels around the transforms; beside ops/fft_convolution.py.
+"""The long convolution by FFT with kernels around the transforms; beside ops/fft_convolution.py, whose right-angle transforms
+of N >= L complex points these are too.
 
-    u --zeros--> rfft --> U  \\                              U K / n --> irfft --> y
-    k + skip at lag zero --> K  > one kernel, in place:      dY conj(K) / n --> du
-    dy --zeros--> rfft --> dY /                              sum over the batch of conj(U) dY / n --> dk
+    u --weights--> fft --> U  \\                              U K / N --> ifft --> --weights--> y
+    k + skip at lag zero --> K > one kernel, in place:       dY conj(K) / N --> du
+    dy --weights--> fft --> dY /                             sum over the batch of conj(U) dY / N --> dk
 
 The inverse transform is asked for without its scale, which is a pass of its own. A skip term is a filter of lag zero, so it
-is added to the filter. Bytes an element of n complex numbers: forward 24, backward 48 and, from kept spectra, 40.
+is added to the filter. Results of the convolution have the type of its input, the filter's gradient is float32. Bytes of the
+kernels between transforms an element of N complex numbers: forward 24, backward 48 and, from kept spectra, 40.
 
-A signal that came from other ranks is padded from the pieces in which it came, (B, g, P, l).
+A signal that came from other ranks is read from the pieces in which it came, (B, g, P, l), and its result is written likewise.
 
-B batch, g channels, L context length, P pieces, l = L / P, n FFT length, s = n / 2 + 1.
+B batch, g channels, L context length, P pieces, l = L / P, N complex points.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -22,7 +26,7 @@ from torch import Tensor
 from hyena_ds.ops.convolution_backend import Convolution
 from hyena_ds.ops.large import empty
 from hyena_ds.ops.sizes import fft_length
-from hyena_ds.ops.triton.packing import in_pieces, length_of, pieces_of
+from hyena_ds.ops.triton.packing import empty_as_it_lies, in_pieces, length_of, pieces_of
 from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
 _BLOCK = 1024
@@ -33,65 +37,81 @@ def convolution_with_skip(skip_g: Tensor) -> Convolution:
 
     def forward_with_spectra(u_BgL: Tensor, k_gL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         U, K = _spectrum(u_BgL), _spectrum(k_gL.unsqueeze(0), skip_g)
-        return _signal(product(U, K, torch.empty_like(U), u_BgL), u_BgL), U, K
+        return _signal(product(U, K, torch.empty_like(U)), u_BgL), U, K
 
     def forward(u_BgL: Tensor, k_gL: Tensor) -> Tensor:
         U, K = _spectrum(u_BgL), _spectrum(k_gL.unsqueeze(0), skip_g)
-        return _signal(product(U, K, U, u_BgL), u_BgL)
+        return _signal(product(U, K, U), u_BgL)
 
     def backward(dy_BgL: Tensor, u_BgL: Tensor, k_gL: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         U, K, dY = _spectrum(u_BgL), _spectrum(k_gL.unsqueeze(0), skip_g), _spectrum(dy_BgL)
-        correlations(U, K, dY, dy_BgL, (U if again else None, K, dY))
+        correlations(U, K, dY, (U if again else None, K, dY))
         y_BgL = _signal(U, dy_BgL) if again else None
         del U
-        return _signal(dY, dy_BgL), _signal(K, dy_BgL)[0], y_BgL
+        return _signal(dY, dy_BgL), _filter(K, dy_BgL), y_BgL
 
     def backward_from_spectra(dy_BgL: Tensor, U: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
         dY = _spectrum(dy_BgL)
-        correlations(U, K, dY, dy_BgL, (None, K, dY))
-        return _signal(dY, dy_BgL), _signal(K, dy_BgL)[0]
+        correlations(U, K, dY, (None, K, dY))
+        return _signal(dY, dy_BgL), _filter(K, dy_BgL)
 
     return Convolution("fft", forward, backward, forward_with_spectra, backward_from_spectra, takes_pieces=True)
 
 
-def padded(x_BgL: Tensor, n: int, first_g: Tensor | None = None) -> Tensor:
-    """(B, g, n): x, which may be in pieces, then zeros; `first` is added to the first element of each channel."""
+def weighted(x_BgL: Tensor, points: int, first_g: Tensor | None = None) -> Tensor:
+    """(B, g, N): x[t] exp(i pi t / 2N), then zeros; x may be in pieces, and `first` is added to the first element of each channel."""
     B, g = x_BgL.shape[:2]
-    out_Bgn = empty((B, g, n), x_BgL.device)
+    out_BgN = empty((B, g, points), x_BgL.device, torch.complex64)
     launch(
-        _padded_kernel, (triton.cdiv(n, _BLOCK), g, B), x_BgL, lambda: padded_traffic(x_BgL, out_Bgn),
-        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), first_g, out_Bgn, length_of(x_BgL), n, g,
-        x_BgL.dim() == 4, first_g is not None, _BLOCK,
+        _weighted_kernel, (triton.cdiv(points, _BLOCK), g, B), x_BgL, lambda: weighted_traffic(x_BgL, out_BgN),
+        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), first_g, torch.view_as_real(out_BgN), length_of(x_BgL), points, g,
+        0.5 * math.pi / points, x_BgL.dim() == 4, first_g is not None, _BLOCK,
     )  # fmt: skip
-    return out_Bgn
+    return out_BgN
 
 
-def product(U_Bgs: Tensor, K_1gs: Tensor, out_Bgs: Tensor, x_BgL: Tensor) -> Tensor:
-    """U K / n into `out`, which may be U; x is a signal of U's."""
-    size, blocks, scale = _flat(U_Bgs, K_1gs, x_BgL)
+def real_part(z_BgN: Tensor, out_BgL: Tensor) -> Tensor:
+    """`out`, which may be in pieces: of z[t] exp(-i pi t / 2N) the real part."""
+    B, g, points = z_BgN.shape
+    L = length_of(out_BgL)
+    assert z_BgN.is_contiguous()
     launch(
-        _product_kernel, (blocks, U_Bgs.shape[0]), U_Bgs, lambda: product_traffic(U_Bgs, K_1gs),
-        *map(torch.view_as_real, (U_Bgs, K_1gs, out_Bgs)), size, scale, _BLOCK,
+        _real_part_kernel, (triton.cdiv(L, _BLOCK), g, B), z_BgN, lambda: real_part_traffic(z_BgN, out_BgL),
+        torch.view_as_real(z_BgN), out_BgL, out_BgL.stride(0), out_BgL.stride(1), *pieces_of(out_BgL), L, points, g,
+        0.5 * math.pi / points, out_BgL.dim() == 4, _BLOCK,
     )  # fmt: skip
-    return out_Bgs
+    return out_BgL
 
 
-def correlations(
-    U_Bgs: Tensor, K_1gs: Tensor, dY_Bgs: Tensor, x_BgL: Tensor, into: tuple[Tensor | None, Tensor, Tensor]
-) -> None:
-    """U K / n, the sum over the batch of conj(U) dY / n, and dY conj(K) / n; into U, K and dY themselves, if these are given."""
-    size, blocks, scale = _flat(U_Bgs, K_1gs, x_BgL)
+def product(U_BgN: Tensor, K_1gN: Tensor, out_BgN: Tensor) -> Tensor:
+    """U K / N into `out`, which may be U."""
+    size, blocks, scale = _flat(U_BgN, K_1gN)
+    launch(
+        _product_kernel, (blocks, U_BgN.shape[0]), U_BgN, lambda: product_traffic(U_BgN, K_1gN),
+        *map(torch.view_as_real, (U_BgN, K_1gN, out_BgN)), size, scale, _BLOCK,
+    )  # fmt: skip
+    return out_BgN
+
+
+def correlations(U_BgN: Tensor, K_1gN: Tensor, dY_BgN: Tensor, into: tuple[Tensor | None, Tensor, Tensor]) -> None:
+    """U K / N, the sum over the batch of conj(U) dY / N, and dY conj(K) / N; into U, K and dY themselves, if these are given."""
+    size, blocks, scale = _flat(U_BgN, K_1gN)
     Y, dK, dU = into
     launch(
-        _correlations_kernel, (blocks,), U_Bgs, lambda: correlations_traffic(U_Bgs, K_1gs, Y is not None),
-        *map(torch.view_as_real, (U_Bgs, K_1gs, dY_Bgs)), None if Y is None else torch.view_as_real(Y),
-        torch.view_as_real(dK), torch.view_as_real(dU), size, scale, U_Bgs.shape[0], Y is not None, _BLOCK,
+        _correlations_kernel, (blocks,), U_BgN, lambda: correlations_traffic(U_BgN, K_1gN, Y is not None),
+        *map(torch.view_as_real, (U_BgN, K_1gN, dY_BgN)), None if Y is None else torch.view_as_real(Y),
+        torch.view_as_real(dK), torch.view_as_real(dU), size, scale, U_BgN.shape[0], Y is not None, _BLOCK,
     )  # fmt: skip
 
 
-def padded_traffic(x: Tensor, out: Tensor) -> Traffic:
-    """Bytes of `padded`."""
+def weighted_traffic(x: Tensor, out: Tensor) -> Traffic:
+    """Bytes of `weighted`."""
     return traffic((x,), (out,))
+
+
+def real_part_traffic(z: Tensor, out: Tensor) -> Traffic:
+    """Bytes of `real_part`, which reads no further than the signal goes."""
+    return traffic((z[..., : length_of(out)],), (out,))
 
 
 def product_traffic(U: Tensor, K: Tensor) -> Traffic:
@@ -104,37 +124,55 @@ def correlations_traffic(U: Tensor, K: Tensor, again: bool) -> Traffic:
     return traffic((U, K, U), (U, K, U if again else None))
 
 
-def _flat(U_Bgs: Tensor, K_1gs: Tensor, x_BgL: Tensor) -> tuple[int, int, float]:
-    """(complex numbers of a sequence, programs for them, 1 / n)."""
-    assert U_Bgs.is_contiguous() and K_1gs.is_contiguous()
-    size = K_1gs.numel()
-    return size, triton.cdiv(size, _BLOCK), 1.0 / _points(x_BgL)
-
-
-def _points(x_BgL: Tensor) -> int:
-    return fft_length(length_of(x_BgL), x_BgL.device.type == "cpu")
+def _flat(U_BgN: Tensor, K_1gN: Tensor) -> tuple[int, int, float]:
+    """(complex numbers of a sequence, programs for them, 1 / N)."""
+    assert U_BgN.is_contiguous() and K_1gN.is_contiguous()
+    size = K_1gN.numel()
+    return size, triton.cdiv(size, _BLOCK), 1.0 / K_1gN.shape[-1]
 
 
 def _spectrum(x_BgL: Tensor, first_g: Tensor | None = None) -> Tensor:
-    spectrum: Tensor = torch.fft.rfft(padded(x_BgL, _points(x_BgL), first_g))
+    # Half of an odd number of points, which are a CPU's, is rounded up.
+    points = -(-fft_length(length_of(x_BgL), x_BgL.device.type == "cpu") // 2)
+    spectrum: Tensor = torch.fft.fft(weighted(x_BgL, points, first_g))
     return spectrum
 
 
-def _signal(spectrum_Bgs: Tensor, x_BgL: Tensor) -> Tensor:
-    signal: Tensor = torch.fft.irfft(spectrum_Bgs, n=_points(x_BgL), norm="forward")
-    return signal[..., : length_of(x_BgL)]
+def _signal(spectrum_BgN: Tensor, like_BgL: Tensor) -> Tensor:
+    """Of the form and type of `like`."""
+    return real_part(torch.fft.ifft(spectrum_BgN, norm="forward"), empty_as_it_lies(like_BgL))
+
+
+def _filter(spectrum_1gN: Tensor, like_BgL: Tensor) -> Tensor:
+    """(g, L), float32."""
+    out_1gL = torch.empty((1, spectrum_1gN.shape[1], length_of(like_BgL)), device=like_BgL.device)
+    return real_part(torch.fft.ifft(spectrum_1gN, norm="forward"), out_1gL)[0]
 
 
 @triton.jit
-def _padded_kernel(
-    x, x_B, x_g, x_P, l, first, out, L, n, channels, PIECES: tl.constexpr, FIRST: tl.constexpr, BLOCK: tl.constexpr
+def _weighted_kernel(
+    x, x_B, x_g, x_P, l, first, out, L, N, channels, quarter,
+    PIECES: tl.constexpr, FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     g, b = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    value = tl.load(x + b * x_B + g * x_g + in_pieces(t, x_P, l, PIECES), mask=t < L, other=0.0)
+    value = tl.load(x + b * x_B + g * x_g + in_pieces(t, x_P, l, PIECES), mask=t < L, other=0.0).to(tl.float32)
     if FIRST:
         value += tl.where(t == 0, tl.load(first + g), 0.0)
-    tl.store(out + (b * channels + g) * n + t, value, mask=t < n)
+    turn = t.to(tl.float32) * quarter
+    _keep(out + (b * channels + g) * N * 2, t, N, value * tl.cos(turn), value * tl.sin(turn))
+
+
+@triton.jit
+def _real_part_kernel(
+    z, y, y_B, y_g, y_P, l, L, N, channels, quarter, PIECES: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    g, b = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    real, imaginary = _complex(z + (b * channels + g) * N * 2, t, L)
+    turn = t.to(tl.float32) * quarter
+    value = real * tl.cos(turn) + imaginary * tl.sin(turn)
+    tl.store(y + b * y_B + g * y_g + in_pieces(t, y_P, l, PIECES), value.to(y.dtype.element_ty), mask=t < L)
 
 
 @triton.jit

@@ -1,16 +1,16 @@
 """The kernels around the transforms beside PyTorch's operations, as cases.py has the others.
 
-B batch, g channels, n tokens; complex numbers as pairs.
+B batch, g channels, N complex points, pairs of numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, view_as_complex, view_as_real
 
-from hyena_ds.ops.sizes import fft_length
 from hyena_ds.ops.triton import spectra
 from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
@@ -22,46 +22,74 @@ def _make(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
 
 
 def _points(x: Tensor) -> int:
-    return fft_length(x.shape[-1], x.device.type == "cpu")
+    return x.shape[-1] + x.shape[-1] // 3
 
 
-def _padded(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
-    out = torch.nn.functional.pad(x, (0, _points(x) - x.shape[-1]))
-    out[..., 0] += first
-    return (out,)
+def _turn(x: Tensor, points: int, back: bool) -> Tensor:
+    turn_N = torch.arange(points, device=x.device, dtype=torch.float64) * (0.5 * math.pi / points)
+    unit_N = torch.polar(torch.ones_like(turn_N), -turn_N if back else turn_N)
+    return unit_N.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+
+
+def _weighted(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
+    padded = torch.nn.functional.pad(x, (0, _points(x) - x.shape[-1]))
+    padded[..., 0] += first
+    return (view_as_real(padded * _turn(x, _points(x), back=False)),)
+
+
+def _real_part(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
+    return ((view_as_complex(U) * _turn(x, U.shape[2], back=True)).real[..., : _length(U)],)
+
+
+def _kernel_real_part(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
+    return (spectra.real_part(view_as_complex(U), x.new_empty((*U.shape[:2], _length(U)))),)
+
+
+def _length(U: Tensor) -> int:
+    return U.shape[2] - U.shape[2] // 4
 
 
 def _product(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
-    return (view_as_real(view_as_complex(U) * view_as_complex(K) / _points(x)),)
+    return (view_as_real(view_as_complex(U) * view_as_complex(K) / U.shape[2]),)
 
 
 def _kernel_product(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
     out = torch.empty_like(U)
-    spectra.product(view_as_complex(U), view_as_complex(K), view_as_complex(out), x)
+    spectra.product(view_as_complex(U), view_as_complex(K), view_as_complex(out))
     return (out,)
 
 
 def _correlations(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
     u, k, dy = map(view_as_complex, (U, K, dY))
     found = u * k, (u.conj() * dy).sum(0, keepdim=True), dy * k.conj()
-    return tuple(view_as_real(value / _points(x)) for value in found)
+    return tuple(view_as_real(value / U.shape[2]) for value in found)
 
 
 def _kernel_correlations(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
     found = torch.empty_like(U), torch.empty_like(K), torch.empty_like(dY)
     Y, dK, dU = map(view_as_complex, found)
-    spectra.correlations(view_as_complex(U), view_as_complex(K), view_as_complex(dY), x, (Y, dK, dU))
+    spectra.correlations(view_as_complex(U), view_as_complex(K), view_as_complex(dY), (Y, dK, dU))
     return found
 
 
 SPECTRA_CASES = (
     Case(
-        "spectra: zeros",
-        ("padded",),
+        "spectra: weights",
+        ("weighted",),
         _make,
-        lambda x, first, U, K, dY: (spectra.padded(x, _points(x), first),),
-        _padded,
-        lambda x, first, U, K, dY: spectra.padded_traffic(x, x.new_empty((*x.shape[:2], _points(x)))),
+        lambda x, first, U, K, dY: (view_as_real(spectra.weighted(x, _points(x), first)),),
+        _weighted,
+        lambda x, first, U, K, dY: spectra.weighted_traffic(x, x.new_empty((*x.shape[:2], _points(x), 2))),
+    ),
+    Case(
+        "spectra: real part",
+        ("y",),
+        _make,
+        _kernel_real_part,
+        _real_part,
+        lambda x, first, U, K, dY: spectra.real_part_traffic(
+            view_as_complex(U), x.new_empty((*U.shape[:2], _length(U)))
+        ),
     ),
     Case(
         "spectra: product",
