@@ -91,10 +91,6 @@ def cost(indices: list[ShardIndex], length: int, together: int, ranks: int) -> R
     in_use = sum(size[file] for size, (now, _) in zip(sizes, groups, strict=True) for file in now)
     following = sum(size[file] for size, (_, after) in zip(sizes, groups, strict=True) for file in after)
     windows = sum(order.windows.count for order in stream.orders)
-    shuffled = 0
-    for order, (now, _) in zip(stream.orders, groups, strict=True):
-        kept = dict(zip(order.windows.track.shard_files, order.windows.kept_per_shard.tolist(), strict=True))
-        shuffled += sum(kept[file] for file in now)
     epoch = sum(sum(size.values()) for size in sizes)
     return {
         "windows": windows,
@@ -104,7 +100,7 @@ def cost(indices: list[ShardIndex], length: int, together: int, ranks: int) -> R
         "first_step_seconds": first_seconds + scored_seconds,
         "later_step_seconds": later / len(steps),
         "plan_seconds": group_seconds,
-        "order_mib": shuffled * 4 / 2**20,
+        "order_mib": sum(order.nbytes(0) for order in stream.orders) / 2**20,
         "cache_gib": in_use / 2**30,
         "cache_with_next_gib": (in_use + following) / 2**30,
         "epoch_gib_a_node": epoch / 2**30,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from hyena_ds.config.limits import MOST, MOST_STEPS, Bound, Bounded
+from hyena_ds.config.limits import MOST, MOST_SECONDS, MOST_STEPS, Bound, Bounded
 from hyena_ds.config.loading import require
 
 MOST_PROFILED = 1000
@@ -20,6 +20,9 @@ class StragglersConfig(Bounded):
     """Steps of a window, in which every rank's compute and wait times are averaged and then compared; null compares none."""
     slower: Annotated[float, Bound(1, MOST)] = 1.5
     """A rank is slow that computes so many times as long as the median of the others, in two windows in a row."""
+    seconds: Annotated[float, Bound(0, MOST_SECONDS)] = 30.0
+    """On a CPU under Linux, a rank that is slow only while other programs have its core is named after so many seconds in a row,
+    and at least two windows: mostly they leave it again."""
     ends_at: Annotated[float | None, Bound(1, MOST)] = None
     """A rank that is slow and so many times slower ends the run, which is saved, with exit code 75; by default it is only named."""
 

@@ -58,7 +58,7 @@ CACHE_GIB = 9.5
 """Counted by it too: what a node's cache holds of them, for each shard of a genome that is shuffled together with others."""
 FETCHED_GIB = 0.52 / (512 << 20)
 """And what a node fetches of them for each token that all ranks read."""
-FIRST_STEP_SECONDS = 3.9
+FIRST_STEP_SECONDS = 3.5
 """Measured by it: from process group and warm cache to the first step, with such an index."""
 WATCHED_STEP, COMPARED_STEP = 1.002, 1.007
 """CPU seconds of a step whose waits are timed and parameters summed, and of one after which the ranks compare, beside a step at

@@ -65,7 +65,8 @@ class ShardList:
         """What shards.json holds: a shard a line."""
         sources = []
         for source in self.sources:
-            sources.append(f'{{"index": {json.dumps(source.index)}, "shards": {json_lines(source.shards)}}}')
+            shards = json_lines(json.dumps(vars(shard)) for shard in source.shards)
+            sources.append(f'{{"index": {json.dumps(source.index)}, "shards": {shards}}}')
         return f'{{"format": {json.dumps(_FORMAT)}, "sources": [\n' + ",\n".join(sources) + "\n]}\n"
 
     @property
@@ -108,11 +109,12 @@ def read_shard_list(file: Path) -> ShardList | None:
 
 def _listed(index: ShardIndex) -> ListedSource:
     chunks: list[list[str]] = [[] for _ in index.shards]
-    for key, shard, row in zip(index.chunks.keys, index.chunks.shard.tolist(), index.chunks.json_rows(), strict=True):
+    rows = list(index.chunks.json_rows())
+    for key, shard, row in zip(index.chunks.keys, index.chunks.shard.tolist(), rows, strict=True):
         chunks[shard].append(f"{key} {hashlib.sha256(row.encode()).hexdigest()[:12]}")
     pairs = zip(index.shards, chunks, strict=True)
     shards = (ListedShard(**dataclasses.asdict(shard), chunks=tuple(digests)) for shard, digests in pairs)
-    return ListedSource(hashlib.sha256(index.to_json().encode()).hexdigest(), tuple(shards))
+    return ListedSource(hashlib.sha256(index.to_json(rows).encode()).hexdigest(), tuple(shards))
 
 
 def _difference(before: ListedSource, after: ListedSource) -> str:

@@ -15,10 +15,9 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,18 +60,18 @@ class ShardIndex:
         digest.update(self.chunks.fingerprint.encode())
         return digest.hexdigest()
 
-    def to_json(self) -> str:
-        """Deterministic text: one chunk or shard a line."""
+    def to_json(self, rows: Sequence[str] | None = None) -> str:
+        """Deterministic text: one chunk or shard a line. `rows` are the chunks' where they are made already."""
+        chunks = self.chunks.json_rows() if rows is None else rows
         return (
             f'{{\n"format": {json.dumps(FORMAT)},\n"assembly": {json.dumps(self.assembly)},\n'
             f'"chunk_length": {self.chunk_length},\n'
-            f'"shards": {json_lines(self.shards)},\n"chunks": {json_lines(self.chunks)}\n}}\n'
+            f'"shards": {json_lines(json.dumps(vars(shard)) for shard in self.shards)},\n"chunks": {json_lines(chunks)}\n}}\n'
         )
 
 
-def json_lines(items: Chunks | Sequence[Any]) -> str:
-    """Dataclasses of plain values as a JSON list that has one of them a line."""
-    rows = items.json_rows() if isinstance(items, Chunks) else (json.dumps(vars(item)) for item in items)
+def json_lines(rows: Iterable[str]) -> str:
+    """A JSON list of these texts, one a line."""
     return "[\n" + ",\n".join(rows) + "\n]"
 
 

@@ -1,7 +1,7 @@
 """The windows of one context length on a track, and the order in which an epoch draws them.
 
     segment --tiled every L bases--> slots --those with nothing to score dropped--> kept slots
-    epoch --> shards permuted --> groups of `shuffle_shards` shards --> the group's slots permuted --> window number i
+    epoch --> shards permuted --> groups of `shuffle_shards` shards --> the group's slots shuffled --> window number i
 
 With `random_offset` every epoch shifts the tiling of every segment by its own offset; the last window of a segment is
 pulled back to end inside it. A slot whose shifted window has nothing to score falls back to its place in the tiling, so
@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hyena_ds.data.order import hash64, permutation
+from hyena_ds.data.order import Shuffle, hash64, permutation
 from hyena_ds.data.track import Positions, Track
 from hyena_ds.errors import UserError
 
@@ -114,7 +114,7 @@ class EpochOrder:
     def start(self, position: int) -> int:
         """First base of the window that is drawn as number `position` (counted over all epochs)."""
         epoch, group, within = self._place(position)
-        slot = self._group_slot(epoch, group, int(self._group_order(epoch, group)[within]))
+        slot = self._group_slot(epoch, group, self._group_order(epoch, group)[within])
         tiled = self.windows.starts(slot)
         if not self.random_offset:
             return int(tiled[0])
@@ -137,6 +137,10 @@ class EpochOrder:
         files = self.windows.track.shard_files
         return [files[shard] for shard in groups[group]], [files[shard] for shard in after]
 
+    def nbytes(self, position: int) -> int:
+        """Memory that is held of the order of the group that window number `position` is drawn from."""
+        return self._group_order(*self._place(position)[:2]).nbytes
+
     def _place(self, position: int) -> tuple[int, int, int]:
         """Epoch and group of a window, and its number within the group."""
         epoch, i = divmod(position, self.windows.count)
@@ -158,8 +162,7 @@ class EpochOrder:
         within = number - (int(before[place - 1]) if place else 0)
         return self.windows.kept(self.windows.kept_before[shards[place] : shards[place] + 1] + within)
 
-    def _group_order_uncached(self, epoch: int, group: int) -> NDArray[np.int32] | Positions:
+    def _group_order_uncached(self, epoch: int, group: int) -> Shuffle:
         """The order in which a group's kept slots are drawn; they are counted shard by shard."""
         size = int(self.windows.kept_per_shard[self._epoch_groups(epoch)[1][group]].sum())
-        order = permutation(size, *self.key, _WINDOWS, epoch, group)
-        return order.astype(np.int32) if size < 2**31 else order  # half the memory
+        return Shuffle(size, *self.key, _WINDOWS, epoch, group)

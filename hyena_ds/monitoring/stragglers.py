@@ -1,12 +1,13 @@
 """Which ranks are slow, from how long each computed and waited in a window of steps. Takes no torch.
 
-    (compute, wait) of each step of one rank --Pace--> a step's mean in a window
+    (compute, wait, queued) of each step of one rank --Pace--> Spent: a step's mean in a window, the window's length
     of all ranks                             --judge--> Window: the slowest rank, by how much, which are slow
-    two windows in a row                     --Stragglers--> the ranks that are named
+    windows in a row                         --Stragglers--> the ranks that are named
 
 Every rank's step lasts equally long, because the others wait for the slowest: what differs is how much of it is compute. The
 noise of single steps is averaged over a window, whose longest step is left out, and a rank is named after two of them: a pause
-now and then is nobody's habit.
+now and then is nobody's habit. On a CPU that others use, a rank also stands in the queue for its core. That too is slow, but
+most often over after some seconds, in which many windows of short steps pass: who is slow for that alone is named later.
 """
 
 from __future__ import annotations
@@ -14,30 +15,50 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _LEAST_SECONDS = 1e-3
 """Steps that are longer by less delay nobody, and are within what a clock and a scheduler do."""
 
 
+_WINDOWS = 2
+"""Windows in a row in which a rank is slow before it is named."""
 _FEWEST = 5
 """Steps of a window from which on its longest is left out."""
+
+
+class Spent(NamedTuple):
+    """What one rank did in a window, in seconds."""
+
+    compute: float
+    """In a step, on average."""
+    wait: float
+    """The rest of a step, on average."""
+    own: float
+    """Compute in a step, on average, less the time in which other programs had the core."""
+    window: float
+    """In all steps."""
 
 
 class Pace:
     """How long one rank computes, and waits, in the steps of a window."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[float, float]] = []
+        self._steps: list[tuple[float, float, float]] = []
 
-    def add(self, compute: float, wait: float) -> None:
-        """A further step, in seconds."""
-        self._steps.append((compute, wait))
+    def add(self, compute: float, wait: float, queued: float = 0.0) -> None:
+        """A further step, in seconds; of its compute those in which other programs had the core."""
+        self._steps.append((compute, wait, max(0.0, compute - queued)))
 
-    def window(self) -> tuple[float, float]:
-        """The means of the steps since the last call, without the one of the most compute; zeros where there are none."""
-        kept = sorted(self._steps)[: -1 if len(self._steps) >= _FEWEST else None]
+    def window(self) -> Spent:
+        """The steps since the last call, without the one of the most compute; zeros where there are none."""
+        kept = slice(-1 if len(self._steps) >= _FEWEST else None)
+        steps, own = sorted(self._steps)[kept], sorted(own for _, _, own in self._steps)[kept]
         self._steps = []
-        return (0.0, 0.0) if not kept else (statistics.fmean(c for c, _ in kept), statistics.fmean(w for _, w in kept))
+        if not steps:
+            return Spent(0.0, 0.0, 0.0, 0.0)
+        compute, wait = statistics.fmean(step[0] for step in steps), statistics.fmean(step[1] for step in steps)
+        return Spent(compute, wait, statistics.fmean(own), (compute + wait) * len(steps))
 
 
 @dataclass(frozen=True)
@@ -53,44 +74,79 @@ class Window:
     """Compute time of the slowest rank, as a multiple of the median of the others."""
     slow: dict[int, float]
     """Ranks above the limit, and the same multiple of each."""
+    slow_alone: dict[int, float]
+    """The same of what each computed while no other program had its core."""
 
     def columns(self) -> dict[str, float]:
         """What metrics.jsonl has of it."""
-        return {name: value for name, value in vars(self).items() if name != "slow"}
+        return {name: value for name, value in vars(self).items() if not isinstance(value, dict)}
 
 
-def judge(compute: Sequence[float], waits: Sequence[float], slower: float) -> Window:
-    """The window in which rank r computed for `compute[r]` seconds a step, and waited for `waits[r]`; two ranks or more.
+def judge(ranks: Sequence[Spent], slower: float) -> Window:
+    """What a window shows in which the ranks, two or more, did this.
 
     Slow is who took `slower` times the median of the others, and a millisecond a step more.
     """
-    ordered = sorted(compute)
-    times = {}
-    for rank, own in enumerate(compute):
-        middle = _median_without(ordered, own)
-        times[rank] = own / middle if middle > 0 else 1.0
-    slow = {
-        rank: many
-        for rank, many in times.items()
-        if many >= slower and compute[rank] * (1 - 1 / many) >= _LEAST_SECONDS
-    }
+    compute, times = [rank.compute for rank in ranks], _multiples([rank.compute for rank in ranks])
     slowest = max(times, key=lambda rank: times[rank])
-    return Window(statistics.median(compute), statistics.median(waits), slowest, times[slowest], slow)
+    waits = statistics.median(rank.wait for rank in ranks)
+    slow, alone = _slow(compute, slower), _slow([rank.own for rank in ranks], slower)
+    return Window(statistics.median(compute), waits, slowest, times[slowest], slow, alone)
+
+
+class Named(NamedTuple):
+    """A rank that is slow."""
+
+    times: float
+    """Its compute in a step, over the median of the others."""
+    compute: float
+    """In a step, on average, in seconds."""
+    queued: float
+    """Seconds of it in which other programs had the core, where it is slow for that; else 0."""
 
 
 class Stragglers:
-    """The ranks that are named: slow in this window and in the one before."""
+    """The ranks that are named: slow in this window and in the one before; for the queue alone, after `seconds` in a row."""
 
-    def __init__(self, slower: float):
-        self._slower = slower
-        self._before: set[int] = set()
+    def __init__(self, slower: float, seconds: float):
+        self._slower, self._seconds = slower, seconds
+        self._slow_for: dict[int, tuple[int, float]] = {}
+        """Windows in a row in which each rank was slow, and their seconds."""
+        self._alone_before: set[int] = set()
 
-    def add(self, compute: Sequence[float], waits: Sequence[float]) -> tuple[Window, dict[int, float]]:
-        """A further window, and the slow ranks that are named after it, each with its multiple of the others' median."""
-        window = judge(compute, waits, self._slower)
-        named = {rank: times for rank, times in window.slow.items() if rank in self._before}
-        self._before = set(window.slow)
+    def add(self, ranks: Sequence[Spent]) -> tuple[Window, dict[int, Named]]:
+        """A further window, and the slow ranks that are named after it."""
+        window, lasted = judge(ranks, self._slower), statistics.median(rank.window for rank in ranks)
+        before, self._slow_for = self._slow_for, {}
+        named = {}
+        for rank, times in window.slow.items():
+            windows, seconds = before.get(rank, (0, 0.0))
+            self._slow_for[rank] = windows, seconds = windows + 1, seconds + lasted
+            if windows >= _WINDOWS and seconds >= self._seconds:
+                named[rank] = Named(times, ranks[rank].compute, ranks[rank].compute - ranks[rank].own)
+        for rank, times in window.slow_alone.items():
+            if rank in self._alone_before:
+                named[rank] = Named(times, ranks[rank].own, 0.0)
+        self._alone_before = set(window.slow_alone)
         return window, named
+
+
+def _slow(compute: Sequence[float], slower: float) -> dict[int, float]:
+    """The slow ranks, each with its multiple of the others' median."""
+    return {
+        rank: times
+        for rank, times in _multiples(compute).items()
+        if times >= slower and compute[rank] * (1 - 1 / times) >= _LEAST_SECONDS
+    }
+
+
+def _multiples(compute: Sequence[float]) -> dict[int, float]:
+    """How many times the median of the others each rank takes."""
+    ordered, times = sorted(compute), {}
+    for rank, own in enumerate(compute):
+        middle = _median_without(ordered, own)
+        times[rank] = own / middle if middle > 0 else 1.0
+    return times
 
 
 def _median_without(ordered: Sequence[float], own: float) -> float:

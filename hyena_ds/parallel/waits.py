@@ -2,19 +2,22 @@
 
     Pending.wait, DeepSpeed's all-reduces, gathers, ... --counted()--> seconds
 
-On a CPU the calling thread stands still, and its clock is read. On a device only the queue does: an event before and one
+On a CPU the calling thread stands still, and its clock is read, and how long it stood in the queue for a core meanwhile. On a device only the queue does: an event before and one
 after mark the wait there, and their distance is read later, when both have passed; nobody waits for it. Between them the device
 stands in the wait, which another thread can see; the host goes on, and stands nowhere that says so.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import FileIO
 from typing import Any, Protocol
 
 import torch
@@ -39,12 +42,38 @@ class Event(Protocol):
         """Milliseconds from this mark to another, once the device has come to both."""
 
 
+class CoreQueue:
+    """How long a thread could have run but another had its core, as Linux counts it; always zero where nobody does.
+
+    A process that is stopped stands in no queue.
+    """
+
+    def __init__(self) -> None:
+        """Look at the thread that calls."""
+        self._file: FileIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = FileIO(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+
+    def seconds(self) -> float:
+        """So far."""
+        if self._file is None:
+            return 0.0
+        try:
+            return int(os.pread(self._file.fileno(), 64, 0).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            self._file = None
+            return 0.0
+
+
 class Waits:
     """The waits of one rank."""
 
-    def __init__(self, event: Callable[[], Event] | None = None):
-        """`event` makes a device's event that can be timed; without one the thread's clock is read."""
+    def __init__(self, event: Callable[[], Event] | None = None, queue: CoreQueue | None = None):
+        """`event` makes a device's event that can be timed; without one the clock of the thread is read, and its `queue`."""
         self._event = event
+        self._queue = queue
+        self.queued = 0.0
+        """Seconds of the waits in which the thread stood in the queue for its core."""
         self._seconds = 0.0
         self._depth = 0
         self._pairs: deque[tuple[Event, Event]] = deque()
@@ -99,14 +128,15 @@ class Waits:
 
     def _now(self) -> Any:
         if self._event is None:
-            return time.perf_counter()
+            return time.perf_counter(), 0.0 if self._queue is None else self._queue.seconds()
         event = self._event()
         event.record()
         return event
 
     def _count(self, began: Any, ended: Any) -> None:
         if self._event is None:
-            self._seconds += ended - began
+            self._seconds += ended[0] - began[0]
+            self.queued += ended[1] - began[1]
             return
         with self._lock:
             self._pass_by()

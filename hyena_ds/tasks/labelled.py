@@ -34,7 +34,7 @@ from hyena_ds.files.whole import write_whole
 from hyena_ds.genome.tokenizer import PAD
 from hyena_ds.labelled.sets import UNLABELLED
 from hyena_ds.model.backbone import build_model
-from hyena_ds.parallel.agreement import agreed, from_every_rank
+from hyena_ds.parallel.agreement import agreed, from_every_rank, from_rank_zero
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.tasks.heads import LabelledObjective
 from hyena_ds.tasks.labelled_sets import (
@@ -109,16 +109,27 @@ class LabelledTask(Task):
         objective.load_state_dict(weights.parameters, strict=False)
 
     def check_data(self, compute: Compute) -> ShardList:
-        """The files of the train and validation set, the same for all ranks. Collective; raises UserError on all ranks."""
-        found = agreed(self._checked)
-        everywhere = from_every_rank(found.digest)
-        other = next((rank for rank, theirs in enumerate(everywhere) if theirs != everywhere[0]), None)
+        """On rank 0 the files of the train and validation set, which every node has found alike.
+
+        Rank 0 reads them and sends all ranks what they hold; the first rank of every other node sums its files. Collective;
+        raises UserError on all ranks.
+        """
+        found = agreed(lambda: self._looked_at(compute))
+        everywhere = from_every_rank(found.digest if found.sources else None)
+        other = next((rank for rank, theirs in enumerate(everywhere) if theirs not in (None, everywhere[0])), None)
         if other is not None:
             raise UserError(
                 f"task.train: {self._task.train}: rank {other} has other files than rank 0; copy the same files to every host, "
                 "or name a place that all of them see"
             )
+        self.sets = from_rank_zero(lambda: self.sets)
         return found
+
+    def _looked_at(self, compute: Compute) -> ShardList:
+        """What this rank looks at for others: nothing where another of its node does."""
+        if compute.rank == 0:
+            return self._checked()
+        return listed(self._task) if compute.leads else ShardList(())
 
     def _checked(self) -> ShardList:
         for number, stage in enumerate(self._config.schedule):

@@ -1,6 +1,7 @@
 """Where the time of a step goes, on this rank: its own work, the exchanges of the sequence, the wait for its data.
 
     compute = from the step's begin to the exchange at its end, less the waits in it (parallel/waits.py)
+    queued  = of the compute, on a CPU, how long other programs had the core
 
 Nothing is synchronised for it. The clock is read where the process stands still anyway, and its numbers travel in
 exchanges that a step has in any case.
@@ -18,7 +19,7 @@ from hyena_ds.data.loader import StepBatch
 from hyena_ds.monitoring.stragglers import Pace
 from hyena_ds.parallel.collectives import Traffic
 from hyena_ds.parallel.devices import Compute, largest_of_ranks, peak_memory_gib, waits_take_time
-from hyena_ds.parallel.waits import Waits, timed_event
+from hyena_ds.parallel.waits import CoreQueue, Waits, timed_event
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class StepClock:
 
     def __init__(self, compute: Compute):
         self._event = None if waits_take_time(compute) else timed_event
-        self.waits = Waits(self._event)
+        self._queue = CoreQueue()
+        self.waits = Waits(self._event, self._queue)
         self.traffic = Traffic(waits=self.waits)
         self._compute = compute
-        self._input_wait = self._began = self._waited_before = self._all_waits = 0.0
+        self._input_wait = self._began = self._waited_before = self._all_waits = self._queued = 0.0
         self._ends: tuple[Any, ...] = ()
         self.pace = Pace()
 
@@ -62,6 +64,7 @@ class StepClock:
         """The step begins; its data is here."""
         self._all_waits = self.waits.seconds()
         self._began, self._waited_before = time.perf_counter(), self.traffic.seconds_waited
+        self._queued = self.waits.queued - self._queue.seconds()
         self._ends = (self._mark(),)
 
     def device_waits(self) -> bool:
@@ -77,6 +80,7 @@ class StepClock:
     def computed(self) -> None:
         """All of the step is done, or queued on the device, but the exchange at its end."""
         self._ends = (self._ends[0], self._mark())
+        self._queued += self._queue.seconds() - self.waits.queued
 
     def end(self, shares: float) -> StepCost:
         """The step is done; `shares` is the sum of the ranks' exchange shares. Collective."""
@@ -99,4 +103,5 @@ class StepClock:
         first, last = self._ends
         span = last - first if self._event is None else first.elapsed_time(last) / 1e3
         compute = max(0.0, span - (self.waits.seconds() - self._all_waits))
-        self.pace.add(compute, max(0.0, seconds - compute))
+        queued = max(0.0, self._queued) if self._event is None else 0.0  # a device does not stand in it
+        self.pace.add(compute, max(0.0, seconds - compute), queued)

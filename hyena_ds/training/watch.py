@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hyena_ds.config.schema import RunConfig
-from hyena_ds.monitoring.stragglers import Stragglers
+from hyena_ds.monitoring.stragglers import Spent, Stragglers
 from hyena_ds.parallel.agreement import from_every_rank
 from hyena_ds.parallel.devices import Compute, device_name, send
 from hyena_ds.runtime.interruption import DEADLINE_CODE, Stop
@@ -27,7 +27,7 @@ from hyena_ds.text import number
 from hyena_ds.training.clock import StepClock
 from hyena_ds.training.digest import NUMBERS, Digest, differing
 
-_TIMES = 2
+_TIMES = len(Spent._fields)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Watch:
 
     def __init__(self, config: RunConfig, compute: Compute, clock: StepClock):
         self._config, self._compute, self._clock = config, compute, clock
-        self._stragglers = Stragglers(config.stragglers.slower)
+        self._stragglers = Stragglers(config.stragglers.slower, config.stragglers.seconds)
         self._digest: Digest | None = None
         self.alike = 0
         """The newest step after which all numbers that are compared were found to agree."""
@@ -116,7 +116,7 @@ class Watch:
             return Seen()
         size = len(gathered) // self._compute.ranks
         rows = [tuple(gathered[at : at + size]) for at in range(0, len(gathered), size)]
-        times = self._slow([row[:_TIMES] for row in rows]) if self._times_due else Seen()
+        times = self._slow([Spent(*row[:_TIMES]) for row in rows]) if self._times_due else Seen()
         if not self._digests_due:
             return times
         self._is_owed = False
@@ -128,22 +128,24 @@ class Watch:
             return times
         return Seen(times.columns, times.slow, times.stop, *self._corrupted(unlike, others))
 
-    def _slow(self, rows: Sequence[Sequence[float]]) -> Seen:
-        window, named = self._stragglers.add([row[0] for row in rows], [row[1] for row in rows])
+    def _slow(self, rows: Sequence[Spent]) -> Seen:
+        window, named = self._stragglers.add(rows)
         columns: dict[str, Any] = window.columns()
         if not named:
             return Seen(columns)
         places, stop = self._places(), None
         words = tuple(
-            f"{places[rank]} is slow: it computes {number(rows[rank][0])} s a step, {times:.2g} times the others' median, "
-            f"and waits {number(rows[rank][1])} s (the median rank {number(window.wait_seconds)} s)"
-            for rank, times in named.items()
+            f"{places[rank]} is slow: it computes {number(slow.compute)} s a step, "
+            + (f"in {number(slow.queued)} s of which others have its core, " if slow.queued else "")
+            + f"{slow.times:.2g} times the others' median, and waits {number(rows[rank].wait)} s (the median rank "
+            f"{number(window.wait_seconds)} s)"
+            for rank, slow in named.items()
         )
         ends_at = self._config.stragglers.ends_at
-        if ends_at is not None and max(named.values()) >= ends_at:
-            worst = max(named, key=lambda rank: named[rank])
-            why = f"{places[worst]}, which is {named[worst]:.2g} times slower than the others (stragglers.ends_at {ends_at:g})"
-            stop = Stop(why, DEADLINE_CODE)
+        worst = max(named, key=lambda rank: named[rank].times)
+        if ends_at is not None and named[worst].times >= ends_at:
+            times = f"{named[worst].times:.2g} times slower than the others"
+            stop = Stop(f"{places[worst]}, which is {times} (stragglers.ends_at {ends_at:g})", DEADLINE_CODE)
         return Seen({**columns, "slow_ranks": list(words)}, words, stop)
 
     def _corrupted(self, unlike: list[int], others: list[int]) -> tuple[str, tuple[int, ...]]:

@@ -83,8 +83,10 @@ def test_windows_are_counted_by_what_is_not_scored_and_not_one_by_one(monkeypatc
 def test_a_step_of_many_genomes_holds_the_orders_of_the_groups_that_it_draws_from_and_nothing_else() -> None:
     indices = [genome(f"genome{number}", 31, 4) for number in range(5)]
     one, all_ = (cost(indices, 4096, together, 64) for together in (1, 31))
-    assert one["windows"] == all_["windows"] == all_["order_mib"] * 2**18
+    assert one["windows"] == all_["windows"] == all_["order_mib"] * 2**18, "so few are sorted at once"
     assert all_["order_mib"] >= 25 * one["order_mib"] > 0
+    short = cost(indices[:1], 64, 31, 64)
+    assert short["order_mib"] * 2**18 == pytest.approx(short["windows"] / 64, rel=0.05), "of more, a stretch"
     assert all_["cache_gib"] == pytest.approx(5 * 30 * indices[0].shards[0].bytes / 2**30)
     assert one["cache_gib"] == pytest.approx(all_["cache_gib"] / 30)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyena_ds.data.order import hash64, permutation
+from hyena_ds.data.order import Shuffle, hash64, permutation
 from hyena_ds.data.track import Track
 from hyena_ds.data.windows import EpochOrder, Windows
 from hyena_ds.errors import UserError
@@ -136,3 +136,29 @@ def test_a_permutation_is_one_and_its_hash_is_splitmix64() -> None:
         wanted = mix(wanted ^ part)
     assert int(hash64(3, 2222, 7)) == wanted
     assert hash64(3, 2222, np.array([7, 7])).tolist() == [wanted, wanted]
+
+
+@pytest.mark.parametrize("count", [1, 2, 16384, 32768, 100_001, 1_200_000])
+def test_places_of_a_shuffle_are_those_of_the_permutation_in_any_order_of_asking(count: int) -> None:
+    wanted = permutation(count, 3, 1)
+    shuffle = Shuffle(count, 3, 1)
+    places = [*range(0, count, max(1, count // 100)), count - 1, 0, count // 2]
+    assert [shuffle[place] for place in places] == wanted[places].tolist()
+    resumed = Shuffle(count, 3, 1)
+    assert resumed[count // 3] == wanted[count // 3]
+    assert resumed.nbytes <= max(4 * 32768, 4 * count // 50), "a stretch is held, not the whole"
+
+
+def test_a_shuffle_has_every_number_once_across_the_ends_of_its_stretches() -> None:
+    assert sorted(map(Shuffle(70_001, 4).__getitem__, range(70_001))) == list(range(70_001))
+
+
+def test_a_shuffle_of_ties_is_the_stable_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def three(*parts: int | np.ndarray) -> np.ndarray:
+        return (parts[-1] % 3).astype(np.uint64) << np.uint64(62)
+
+    monkeypatch.setattr("hyena_ds.data.order.hash64", three)
+    shuffle, wanted = Shuffle(80_000, 1), permutation(80_000, 1).tolist()
+    assert wanted[:3] == [0, 3, 6]
+    places = [*range(0, 80_000, 999), *range(26_660, 26_670), *range(53_330, 53_340)]
+    assert [shuffle[place] for place in places] == [wanted[place] for place in places]

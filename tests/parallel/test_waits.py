@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -14,7 +17,7 @@ from hyena_ds.parallel.collectives import Pending, Traffic
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.layout import Layout
 from hyena_ds.parallel.topology import Topology, create_groups
-from hyena_ds.parallel.waits import Waits
+from hyena_ds.parallel.waits import CoreQueue, Waits
 from hyena_ds.runtime.heartbeat import Member, Place, Pulse
 from hyena_ds.runtime.monitor import Seen
 from hyena_ds.runtime.watchdog import stuck
@@ -98,6 +101,36 @@ def test_the_thread_stands_still_while_it_waits_and_a_wait_within_another_is_par
         Pending(torch.zeros(1), None, Work(0.02), traffic).wait()
     assert 0.02 <= waits.seconds() == waits.seconds()
     assert 0.02 <= traffic.seconds_waited <= waits.seconds() and not waits.stands()
+
+
+def test_a_thread_stands_in_the_queue_while_another_has_its_core_and_not_while_it_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, core = CoreQueue(), min(os.sched_getaffinity(0))
+    time.sleep(0.1)
+    asleep = queue.seconds()
+    other = subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, [{core}])\nwhile True: pass"])
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [core])
+        until = time.monotonic() + 60
+        waits = Waits(queue=queue)
+        while queue.seconds() < asleep + 0.05 and time.monotonic() < until:
+            with waits.counted():
+                sum(range(10_000))
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, before)
+    assert queue.seconds() >= asleep + 0.05
+    assert 0 < waits.queued <= queue.seconds() - asleep
+    monkeypatch.setattr("hyena_ds.parallel.waits.FileIO", missing)
+    nobody = CoreQueue()
+    assert nobody.seconds() == nobody.seconds() == 0.0, "not on Linux"
+
+
+def missing(path: str) -> None:
+    raise FileNotFoundError(path)
 
 
 def test_a_broken_device_is_left_to_its_own_thread() -> None:

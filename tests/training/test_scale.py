@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,10 +37,13 @@ from hyena_ds.cost.beside_steps import (
 )
 from hyena_ds.data import checksums
 from hyena_ds.data.identity import ShardList
+from hyena_ds.errors import UserError
 from hyena_ds.parallel.devices import Compute
 from hyena_ds.parallel.nodes import looker, nodes_of
 from hyena_ds.runs.directory import RunDirectory
 from hyena_ds.runtime.interruption import STOP_FILE, Interruption
+from hyena_ds.tasks import labelled_sets
+from hyena_ds.tasks.labelled import LabelledTask
 from hyena_ds.tasks.shards import check_shards
 from hyena_ds.training import starting
 from hyena_ds.training.starting import early_check, start
@@ -205,6 +209,56 @@ def test_no_rank_of_512_asks_more_of_the_file_system_than_one_of_8(
         for cache in tmp_path.glob("cache-*"):
             shutil.rmtree(cache)
     assert most[512] == most[64] == most[8]
+
+
+def labelled_run(directory: Path) -> RunConfig:
+    """A fine-tuning of which everything is said, on the classes of two directories with a file for each class."""
+    for name, count in (("train", 12), ("valid", 4)):
+        (directory / name).mkdir()
+        for label, text in (("no", "TTGACCAG"), ("yes", "ACGTTGCA")):
+            (directory / name / f"{label}.csv").write_text("sequence\n" + f"{text}\n" * count)
+    task = {"kind": "classification", **{name: str(directory / name) for name in ("train", "valid")}}
+    stage = {"context_length": 64, "steps": 2, "global_batch": 512, "micro_batch_size": 1}
+    config = {
+        "name": "run",
+        "output": str(directory / "runs"),
+        "task": task,
+        "model": {"width": 16, "layers": 1, "maximum_context": 64},
+        "stages": [stage],
+        "validation": {"every_steps": 1},
+        "checkpoint": {"every_steps": 1},
+    }
+    (directory / "labelled.yaml").write_text(json.dumps(config))
+    return load_yaml(directory / "labelled.yaml", RunConfig)
+
+
+def test_labelled_sequences_are_read_by_one_rank_and_summed_by_one_of_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, in_all = labelled_run(tmp_path), {}
+
+    def look(compute: Compute) -> tuple[int, tuple[str, ...]]:
+        task = LabelledTask(config)
+        found = task.check_data(compute)
+        return len(found.sources), task.sets.train.names
+
+    alone = LabelledTask(config).sets.train.names
+    for ranks in (8, 64):
+        world = World(ranks, A_NODE, tmp_path)
+        results = world.run(look, monkeypatch)
+        assert [names for _, names in results] == [alone] * ranks
+        leading = [rank for rank, calls in enumerate(world.calls) if calls]
+        assert leading == list(range(0, ranks, A_NODE)), "the others of a node look at nothing"
+        assert all(world.calls[rank].total() < world.calls[0].total() for rank in leading[1:])
+        in_all[ranks] = world.calls[0]
+    assert in_all[8] == in_all[64]
+
+
+def test_a_node_with_other_labelled_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, own = labelled_run(tmp_path), labelled_sets.sha256_of
+    monkeypatch.setattr(labelled_sets, "sha256_of", lambda path: own(path) if rank_here() < 8 else "0" * 64)
+    with pytest.raises(UserError, match="train: rank 8 has other files than rank 0; copy the same files to every host"):
+        World(16, A_NODE, tmp_path).run(lambda compute: LabelledTask(config).check_data(compute), monkeypatch)
 
 
 def test_no_step_looks_at_a_file_but_the_first_rank_of_a_node_at_the_stop_file(
