@@ -17,12 +17,10 @@ from hyena_ds.model.mlp import MLPWeights
 from hyena_ds.model.operator_kernels import dropped_of
 from hyena_ds.ops.large import empty, empty_like
 from hyena_ds.ops.products import add_product
+from hyena_ds.ops.sizes import AT_WORK_IN_KERNELS
 from hyena_ds.ops.tiles import tiles
 from hyena_ds.ops.triton.gelu import gelu, gelu_backward
 from hyena_ds.ops.triton.residual import add_dropped, dropped_gradient, norm, norm_backward
-
-_AT_WORK = 6
-"""Activation tensors, float32, that backward works with in bfloat16 when it does all tokens at once."""
 
 
 def mlp_forward(
@@ -35,7 +33,7 @@ def mlp_forward(
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     out_BlD = empty_like(r_BlD)
     kept_BlI = empty((B, l, inner), r_BlD.device, dtype) if call.policy.keep_inner else None
-    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, _AT_WORK), r_BlD.device):
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, AT_WORK_IN_KERNELS), r_BlD.device):
         r_BnD = r_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = empty((x_nD.shape[0], inner), r_BlD.device, dtype)
@@ -66,7 +64,7 @@ def mlp_backward(
     up_weight, down_weight = weights.up_weight.to(dtype), weights.down_weight.to(dtype)
     gradients = MLPWeights(*(torch.zeros_like(weight) for weight in weights))
     dr_BlD = dout_BlD  # each kernel reads of it what it writes
-    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, _AT_WORK), r_BlD.device):
+    for tile in tiles(B, l, inner * call.pieces(r_BlD.device, AT_WORK_IN_KERNELS), r_BlD.device):
         r_BnD, dout_BnD = r_BlD[tile.here], dout_BlD[tile.here]
         x_nD = norm(r_BnD, weights.norm_weight, weights.norm_bias, dtype).flatten(0, 1)
         h_nI = torch.mm(x_nD, up_weight.t()) if kept_BlI is None else kept_BlI[tile.here].flatten(0, 1)

@@ -32,12 +32,16 @@ _CACHED_ELEMENTS = 1 << 18
 _FEWEST_TOKENS = 64
 _DEVICE_ELEMENTS = 1 << 30
 """On an accelerator a tile only bounds memory."""
+_ALIGNED_TOKENS = 256
+"""On an accelerator a tile has whole multiples of so many tokens, so that no row of it begins off a boundary of its memory."""
 
 
 AT_WORK = 15
 """Activation tensors, B x l x D float32, that the operator's tiles work with on a device when all tokens are done at once."""
 AT_WORK_IN_MLP, AT_WORK_IN_TRANSFORMS, AT_WORK_IN_FILTER = 10, 16, 4
 """Likewise."""
+AT_WORK_IN_KERNELS = 6
+"""Likewise, of either half-block by Triton kernels in bfloat16."""
 LOSS_PIECES = 8
 """Into how many pieces the loss is cut on a device: all that is kept is live then."""
 _POWER_OF_TWO = 1.06
@@ -99,7 +103,9 @@ def channels_of_an_exchange(batch: int, channels: int, context_length: int, on_c
 
 def tokens_of_a_tile(widest: int, on_cpu: bool) -> int:
     """Tokens whose widest intermediate result, of `widest` channels, stays in a core's cache."""
-    return max(_FEWEST_TOKENS, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // widest)
+    if not on_cpu:
+        return -(-_DEVICE_ELEMENTS // (widest * _ALIGNED_TOKENS)) * _ALIGNED_TOKENS
+    return max(_FEWEST_TOKENS, _CACHED_ELEMENTS // widest)
 
 
 def tokens_of_a_chunk(widest: int, on_cpu: bool) -> int:

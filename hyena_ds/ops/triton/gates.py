@@ -63,15 +63,17 @@ def gates(
 ) -> None:
     """Write what there is room for: x1 v into `u`, x0 y into `z`, x0 dz into `dy`. A channel's tokens lie side by side.
 
-    `left` is p of the two tokens before; None at the beginning of a sequence, where the short filter sees zeros.
+    `left` is p of the two tokens before; None at the beginning of a sequence, where the short filter sees zeros. Without `u`
+    p may have no more than its first D channels.
     """
-    B, C, n = p_BCn.shape
+    B, _, n = p_BCn.shape
+    D = weights.bias_C.shape[0] // 3
     steps = steps_of(n, _BLOCK, _STEPS)
-    grid = (triton.cdiv(n, _BLOCK * steps), C // 3, B)
+    grid = (triton.cdiv(n, _BLOCK * steps), D, B)
     launch(
         _gates_kernel, grid, p_BCn, lambda: gates_traffic(p_BCn, u_BDn, z_BDn, y_BDn, dy_BDn, dz_BDn),
         p_BCn, *_rows(p_BCn), left_BC2, *_rows(left_BC2), *weights, y_BDn, *_rows(y_BDn), dz_BDn, *_rows(dz_BDn),
-        u_BDn, *_rows(u_BDn), z_BDn, *_rows(z_BDn), dy_BDn, *_rows(dy_BDn), n, C // 3,
+        u_BDn, *_rows(u_BDn), z_BDn, *_rows(z_BDn), dy_BDn, *_rows(dy_BDn), n, D,
         left_BC2 is not None, u_BDn is not None, z_BDn is not None, dy_BDn is not None, _BLOCK, steps,
         num_warps=_WARPS,
     )  # fmt: skip
@@ -81,7 +83,7 @@ def gates_traffic(
     p_BCn: Tensor, u: Tensor | None, z: Tensor | None, y: Tensor | None, dy: Tensor | None, dz: Tensor | None
 ) -> Traffic:
     """Bytes of `gates` at a sequence's beginning, but for the parameters; z and dy take x0's rows of p, u the others."""
-    D = p_BCn.shape[1] // 3
+    D = next(x.shape[1] for x in (u, z, dy) if x is not None)
     return traffic((None if z is dy is None else p_BCn[:, :D], None if u is None else p_BCn[:, D:], y, dz), (u, z, dy))
 
 
