@@ -14,7 +14,6 @@ B batch, l local length, L context length, D width, C = 3 D, n tokens of a tile.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hyena_ds.model.filter_cache import FilterSlot
@@ -83,26 +82,28 @@ def operator_backward(
     r_BlD = r_BlD.contiguous()
     B, l, D = r_BlD.shape
     short = ShortWeights(weights.in_bias, weights.short_weight, weights.short_bias)
-    gradients = OperatorWeights(*(torch.zeros_like(weight) for weight in weights))
+    din_weight, dout_weight = torch.zeros_like(weights.in_weight), torch.zeros_like(weights.out_weight)
+    dskip = torch.zeros_like(weights.skip)
     project = _Projection(r_BlD, weights, call)
-    in_weight, out_weight = (weight.to(call.compute_dtype) for weight in (weights.in_weight, weights.out_weight))
+    out_weight = weights.out_weight.to(call.compute_dtype)
 
-    def made(tile: Tile, total_D: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """p of a tile, and the gradients of the out projection's output (B, n, D), summed into `total`, and input (B, D, n)."""
+    def made(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """p of a tile; gradients of the out projection's output (B, n, D) and input (B, D, n); the sum of the first of them."""
         dropped = dropped_of(call, layer, dropout, tile.rows, tile.first)
-        dmixed_BnD, dbias_D = dropped_gradient(dout_BlD[tile.here], dropped, call.compute_dtype)
-        if total_D is not None:
-            total_D.add_(dbias_D)
+        dmixed_BnD, sum_D = dropped_gradient(dout_BlD[tile.here], dropped, call.compute_dtype)
         dz_BDn = product_to_channels(out_weight.t(), dmixed_BnD)
-        return project(tile) if kept.projected_BCm is None else kept.projected_BCm, dmixed_BnD, dz_BDn
+        p_BCn = project(tile) if kept.projected_BCm is None else kept.projected_BCm
+        return p_BCn, dmixed_BnD, dz_BDn, sum_D
 
     moved = call.moved_dtype(r_BlD.device)
     u_BDl = None if kept.groups else empty((B, D, l), r_BlD.device, moved)
     dy_BDl = empty((B, D, l), r_BlD.device, moved)
     holds = len(project.tiles) == 1 or call.policy.hold_projections
     held: tuple[Tensor, Tensor, Tensor] | None = None
+    dout_bias: Tensor | None = None
     for tile in [project.all] if holds else project.tiles_with_the_first_last():
-        p_BCn, dmixed_BnD, dz_BDn = made(tile, gradients.out_bias)
+        p_BCn, dmixed_BnD, dz_BDn, sum_D = made(tile)
+        dout_bias = sum_D if dout_bias is None else dout_bias.add_(sum_D)
         wanted = {"u_BDn": None if u_BDl is None else u_BDl[columns(tile)], "dy_BDn": dy_BDl[columns(tile)]}
         gates(p_BCn, project.left(tile), short, dz_BDn=dz_BDn, **wanted)
         if holds:
@@ -110,47 +111,44 @@ def operator_backward(
         del p_BCn, dmixed_BnD, dz_BDn, wanted  # neither beside the next tile's nor beside the transforms
 
     through = kept.groups, kept.y_BDl
-    y_BDl, du_BDl = convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, gradients.skip, slot, call, *through)
+    y_BDl, du_BDl = convolution_backward(dy_BDl, u_BDl, k_dL, weights.skip, dskip, slot, call, *through)
 
     def of_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
         if held is None:
-            return made(tile)
+            return made(tile)[:3]
         p_BCl, dmixed_BlD, dz_BDl = held
         return p_BCl[columns(tile)], dmixed_BlD[tile.here], dz_BDl[columns(tile)]
-
-    def head(tile: Tile, p_BCn: Tensor, dz_BDn: Tensor) -> Tensor:
-        of_gates = (x[columns(tile)][..., :HALO] for x in (y_BDl, du_BDl))
-        return _head(p_BCn[..., :HALO], project.left(tile), short, dz_BDn[..., :HALO], *of_gates)
 
     right_BC2 = after_BC2 = None
     if not is_whole(call):
         first = Tile(slice(0, B), 0, HALO)
         p_BC2, _, dz_BD2 = of_tile(first)
-        right_BC2 = call.layout.exchange.from_right(head(first, p_BC2, dz_BD2)).wait()
+        given = dz_BD2, y_BDl[columns(first)], du_BDl[columns(first)]
+        right_BC2 = call.layout.exchange.from_right(_head(p_BC2, project.left(first), short, *given)).wait()
+    sums: list[Tensor] = []
     for tile in reversed(project.tiles):  # a token's projection is used by the two after it
         if tile.last == l:
             after_BC2 = None if right_BC2 is None else right_BC2[tile.rows]
         p_BCn, dmixed_BnD, dz_BDn = of_tile(tile)
         of_gates = dz_BDn, y_BDl[columns(tile)], du_BDl[columns(tile)], after_BC2
-        dp_BCn, z_BDn, *of_weights = gates_backward(p_BCn, project.left(tile), short, *of_gates, with_z=True)
-        if tile.first:
-            head_BC2 = head(tile, p_BCn, dz_BDn)
-            after_BC2 = head_BC2 if head_BC2.shape[-1] == HALO else _after_one(head_BC2, after_BC2)
+        wanted_of_tile = {"with_z": True, "with_head": tile.first > 0}
+        dp_BCn, z_BDn, after_BC2, *found = gates_backward(p_BCn, project.left(tile), short, *of_gates, **wanted_of_tile)
         del p_BCn, dz_BDn, of_gates
         assert z_BDn is not None
-        add_product(gradients.out_weight, dmixed_BnD.mT, z_BDn.mT)
+        add_product(dout_weight, dmixed_BnD.mT, z_BDn.mT)
         del dmixed_BnD, z_BDn
         norms = weights.norm_weight, weights.norm_bias, call.compute_dtype
-        add_product(gradients.in_weight, dp_BCn, norm(r_BlD[tile.here], *norms))
-        dx_BnD = product_to_tokens(dp_BCn, in_weight)
+        add_product(din_weight, dp_BCn, norm(r_BlD[tile.here], *norms))
+        dx_BnD = product_to_tokens(dp_BCn, project.in_weight)
         del dp_BCn
         dout_BnD = dout_BlD[tile.here]
-        of_norm = norm_backward(dx_BnD, r_BlD[tile.here], weights.norm_weight, dout_BnD, dout_BnD)
+        found += norm_backward(dx_BnD, r_BlD[tile.here], weights.norm_weight, dout_BnD, dout_BnD)
         del dx_BnD  # not beside those of the next tile
-        names = "in_bias", "short_weight", "short_bias", "norm_weight", "norm_bias"
-        for name, found in zip(names, (*of_weights, *of_norm), strict=True):
-            getattr(gradients, name).add_(found)
-    return dout_BlD, gradients
+        sums = [a.add_(b) for a, b in zip(sums, found, strict=True)] if sums else found
+    *of_short, dnorm_weight, dnorm_bias = sums
+    dnorm = dnorm_weight, dnorm_bias
+    assert dout_bias is not None
+    return dout_BlD, OperatorWeights(*dnorm, din_weight, *of_short, dskip, dout_weight, dout_bias)
 
 
 def dropped_of(
@@ -171,7 +169,7 @@ class _Projection:
     def __init__(self, r_BlD: Tensor, weights: OperatorWeights, call: ForwardPass):
         B, l, D = r_BlD.shape
         self._r_BlD, self._weights, self._call = r_BlD, weights, call
-        self._in_weight = weights.in_weight.to(call.compute_dtype)
+        self.in_weight = weights.in_weight.to(call.compute_dtype)
         self._left_BC2: Tensor | None = None
         self.all = Tile(slice(0, B), 0, l)
         widest = 4 * D * call.pieces(r_BlD.device, AT_WORK_IN_KERNELS)
@@ -204,7 +202,7 @@ class _Projection:
     def _of(self, r_BnD: Tensor) -> Tensor:
         weights = self._weights
         x_BnD = norm(r_BnD, weights.norm_weight, weights.norm_bias, self._call.compute_dtype)
-        return product_to_channels(self._in_weight, x_BnD)
+        return product_to_channels(self.in_weight, x_BnD)
 
 
 def is_whole(call: ForwardPass) -> bool:
@@ -215,7 +213,7 @@ def is_whole(call: ForwardPass) -> bool:
 def _head(
     p_BC2: Tensor, left_BC2: Tensor | None, short: ShortWeights, dz_BD2: Tensor, y_BD2: Tensor, du_BD2: Tensor
 ) -> Tensor:
-    """(B, C, 2): the gradient at the short filter's output of a tile's first two tokens, for those before it; of one, if it has one."""
+    """(B, C, 2): the gradient at the short filter's output of a tile's first two tokens."""
     p_BC2 = p_BC2.float() + short.in_bias_C.unsqueeze(1)
     before_BC2 = p_BC2.new_zeros((*p_BC2.shape[:2], HALO))
     if left_BC2 is not None:
@@ -223,10 +221,3 @@ def _head(
     _, x1, v = short_convolution(torch.cat((before_BC2, p_BC2), dim=-1), short.weight_C13, short.bias_C).chunk(3, 1)
     dz, y, du = (x.float() for x in (dz_BD2, y_BD2, du_BD2))
     return torch.cat((dz * y, du * v, du * x1), dim=1)
-
-
-def _after_one(head_BC1: Tensor, after_BC2: Tensor | None) -> Tensor:
-    """What comes after the tokens before a tile of one token."""
-    if after_BC2 is None:
-        return F.pad(head_BC1, (0, 1))
-    return torch.cat((head_BC1, after_BC2[..., :1]), dim=-1)

@@ -102,8 +102,9 @@ def _gates_backward(
     z = torch.mul(y, x0).to(p.dtype)
     dq = torch.cat((_wide(dz) * y, torch.mul(du, v), torch.mul(du, x1)), dim=1)
     dweight, dbias = short_convolution_to_weight(dq, projected)
-    dp = short_convolution_to_input(torch.cat((dq, right), dim=-1), weight)
-    return dp.to(p.dtype), z, dp.sum((0, 2)), dweight, dbias
+    dq = torch.cat((dq, right), dim=-1)
+    dp = short_convolution_to_input(dq, weight)
+    return dp.to(p.dtype), z, dp.sum((0, 2)), dweight, dbias, dq[..., :HALO].float()
 
 
 def _kernel_gates_backward(
@@ -117,9 +118,9 @@ def _kernel_gates_backward(
     du: Tensor,
     right: Tensor,
 ) -> Tensors:
-    found = gates.gates_backward(p, left, gates.ShortWeights(in_bias, weight, bias), dz, y, du, right, True)
-    assert found.z_BDn is not None
-    return found.dp_BCn, found.z_BDn, found.in_bias_C, found.weight_C13, found.bias_C
+    found = gates.gates_backward(p, left, gates.ShortWeights(in_bias, weight, bias), dz, y, du, right, True, True)
+    assert found.z_BDn is not None and found.head_BC2 is not None
+    return found.dp_BCn, found.z_BDn, found.in_bias_C, found.weight_C13, found.bias_C, found.head_BC2
 
 
 def _make_gelu(sizes: Sizes, random: Callable[..., Tensor]) -> Tensors:
@@ -270,7 +271,7 @@ CASES = (
     ),
     Case(
         "gates backward",
-        ("dp", "z", "in_bias", "weight", "bias"),
+        ("dp", "z", "in_bias", "weight", "bias", "head"),
         _make_gates_backward,
         _kernel_gates_backward,
         _gates_backward,

@@ -46,6 +46,8 @@ class GatesGradient(NamedTuple):
 
     dp_BCn: Tensor
     z_BDn: Tensor | None
+    head_BC2: Tensor | None
+    """The gradient at the short filter's output of the first two tokens, float32: `right` of those before them."""
     in_bias_C: Tensor
     weight_C13: Tensor
     bias_C: Tensor
@@ -96,8 +98,9 @@ def gates_backward(
     du_BDn: Tensor,
     right_BC2: Tensor | None,
     with_z: bool,
+    with_head: bool = False,
 ) -> GatesGradient:
-    """Gradients of p, and of the parameters, and z = x0 y `with_z`.
+    """Gradients of p, and of the parameters, and z = x0 y `with_z`, and `with_head` what tokens before these need.
 
     `right` is the gradient at the short filter's output of the two tokens after these; None where there are none.
     """
@@ -106,19 +109,20 @@ def gates_backward(
     blocks = triton.cdiv(n, _BLOCK * steps)
     dp_BCn = torch.empty((B, C, n), device=p_BCn.device, dtype=p_BCn.dtype)
     z_BDn = torch.empty((B, C // 3, n), device=p_BCn.device, dtype=p_BCn.dtype) if with_z else None
+    head_BC2 = torch.empty((B, C, 2), device=p_BCn.device, dtype=torch.float32) if with_head else None
     sums = torch.empty((_SUMS, B * blocks, C // 3), device=p_BCn.device, dtype=torch.float32)
     launch(
         _gates_backward_kernel, (blocks, C // 3, B), p_BCn,
         lambda: gates_backward_traffic(p_BCn, dz_BDn, y_BDn, du_BDn, dp_BCn, z_BDn),
         p_BCn, *_rows(p_BCn), left_BC2, *_rows(left_BC2), *weights,
         y_BDn, *_rows(y_BDn), dz_BDn, *_rows(dz_BDn), du_BDn, *_rows(du_BDn), right_BC2, *_rows(right_BC2),
-        dp_BCn, *_rows(dp_BCn), z_BDn, *_rows(z_BDn), sums, n, C // 3,
-        left_BC2 is not None, right_BC2 is not None, with_z, _BLOCK, steps,
+        dp_BCn, *_rows(dp_BCn), z_BDn, *_rows(z_BDn), head_BC2, sums, n, C // 3,
+        left_BC2 is not None, right_BC2 is not None, with_z, with_head, _BLOCK, steps,
         num_warps=_WARPS,
     )  # fmt: skip
     total_35D = sums.sum(1).view(3, _SUMS // 3, C // 3)
     dweight = total_35D[:, :3].transpose(1, 2).reshape(C, 1, 3)
-    return GatesGradient(dp_BCn, z_BDn, total_35D[:, 4].reshape(C), dweight, total_35D[:, 3].reshape(C))
+    return GatesGradient(dp_BCn, z_BDn, head_BC2, total_35D[:, 4].reshape(C), dweight, total_35D[:, 3].reshape(C))
 
 
 def gates_backward_traffic(p: Tensor, dz: Tensor, y: Tensor, du: Tensor, dp: Tensor, z: Tensor | None) -> Traffic:
@@ -199,8 +203,8 @@ def _after(right_row, t, n):
 @triton.jit
 def _gates_backward_kernel(
     p, p_B, p_C, left, left_B, left_C, in_bias, weight, bias, y, y_B, y_D, dz, dz_B, dz_D, du, du_B, du_D,
-    right, right_B, right_C, dp, dp_B, dp_C, z, z_B, z_D, sums, n, D,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, WITH_Z: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
+    right, right_B, right_C, dp, dp_B, dp_C, z, z_B, z_D, head, sums, n, D,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, WITH_Z: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     d = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
@@ -217,6 +221,11 @@ def _gates_backward_kernel(
     dz += b * dz_B + row * dz_D
     du += b * du_B + row * du_D
     dp += b * dp_B
+    head0, head1, head2 = head, head, head
+    if HEAD:
+        head0 = head + (b * 3 * D + row) * 2
+        head1 = head0 + 2 * D
+        head2 = head1 + 2 * D
     in0, in1, in2 = tl.load(in_bias + d), tl.load(in_bias + d + D), tl.load(in_bias + d + 2 * D)
     w00, w01, w02 = tl.load(weight + 3 * d), tl.load(weight + 3 * d + 1), tl.load(weight + 3 * d + 2)
     weight += 3 * D
@@ -244,6 +253,10 @@ def _gates_backward_kernel(
         dq0 = dz_t * y_t
         dq1 = du_t * (e2 * w22 + c2 * w21 + a2 * w20 + b2)
         dq2 = du_t * (e1 * w12 + c1 * w11 + a1 * w10 + b1)
+        if HEAD:
+            tl.store(head0 + t, dq0, mask=t == 0)
+            tl.store(head1 + t, dq1, mask=t == 0)
+            tl.store(head2 + t, dq2, mask=t == 0)
         a0, c0 = _column(p0, left0, t - 2, n, in0, LEFT), _column(p0, left0, t - 1, n, in0, LEFT)
         e0 = _column(p0, left0, t, n, in0, LEFT)
         if WITH_Z:
@@ -274,6 +287,10 @@ def _gates_backward_kernel(
             dq0 += _after(right_row, t + 1, n)
             dq1 += _after(right_row + D * right_C, t + 1, n)
             dq2 += _after(right_row + 2 * D * right_C, t + 1, n)
+        if HEAD:
+            tl.store(head0 + t + 1, dq0, mask=t == 0)
+            tl.store(head1 + t + 1, dq1, mask=t == 0)
+            tl.store(head2 + t + 1, dq2, mask=t == 0)
         dp0 += dq0 * w01
         dp1 += dq1 * w11
         dp2 += dq2 * w21
