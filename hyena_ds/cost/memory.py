@@ -17,10 +17,10 @@ from typing import NamedTuple
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.cost.devices import GIB, Device
 from hyena_ds.cost.shape import StepShape, parameters
-from hyena_ds.cost.traffic import channels_at_once, chunk_tokens, overlap_groups, pieces
+from hyena_ds.cost.traffic import channels_at_once, chunk_tokens, operator_tiles, overlap_groups, pieces
 from hyena_ds.cost.work import evaluates_again
 from hyena_ds.genome.tokenizer import VOCABULARY
-from hyena_ds.ops.sizes import AT_WORK_IN_MLP, GIVEN_BACK, LOSS_PIECES, fft_length, tokens_of_a_tile
+from hyena_ds.ops import sizes
 
 PARTS = ("process", "weights and optimizer", "kept", "layer at work", "transforms", "exchange", "tiles", "slack")
 _FLOAT32 = 4
@@ -84,19 +84,19 @@ def with_slack(shape: StepShape, found: dict[str, list[Held]], moment: str, on_c
     """
     if on_cpu:
         return max(_holes(shape, held) for held in found.values())
-    return sum(size * count for _, size, count in found[moment])
+    return _sum(found[moment])
 
 
 def _holes(shape: StepShape, held: list[Held]) -> float:
-    small = sum(size * count for part, size, count in held if part == "transforms" and size < GIVEN_BACK)
+    small = sum(size * count for part, size, count in held if part == "transforms" and size < sizes.GIVEN_BACK)
     return small * (1.0 + math.log2(overlap_groups(shape, on_cpu=True)))
 
 
 def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     """What is live when the highest may come, by the moment's name."""
-    policy = shape.activation_policy
-    D = shape.width
-    triton = shape.kernels == "triton" and not on_cpu
+    if shape.kernels == "triton" and not on_cpu:
+        return _moments_of_kernels(shape)
+    policy, D = shape.activation_policy, shape.width
     unit = float(_FLOAT32 * shape.batch * shape.local_length * D)
     filter_unit = unit / shape.batch
 
@@ -104,7 +104,7 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         return Held("layer at work", size, units)
 
     always = _state(shape, on_cpu)
-    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit, triton)]
+    always += [Held("kept", size, number * shape.layers) for _, size, number in _kept_by_a_layer(shape, unit, False)]
     again = [work(1, filter_unit)] if evaluates_again(shape, policy) else []
     # Of the block at work the middle and the MLP's inner tensor are gone when its operator's backward begins.
     operator = list(always)
@@ -115,39 +115,18 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
     projections = 3 * (1 + _HALO / shape.local_length) if held else 0.0
     convolution = [*operator, work(3 + own_u + projections), *again]
     kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
-    if triton:
-        # Tensors of a layer are whole, in the precision of the products where they can be; nothing else is in tiles.
-        a = 0.5 if shape.precision == "bfloat16" else 1.0
-        again_middle = 0 if policy.keep_middle else 2
-        of_operator = 2.5 + (4 if policy.keep_projections else 7) * a + own_u
-        return {
-            "loss": [
-                *always,
-                work(2),
-                _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY),
-            ],
-            "backward of the MLP": [
-                *always,
-                work(2 + 3 * a + again_middle),
-                work(1 if policy.keep_inner else 2, _inner(shape)),
-                *again,
-            ],
-            "backward of the convolution": [
-                *operator,
-                work(of_operator),
-                *again,
-                *_transforms(shape, kind, on_cpu),
-                *_buffers(shape, 1 + own_u, on_cpu),
-            ],
-        }
     cut = shape.sequence_parallel > 1
     found = {
-        "loss": [*always, work(2), _tile(shape, max(D, 4 * VOCABULARY), LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY)],
+        "loss": [
+            *always,
+            work(2),
+            _tile(shape, max(D, 4 * VOCABULARY), sizes.LOSS_PIECES, on_cpu, 4 * D + 6 * VOCABULARY),
+        ],
         "backward of the MLP": [
             *always,
             work(2 if policy.keep_middle else 3),
             *again,
-            _tile(shape, max(shape.config.mlp_width, 4 * D), pieces(shape, on_cpu, 0, AT_WORK_IN_MLP), on_cpu),
+            _tile(shape, max(shape.config.mlp_width, 4 * D), pieces(shape, on_cpu, 0, sizes.AT_WORK_IN_MLP), on_cpu),
         ],
         "backward of the convolution": [
             *convolution,
@@ -161,6 +140,68 @@ def moments(shape: StepShape, on_cpu: bool) -> dict[str, list[Held]]:
         forward = [*_transforms(shape, "forward", on_cpu), *_buffers(shape, 1, on_cpu)]
         found["the operator's forward, again"] = [*always, work(3), *again, *forward]
     return found
+
+
+def _moments_of_kernels(shape: StepShape) -> dict[str, list[Held]]:
+    """`moments` of Triton's kernels, each of the block for which it is the highest."""
+    found: dict[str, list[Held]] = {}
+    for after in range(shape.layers):
+        for name, held in _moments_of_a_block(shape, after).items():
+            if name not in found or _sum(held) > _sum(found[name]):
+                found[name] = held
+        if pieces(shape, False, after, sizes.AT_WORK_IN_TRANSFORMS) == 1:
+            break  # those before it are not cut either, and less is kept
+    return found
+
+
+def _moments_of_a_block(shape: StepShape, after: int) -> dict[str, list[Held]]:
+    """What is live beside what is kept has the precision of products, but for residuals and what goes through the convolution."""
+    policy, D = shape.activation_policy, shape.width
+    unit = float(_FLOAT32 * shape.batch * shape.local_length * D)
+    a, moved = 0.5 if shape.precision == "bfloat16" else 1.0, shape.exchanged_size / _FLOAT32
+
+    def work(units: float, size: float = unit) -> Held:
+        return Held("layer at work", size, units)
+
+    def tile(widest: int) -> float:
+        cut = pieces(shape, False, after, sizes.AT_WORK_IN_KERNELS)
+        return min(1.0, sizes.tokens_of_a_tile(widest * cut, False) / (shape.batch * shape.local_length))
+
+    layers, filters = shape.layers - after, 2 * after if shape.accumulation > 1 else 0
+    always = [*_state(shape, False), *(Held("kept", size, n * layers) for _, size, n in _kept_by_a_layer(shape, unit))]
+    always.append(Held("kept", unit / shape.batch, filters))
+    again = [work(1, unit / shape.batch)] if evaluates_again(shape, policy) else []
+    operator = [*always, work(1 - policy.keep_middle), *again, Held("kept", _inner(shape), -policy.keep_inner)]
+    own_u = 0 if policy.keep_convolution else 1
+    kind = "spectra" if policy.keep_spectra else "again" if own_u else "backward"
+    cut = operator_tiles(shape, after) > 1
+    made, through = (2 if policy.keep_projections else 5) * a, (1 + own_u) * moved
+    held = 0.0 if cut and not policy.hold_projections else made
+    of_mlp, of_tile = tile(shape.config.mlp_width), tile(4 * D) if cut else 1.0
+    found = {
+        "loss": [*always, work(2)],
+        "backward of the MLP": [
+            *always,
+            *again,
+            work((1 if policy.keep_middle else 2) + 3 * a * of_mlp),
+            work((1 if policy.keep_inner else 2) * of_mlp, _inner(shape)),
+        ],
+        "backward of the convolution": [
+            *operator,
+            work(through + held),
+            *_transforms(shape, kind, False, after),
+            *_buffers(shape, 1 + own_u, False, after),
+        ],
+        "backward of the operator": [*operator, work(through + held + of_tile * (4 * a + made - held))],
+    }
+    if not policy.keep_middle:
+        forward = [*_transforms(shape, "forward", False, after), *_buffers(shape, 1, False, after)]
+        found["the operator's forward, again"] = [*always, *again, work(1 + moved + (1 if cut else 3) * a), *forward]
+    return found
+
+
+def _sum(held: list[Held]) -> float:
+    return sum(size * count for _, size, count in held)
 
 
 def held_filters(config: ModelConfig, context_length: int, sequence_parallel: int) -> int:
@@ -179,7 +220,9 @@ def predict_memory(shape: StepShape, on_cpu: bool, results: float = 0.0, held: f
     filters = float(held_filters(shape.config, shape.context_length, shape.sequence_parallel))
     if filters > MOST_HELD_BYTES:
         filters /= shape.layers
-    signal = float(_FLOAT32 * shape.batch * channels_at_once(shape, on_cpu) * fft_length(shape.context_length, on_cpu))
+    signal = float(
+        _FLOAT32 * shape.batch * channels_at_once(shape, on_cpu) * sizes.fft_length(shape.context_length, on_cpu)
+    )
     parts = dict.fromkeys(PARTS, 0.0)
     parts["process"] = _PREDICTING if on_cpu else _PREDICTING_ON_DEVICE
     parts["weights and optimizer"] = float(_FLOAT32 * parameters(shape.config))
@@ -245,7 +288,7 @@ def _state(shape: StepShape, on_cpu: bool) -> list[Held]:
     return [*held, Held("weights and optimizer", _BUCKET, 1)] if shape.zero_stage else held
 
 
-def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool) -> list[Held]:
+def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool = True) -> list[Held]:
     """From forward to backward: the residual at the block's input, and what the policy says."""
     policy = shape.activation_policy
     of_operator = unit / 2 if triton and shape.precision == "bfloat16" else unit
@@ -259,7 +302,7 @@ def _kept_by_a_layer(shape: StepShape, unit: float, triton: bool) -> list[Held]:
     filters = 2 if shape.accumulation > 1 else 1 if policy.keep_filter else 0  # with its gradient, between micro steps
     kept.append(Held("kept", unit / shape.batch, filters))
     if policy.keep_spectra:
-        n, group = fft_length(shape.context_length), channels_at_once(shape, True)
+        n, group = sizes.fft_length(shape.context_length), channels_at_once(shape, True)
         groups = shape.own_channels / group
         kept.append(Held("kept", float(8 * group * (n // 2 + 1)), (shape.batch + 1) * groups))
     return kept
@@ -270,32 +313,32 @@ def _inner(shape: StepShape) -> float:
     return float(of_each * shape.batch * shape.local_length * shape.config.mlp_width)
 
 
-def _transforms(shape: StepShape, kind: str, on_cpu: bool) -> list[Held]:
+def _transforms(shape: StepShape, kind: str, on_cpu: bool, after: int = 0) -> list[Held]:
     """Signals and spectra of a group of channels; a padded signal, its spectrum and a transform's output are of one size.
 
     Most at once: forward U, K and y; backward K, dY, dk and the output, with y made again one more; from spectra three.
     """
     B = shape.batch
     of_input, of_filter = {"forward": (2, 1), "backward": (2, 2), "again": (3, 2), "spectra": (2, 1)}[kind]
-    size = float(_FLOAT32 * channels_at_once(shape, on_cpu) * fft_length(shape.context_length, on_cpu))
+    size = float(_FLOAT32 * channels_at_once(shape, on_cpu, after) * sizes.fft_length(shape.context_length, on_cpu))
     held = [Held("transforms", B * size, of_input), Held("transforms", size, of_filter)]
     if not on_cpu:
         held.append(Held("transforms", B * size, 1))  # cuFFT's workspace
     return held
 
 
-def _buffers(shape: StepShape, tensors: int, on_cpu: bool) -> list[Held]:
+def _buffers(shape: StepShape, tensors: int, on_cpu: bool, after: int = 0) -> list[Held]:
     """Tensors of a group in channel layout, sent and received: as many tensors here, the next ones on their way, and results leaving."""
     if shape.sequence_parallel == 1:
         return []
-    group = channels_at_once(shape, on_cpu)
+    group = channels_at_once(shape, on_cpu, after)
     size = float(_FLOAT32 * shape.batch * group * shape.context_length)
     return [Held("exchange", size, (5 if shape.own_channels > group else 3) * tensors)]
 
 
 def _tile(shape: StepShape, widest: int, cut: int, on_cpu: bool, floats: int | None = None) -> Held:
     """Tensors of a tile, of which a token has so many floats; by default several of the widest."""
-    tokens = tokens_of_a_tile((1 if on_cpu else cut) * widest, on_cpu)
+    tokens = sizes.tokens_of_a_tile((1 if on_cpu else cut) * widest, on_cpu)
     tokens = min(shape.batch * shape.local_length, tokens)
     return Held("tiles", float(_FLOAT32 * tokens), _OF_A_TILE * widest if floats is None else floats)
 

@@ -18,6 +18,7 @@ from hyena_ds.genome.tokenizer import VOCABULARY
 from hyena_ds.ops.sizes import (
     AT_WORK,
     AT_WORK_IN_FILTER,
+    AT_WORK_IN_KERNELS,
     AT_WORK_IN_TRANSFORMS,
     LOSS_PIECES,
     channels_of_a_group,
@@ -49,8 +50,9 @@ _DEVICE_UNITS["triton"] = {
 _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange": 6, "filter": 90, "loss": 25}
 """Launched for a tile of a layer, a group of channels, an exchange, a chunk of the filter, a tile of the loss."""
 _TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 1, "filter": 46, "loss": 51}
-"""Launched for a layer, whose tensors are whole, and for its operator again; for each of several sequences; for a transform and
-a group of channels; for an exchange, which is itself one, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
+_TRITON |= {"tile": 31, "tile forward": 8, "tile of MLP": 21}
+"""Launched for a layer, and for its operator again; for each tile but the first, of the operator's backward and of each forward,
+and of the MLP; for each of several sequences; for a transform and a group of channels; for an exchange, which is itself one, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,30 @@ def _device_units(shape: StepShape) -> float:
     """Units that a token moves in a layer on a device, where every kernel goes through memory."""
     of_operator, of_inner = _DEVICE_UNITS[shape.kernels][shape.precision][shape.policy]
     units = of_operator + of_inner * shape.config.mlp_width / shape.width
+    units += _cut_units(shape) / shape.layers
     return units + (5 * _device_dropout(shape) if shape.config.residual_dropout else 0.0)
+
+
+def _cut_units(shape: StepShape) -> float:
+    """What layers that Triton's kernels cut into tiles move besides: part of p, copied; p and gradients, made twice."""
+    if shape.kernels != "triton":
+        return 0.0
+    policy, a = shape.activation_policy, 0.5 if shape.precision == "bfloat16" else 1.0
+    of_layer = 2 * a * (1 if policy.keep_middle else 2) + (0.0 if policy.hold_projections else 2 + 8 * a)
+    return sum(count * of_layer for after, count in _alike(shape, False) if operator_tiles(shape, after) > 1)
+
+
+def operator_tiles(shape: StepShape, after: int) -> int:
+    """Tiles of the operator by Triton's kernels in the block that has so many `after` it."""
+    if shape.activation_policy.keep_projections:
+        return 1
+    return _tiles(shape, 4 * shape.width * pieces(shape, False, after, AT_WORK_IN_KERNELS), on_cpu=False)
+
+
+def _tiles(shape: StepShape, widest: int, on_cpu: bool) -> int:
+    tokens = tokens_of_a_tile(widest, on_cpu)
+    rows = max(1, tokens // shape.local_length)
+    return -(-shape.batch // rows) * -(-shape.local_length // tokens)
 
 
 def _device_dropout(shape: StepShape) -> float:
@@ -212,9 +237,7 @@ def _kernels(shape: StepShape, on_cpu: bool) -> float:
 
     def tiles(widest: int, after: int) -> int:
         cut = pieces(shape, on_cpu, after) if after < shape.layers else 1 if on_cpu else LOSS_PIECES
-        tokens = tokens_of_a_tile(cut * widest, on_cpu)
-        rows = max(1, tokens // shape.local_length)
-        return -(-shape.batch // rows) * -(-shape.local_length // tokens)
+        return _tiles(shape, cut * widest, on_cpu)
 
     policy = shape.activation_policy
     tile = _KERNELS["forward"] + _KERNELS["backward"] + (0 if policy.keep_middle else _KERNELS["again"])
@@ -231,10 +254,16 @@ def _triton_kernels(shape: StepShape) -> float:
     transforms = 6 + (0 if policy.keep_spectra else 2) + (0 if policy.keep_convolution else 1)
     transforms += 0 if policy.keep_middle else 3
     group = _TRITON["group"] + _TRITON["transform"] * transforms
-    groups = sum(count * overlap_groups(shape, False, after) for after, count in _alike(shape, False))
+    inner = shape.config.mlp_width
+    tile = _TRITON["tile"] + _TRITON["tile forward"] * (1 if policy.keep_middle else 2)
+    groups, tiles = 0, 0.0
+    for after, count in _alike(shape, False):
+        groups += count * overlap_groups(shape, False, after)
+        of_mlp = _tiles(shape, inner * pieces(shape, False, after, AT_WORK_IN_KERNELS), on_cpu=False)
+        tiles += count * (tile * (operator_tiles(shape, after) - 1) + _TRITON["tile of MLP"] * (of_mlp - 1))
     layer = _TRITON["layer"] + (0 if policy.keep_middle else _TRITON["again"]) + _TRITON["sequence"] * (shape.batch - 1)
     of_filter = _TRITON["filter"] * (1.4 if evaluates_again(shape, policy) else 1.0)
-    steps = shape.accumulation * (shape.layers * layer + group * groups + _TRITON["loss"])
+    steps = shape.accumulation * (shape.layers * layer + tiles + group * groups + _TRITON["loss"])
     of_message = _TRITON["exchange"] + (1 if shape.batch > 1 else 0)
     return steps + shape.layers * of_filter + of_message * _messages(shape, False)
 

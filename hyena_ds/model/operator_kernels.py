@@ -131,8 +131,9 @@ def operator_backward(
             after_BC2 = None if right_BC2 is None else right_BC2[tile.rows]
         p_BCn, dmixed_BnD, dz_BDn = of_tile(tile)
         of_gates = dz_BDn, y_BDl[columns(tile)], du_BDl[columns(tile)], after_BC2
-        wanted_of_tile = {"with_z": True, "with_head": tile.first > 0}
-        dp_BCn, z_BDn, after_BC2, *found = gates_backward(p_BCn, project.left(tile), short, *of_gates, **wanted_of_tile)
+        dp_BCn, z_BDn, after_BC2, *found = gates_backward(
+            p_BCn, project.left(tile), short, *of_gates, with_z=True, with_head=tile.first > 0
+        )
         del p_BCn, dz_BDn, of_gates
         assert z_BDn is not None
         add_product(dout_weight, dmixed_BnD.mT, z_BDn.mT)
@@ -145,10 +146,10 @@ def operator_backward(
         found += norm_backward(dx_BnD, r_BlD[tile.here], weights.norm_weight, dout_BnD, dout_BnD)
         del dx_BnD  # not beside those of the next tile
         sums = [a.add_(b) for a, b in zip(sums, found, strict=True)] if sums else found
-    *of_short, dnorm_weight, dnorm_bias = sums
-    dnorm = dnorm_weight, dnorm_bias
+    din_bias, dshort_weight, dshort_bias, *dnorm = sums
     assert dout_bias is not None
-    return dout_BlD, OperatorWeights(*dnorm, din_weight, *of_short, dskip, dout_weight, dout_bias)
+    of_products = din_weight, din_bias, dshort_weight, dshort_bias, dskip, dout_weight, dout_bias
+    return dout_BlD, OperatorWeights(dnorm[0], dnorm[1], *of_products)
 
 
 def dropped_of(

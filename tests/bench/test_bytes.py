@@ -28,7 +28,8 @@ from hyena_ds.parallel.devices import send
 from tests.paths import ROOT
 
 LARGE = load_yaml(str(ROOT / "configs" / "large-1m.yaml"), RunConfig).model
-MILLION = StepShape(replace(LARGE, maximum_context=1 << 20), 1 << 20, policy="lean", precision="bfloat16")
+HALF: dict[str, Any] = {"precision": "bfloat16", "exchange_precision": "bfloat16"}
+MILLION = StepShape(replace(LARGE, maximum_context=1 << 20), 1 << 20, policy="lean", **HALF)
 META = torch.device("meta")
 
 
@@ -43,7 +44,7 @@ def test_a_million_tokens_stay_within_their_bounds() -> None:
     assert 0.6e12 < row["floor_bytes"] < 0.9e12
 
 
-BAND = {"portable": (1.0, 1.45), "triton": (0.98, 1.25)}
+BAND = {"portable": (1.0, 1.45), "triton": (0.98, 1.12)}
 """Planned live tensors of a million tokens as a share of those that are counted: most beyond them for `leanest`, whose pieces the
 plan takes to be held for longer."""
 
@@ -76,7 +77,7 @@ def test_planned_memory_is_about_what_a_step_holds(policy: PolicyName) -> None:
     ("policy", "precision", "ranks"),
     [
         ("fastest", "bfloat16", 1),
-        ("leanest", "bfloat16", 1),
+        ("balanced", "bfloat16", 1),
         ("fastest", "float32", 1),
         ("balanced", "float32", 1),
         ("lean", "float32", 1),
@@ -107,16 +108,30 @@ def test_tritons_kernels_stay_within_theirs() -> None:
     row = count_micro_step(MILLION, *back_ends_of("triton"))
     assert_planned(replace(MILLION, kernels="triton"), row)
     assert row["kernels_of"] == "triton" and row["side"] == "lean, bfloat16, triton"
-    assert row["total_bytes"] < 2.1e12
-    assert row["kernels"] < 1_750
-    assert row["live_peak_gib"] < 30.5
+    assert row["total_bytes"] < 2.05e12
+    assert row["kernels"] < 1_800
+    assert row["live_peak_gib"] <= 28
     assert row["host_copies"] == 0, row["host_copies_by_line"]
     assert 0.9e11 < row["bytes_by_file"]["ops/triton/gates.py"] < 1e11
 
 
-@pytest.mark.parametrize(("policy", "terabytes"), [("lean", 1.3), ("fastest", 1.15)])
-def test_the_fused_convolution_stays_within_its(policy: PolicyName, terabytes: float) -> None:
+def test_the_leanest_million_tokens_are_in_the_memory_that_is_left_for_them() -> None:
+    shape = replace(MILLION, policy="leanest", kernels="triton")
+    row = count_micro_step(shape, *back_ends_of("triton"))
+    assert row["live_peak_gib"] <= 12
+    assert row["total_bytes"] < 2.65e12
+    assert row["kernels"] <= 4_500
+    assert_planned(shape, row)
+    of_layers = sum(size for file, size in row["bytes_by_file"].items() if file not in (*FILTERS, *TRANSFORMS))
+    assert traffic(shape, on_cpu=False).layer_bytes == pytest.approx(of_layers, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("policy", "terabytes", "gib"), [("lean", 1.3, 28.0), ("fastest", 1.15, 64.0), ("leanest", 1.65, 12.0)]
+)
+def test_the_fused_convolution_stays_within_its(policy: PolicyName, terabytes: float, gib: float) -> None:
     row = count_micro_step(replace(MILLION, policy=policy), *back_ends_of("fused"))
+    assert row["live_peak_gib"] <= gib
     assert row["side"] == f"{policy}, bfloat16, fused"
     assert row["total_bytes"] < 1e12 * terabytes
     assert "ops/triton/spectra.py" not in row["bytes_by_file"] and "ops/fft_convolution.py" not in row["bytes_by_file"]

@@ -70,7 +70,9 @@ def whole(policy: PolicyName) -> ForwardPass:
     return ForwardPass(Layout.whole(L), dropout=DropoutKey(5, 6, torch.tensor([3, 9])), policy=POLICIES[policy])
 
 
-@pytest.mark.parametrize(("policy", "tokens"), [*((policy, 20) for policy in POLICIES), ("balanced", 6), ("leanest", 6)])
+@pytest.mark.parametrize(
+    ("policy", "tokens"), [*((policy, 20) for policy in POLICIES), ("balanced", 6), ("leanest", 6)]
+)
 def test_kernels_give_the_gradients_of_the_portable_code(policy: PolicyName, tokens: int) -> None:
     call = whole(policy)
     wanted = gradients(call, *batch())
