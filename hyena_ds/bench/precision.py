@@ -78,7 +78,7 @@ class _Rounded(TorchDispatchMode):
 
 _CHOICES = {
     "the residual": _Rounded("operator_forward mlp_forward", "add.out", operands=Tensor.float),
-    "input and output of the long convolution": _Rounded("spectrum _signal", "_fft_r2c.default _fft_c2r.default"),
+    "input and output of the long convolution": _Rounded("spectrum signal", "_fft_r2c.default _fft_c2r.default"),
     "the norms and their statistics": _Rounded("layer_norm", "native_layer_norm.default"),
     "the filter's MLP": _Rounded("evaluate_filter", "addmm.default mm.default"),
     "the filter's positions": _Rounded("positional_features", "cat.default", Tensor.double, of_rounded_times),
