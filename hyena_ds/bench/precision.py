@@ -58,12 +58,16 @@ class _Rounded(TorchDispatchMode):
     def __init__(self, callers: str, operations: str, operands: Rounding = rounded, results: Rounding = rounded):
         super().__init__()
         self.callers, self.operations = callers.split(), operations.split()
+        self.rounded: set[tuple[str, str]] = set()
+        """Caller and operation of what was rounded so far."""
         self.operands, self.results = operands, results
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if str(operation).removeprefix("aten.") not in self.operations or self._caller() not in self.callers:
+        name = str(operation).removeprefix("aten.")
+        if name not in self.operations or (caller := self._caller()) not in self.callers:
             return operation(*args, **kwargs)
+        self.rounded.add((caller, name))
         result = operation(*tree_map_only(Tensor, self.operands, args), **kwargs)
         rounded_result = tree_map_only(Tensor, self.results, result)
         return result.copy_(rounded_result) if "out" in kwargs else rounded_result
