@@ -58,12 +58,16 @@ class _Rounded(TorchDispatchMode):
     def __init__(self, callers: str, operations: str, operands: Rounding = rounded, results: Rounding = rounded):
         super().__init__()
         self.callers, self.operations = callers.split(), operations.split()
+        self.rounded: set[tuple[str, str]] = set()
+        """Caller and operation of what was rounded so far."""
         self.operands, self.results = operands, results
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if str(operation).removeprefix("aten.") not in self.operations or self._caller() not in self.callers:
+        name = str(operation).removeprefix("aten.")
+        if name not in self.operations or (caller := self._caller()) not in self.callers:
             return operation(*args, **kwargs)
+        self.rounded.add((caller, name))
         result = operation(*tree_map_only(Tensor, self.operands, args), **kwargs)
         rounded_result = tree_map_only(Tensor, self.results, result)
         return result.copy_(rounded_result) if "out" in kwargs else rounded_result
@@ -78,7 +82,7 @@ class _Rounded(TorchDispatchMode):
 
 _CHOICES = {
     "the residual": _Rounded("operator_forward mlp_forward", "add.out", operands=Tensor.float),
-    "input and output of the long convolution": _Rounded("spectrum _signal", "_fft_r2c.default _fft_c2r.default"),
+    "input and output of the long convolution": _Rounded("spectrum signal", "_fft_r2c.default _fft_c2r.default"),
     "the norms and their statistics": _Rounded("layer_norm", "native_layer_norm.default"),
     "the filter's MLP": _Rounded("evaluate_filter", "addmm.default mm.default"),
     "the filter's positions": _Rounded("positional_features", "cat.default", Tensor.double, of_rounded_times),

@@ -21,7 +21,7 @@ _LEAST_SECONDS = 1e-3
 """Steps that are longer by less delay nobody, and are within what a clock and a scheduler do."""
 
 
-_WINDOWS = 2
+WINDOWS = 2
 """Windows in a row in which a rank is slow before it is named."""
 _FEWEST = 5
 """Steps of a window from which on its longest is left out."""
@@ -122,7 +122,7 @@ class Stragglers:
         for rank, times in window.slow.items():
             windows, seconds = before.get(rank, (0, 0.0))
             self._slow_for[rank] = windows, seconds = windows + 1, seconds + lasted
-            if windows >= _WINDOWS and seconds >= self._seconds:
+            if windows >= WINDOWS and seconds >= self._seconds:
                 named[rank] = Named(times, ranks[rank].compute, ranks[rank].compute - ranks[rank].own)
         for rank, times in window.slow_alone.items():
             if rank in self._alone_before:

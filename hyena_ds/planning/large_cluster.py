@@ -24,6 +24,7 @@ from hyena_ds.cost.goodput import (
 from hyena_ds.cost.shape import parameters
 from hyena_ds.cost.step_time import STEP_MESSAGES
 from hyena_ds.cost.traffic import traffic
+from hyena_ds.monitoring.stragglers import WINDOWS
 from hyena_ds.planning.forecast import Prediction
 from hyena_ds.planning.sources import Kind, Sourced, sourced_table
 from hyena_ds.runtime.supervisor import FIRST_PAUSE
@@ -33,8 +34,6 @@ from hyena_ds.text import number, show_duration
 DEVICES = 512
 _UNWATCHED = 1800.0
 """Seconds after which a collective gives up where no watchdog looks: assumed."""
-_WINDOWS = 2
-"""In which a rank has to be slow: monitoring/stragglers.py."""
 _FORWARD = 1 / 3
 """Share of a step that a pass without gradients takes."""
 _WORSE = 10
@@ -85,14 +84,14 @@ def lasting(config: RunConfig, step: Prediction, cluster: Cluster) -> Lasting:
 
 
 def saved_every(config: RunConfig) -> int:
-    """Steps between the checkpoints that a run goes on from after most failures."""
-    return config.checkpoint.every_steps
+    """Steps between the checkpoints that a run goes on from after most failures: on hosts' own disks, where there is such a tier."""
+    return (config.checkpoint.local or config.checkpoint).every_steps
 
 
 def slow_for(config: RunConfig) -> int | None:
     """Steps in which a rank is slow before it is named; None where nobody looks."""
     every = config.stragglers.every_steps
-    return None if every is None else _WINDOWS * every
+    return None if every is None else every * WINDOWS
 
 
 def resume_seconds(config: RunConfig, cluster: Cluster) -> float:
@@ -221,7 +220,12 @@ def _faults(config: RunConfig, step: Prediction, found: Lasting) -> list[Sourced
     flips = "a bit of a parameter flips" + (" in one of a rank's two copies" if config.zero_stage == 3 else "")
     copied = steps(min(tier.every_steps for tier in tiers) + saved) if tiers else "all steps: nothing is copied"
     rows = (
-        ("a rank is slow", slow_seen, "the time it takes longer", "two windows of `stragglers.every_steps`"),
+        (
+            "a rank is slow",
+            slow_seen,
+            "the time it takes longer",
+            "two windows of `stragglers.every_steps`; on a CPU that others use too, as many as last `stragglers.seconds`",
+        ),
         (flips, bit_seen, steps(saved + 1), "`corruption.every_steps`, or the step after a checkpoint"),
         ("a host dies, its link is cut", dead_seen, since, "`watchdog.silence`, `checkpoint.every_steps`"),
         ("a rank is stuck", stuck_seen, since, f"`watchdog.step`, or {SLOWER:g} steps; `checkpoint.every_steps`"),

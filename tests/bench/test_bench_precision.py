@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hyena_ds.bench.precision import measure_precision
+from hyena_ds.bench.precision import _CHOICES, measure_precision
 from hyena_ds.data.loader import MicroBatch
 from tests.model.test_block_policies import batch, lively_model
 
@@ -18,5 +18,8 @@ def test_every_choice_shows_and_is_undone() -> None:
     for row in rows[1:]:
         assert row["gradients"] > 1e-5, row
         assert abs(row["loss_change"]) < 0.1, row
+    for name, rounding in _CHOICES.items():
+        callers, operations = map(set, zip(*rounding.rounded, strict=True))
+        assert (callers, operations) == ({*rounding.callers}, {*rounding.operations}), name
     again = measure_precision(model, micro_batch)
     assert again == rows

@@ -20,7 +20,7 @@ from typing import Any
 
 from hyena_ds.parallel.listening import free_port
 
-_START_TIMEOUT = 120.0
+_START_TIMEOUT = 300.0
 _GRACE = 2.0
 """Seconds that the other ranks get to tell their own error, after the first."""
 
@@ -37,7 +37,7 @@ class Pool:
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
 
-    def run(self, function: Callable[..., Any], timeout: float = 120.0, **kwargs: Any) -> list[Any]:
+    def run(self, function: Callable[..., Any], timeout: float = 300.0, **kwargs: Any) -> list[Any]:
         """`function(compute, **kwargs)` on every rank; the results by rank. `function` must be importable."""
         if not self._processes:
             self._start()

@@ -95,6 +95,9 @@ def test_what_is_seen_and_lost_follows_the_configs_keys() -> None:
     assert flips[1].startswith("41 steps, ") and flips[2].startswith("41 steps, "), "there is a comparison after a save"
     assert cells(config, "a host dies, its link is cut")[1:3][0] == "30 s"
     assert cells(config, "the run's directory is lost")[2].startswith("160 steps, ")
+    near = (TierConfig("/scratch", every_steps=10, local=True), *saves.tiers)
+    config = replace(config, checkpoint=CheckpointConfig(every_steps=40, tiers=near))
+    assert cells(config, "a host dies, its link is cut")[2].startswith("10 steps, ")
     assert cells(CONFIG, "the run's directory is lost")[2] == "all steps: nothing is copied"
     blind = replace(
         CONFIG,
