@@ -24,7 +24,6 @@ from hyena_ds.parallel.layout import Exchange, Layout
 from hyena_ds.parallel.topology import Topology, create_groups
 
 D, L = 6, 14
-long_convolution.SHORTEST = 16  # the interpreter is slow
 FUSED = replace(long_convolution.FUSED, shortest=1)
 Found = dict[str, tuple[bool, int]]
 """By name of an exchange: whether both ways gave the same bits, and how often the kernel was started."""
@@ -32,6 +31,7 @@ Found = dict[str, tuple[bool, int]]
 
 def both_ways(compute: Compute) -> Found:
     """Every exchange of activations, filters and gradients that a step has. Collective."""
+    long_convolution.SHORTEST = 16  # the interpreter is slow
     groups = create_groups([compute.ranks], compute.rank, compute.ranks)
     layout = Layout.slice_of(L, Topology(1, compute.ranks), compute.rank, groups)
     torch.manual_seed(compute.rank)

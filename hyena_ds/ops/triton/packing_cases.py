@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyena_ds.ops.sizes import fft_length
 from hyena_ds.ops.triton import packing, spectra
 from hyena_ds.ops.triton.case import Case, Sizes, Tensors
+from hyena_ds.ops.triton.spectra_cases import turn
 from hyena_ds.ops.triton.traffic import Traffic
 
 _RANKS = 3
@@ -45,14 +45,38 @@ def _copies_traffic(signal: Tensor, pieces: Tensor) -> Traffic:
     return Traffic(sum(each.read for each in found), sum(each.written for each in found))
 
 
-def _points(pieces: Tensor) -> int:
-    return fft_length(pieces.shape[0] * pieces.shape[3], pieces.device.type == "cpu")
+def _weighted(signal: Tensor, pieces: Tensor) -> Tensors:
+    return (torch.view_as_real(spectra.weighted(pieces.permute(1, 2, 0, 3), _points(pieces))),)
 
 
-def _padded(signal: Tensor, pieces: Tensor) -> Tensors:
+def _portable_weighted(signal: Tensor, pieces: Tensor) -> Tensors:
     whole = pieces.permute(1, 2, 0, 3).flatten(2)
     whole = whole if whole.dtype == torch.float64 else whole.float()
-    return (torch.nn.functional.pad(whole, (0, _points(pieces) - whole.shape[2])),)
+    padded = torch.nn.functional.pad(whole, (0, _points(pieces) - whole.shape[2]))
+    return (torch.view_as_real(padded * turn(whole, padded.shape[2], back=False)),)
+
+
+def _weighted_traffic(signal: Tensor, pieces: Tensor) -> Traffic:
+    return spectra.weighted_traffic(pieces, signal.new_empty((*pieces.shape[1:3], _points(pieces), 2)))
+
+
+def _points(pieces: Tensor) -> int:
+    length = pieces.shape[0] * pieces.shape[3]
+    return length + length // 3
+
+
+def _real_part(signal: Tensor, pieces: Tensor) -> Tensors:
+    return (spectra.real_part(_complex(signal), packing.empty_as_it_lies(pieces.permute(1, 2, 0, 3))),)
+
+
+def _portable_real_part(signal: Tensor, pieces: Tensor) -> Tensors:
+    z = _complex(signal)
+    real = (z * turn(signal, z.shape[2], back=True)).real
+    return (real.unflatten(2, (pieces.shape[0], -1)).to(pieces.dtype),)
+
+
+def _complex(signal: Tensor) -> Tensor:
+    return torch.view_as_complex(signal.unflatten(2, (-1, 2)))
 
 
 PACKING_CASES = (
@@ -65,12 +89,20 @@ PACKING_CASES = (
         _copies_traffic,
     ),
     Case(
-        "exchange: zeros",
-        ("padded",),
+        "exchange: weights",
+        ("weighted",),
         _make,
-        lambda signal, pieces: (spectra.padded(pieces.permute(1, 2, 0, 3), _points(pieces)),),
-        _padded,
-        lambda signal, pieces: spectra.padded_traffic(pieces, signal.new_empty((*pieces.shape[1:3], _points(pieces)))),
+        _weighted,
+        _portable_weighted,
+        _weighted_traffic,
+    ),
+    Case(
+        "exchange: real part",
+        ("y",),
+        _make,
+        _real_part,
+        _portable_real_part,
+        lambda signal, pieces: spectra.real_part_traffic(_complex(signal), pieces.permute(1, 2, 0, 3)),
     ),
 )
 """Results of the first are exact but where they are rounded."""

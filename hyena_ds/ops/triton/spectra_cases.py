@@ -25,7 +25,8 @@ def _points(x: Tensor) -> int:
     return x.shape[-1] + x.shape[-1] // 3
 
 
-def _turn(x: Tensor, points: int, back: bool) -> Tensor:
+def turn(x: Tensor, points: int, back: bool) -> Tensor:
+    """(N,): exp(i pi t / 2N), or its conjugate, complex numbers of x's precision."""
     turn_N = torch.arange(points, device=x.device, dtype=torch.float64) * (0.5 * math.pi / points)
     unit_N = torch.polar(torch.ones_like(turn_N), -turn_N if back else turn_N)
     return unit_N.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
@@ -34,11 +35,11 @@ def _turn(x: Tensor, points: int, back: bool) -> Tensor:
 def _weighted(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
     padded = torch.nn.functional.pad(x, (0, _points(x) - x.shape[-1]))
     padded[..., 0] += first
-    return (view_as_real(padded * _turn(x, _points(x), back=False)),)
+    return (view_as_real(padded * turn(x, _points(x), back=False)),)
 
 
 def _real_part(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
-    return ((view_as_complex(U) * _turn(x, U.shape[2], back=True)).real[..., : _length(U)],)
+    return ((view_as_complex(U) * turn(x, U.shape[2], back=True)).real[..., : _length(U)],)
 
 
 def _kernel_real_part(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
