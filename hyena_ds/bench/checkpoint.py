@@ -1,9 +1,10 @@
-"""`hyena-ds bench checkpoint`: for how long a save keeps training waiting, in the background and not.
+"""`hyena-ds bench checkpoint`: for how long a save keeps training waiting, in the background and not, copied to a tier and not.
 
     engine on 2 ranks, ZeRO stage 1 --save that waits--> seconds
                                     --save in the background--> seconds until training could go on, and until complete
+                                    --the same, and a copy to a tier--> the same
 
-The tensor files of both must be the same; if they are not, nothing is told.
+The tier is a directory beside. The tensor files of all must be the same; if they are not, nothing is told.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from hyena_ds.bench.turns import interleaved
 from hyena_ds.checkpoints.directory import checkpoints_in
 from hyena_ds.checkpoints.engine_state import load_moments
 from hyena_ds.checkpoints.manifest import RUN_STATE, RunState, read_checkpoint
+from hyena_ds.checkpoints.upload import Uploads
 from hyena_ds.checkpoints.writer import CheckpointWriter
-from hyena_ds.config.checkpoint import CheckpointConfig
+from hyena_ds.config.checkpoint import CheckpointConfig, TierConfig
 from hyena_ds.config.model import ModelConfig
 from hyena_ds.config.schedule import StageConfig
 from hyena_ds.cost.shape import parameters
@@ -39,6 +41,8 @@ from hyena_ds.text import number
 from hyena_ds.training.engine import build_engine
 
 _RANKS = 2
+_WAITED, _BACKGROUND, _COPIED = "waited for", "in the background", "in the background, and copied"
+_TIER = "tier"
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
@@ -74,39 +78,44 @@ class Saver:
         generator = torch.Generator().manual_seed(1)
         load_moments(self.engine, lambda kind, name: [(0, torch.rand(shapes[name].numel(), generator=generator))], 1)
 
-    def turn(self, background: bool) -> dict[str, Any]:
+    def turn(self, how: str) -> dict[str, Any]:
         """Save once. Collective."""
-        kept = CheckpointConfig(background=background, keep_last=1)
+        tier = TierConfig(str(self.directory / _TIER), every_steps=1, keep_last=1)
+        tiers = (tier,) if how == _COPIED else ()
+        kept = CheckpointConfig(every_steps=1, background=how != _WAITED, keep_last=1, tiers=tiers)
         config = dataclasses.replace(self.config, checkpoint=kept)
-        writer = CheckpointWriter(self.directory, config, self.compute, "bench")
+        uploads = Uploads(config, self.directory, self.compute, say, self.directory / "metrics.jsonl", (self.step,))
+        writer = CheckpointWriter(self.directory, config, self.compute, "bench", uploads=uploads)
         self.step += 1
         save = timed(self.compute, lambda: writer.save(self.engine, RunState(self.step, 0, 0)))
-        rest = timed(self.compute, writer.finish)
+        rest = timed(self.compute, lambda: writer.leave(lambda doing: None))
         return {
             "stall_seconds": save.wall_seconds,
             "whole_seconds": save.wall_seconds + rest.wall_seconds,
             "peak_memory_gib": rest.peak_memory_gib,
-            "files": self._sums(),
+            "files": [self._sums(self.directory)]
+            + ([self._sums(self.directory / _TIER / config.name)] if how == _COPIED else []),
         }
 
-    def _sums(self) -> dict[str, str]:
+    def _sums(self, directory: Path) -> dict[str, str]:
         """SHA-256 by file of the newest checkpoint, which must be whole, without what says how it was made."""
-        manifest = read_checkpoint(checkpoints_in(self.directory)[0]).manifest
+        manifest = read_checkpoint(checkpoints_in(directory)[0]).manifest
         return {name: file.sha256 for name, file in manifest.files.items() if name != RUN_STATE}
 
 
 def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
-    turns = interleaved({both: partial(ranks.ask, "turn", background=both) for both in (False, True)}, rounds)
-    sums = [answer["files"] for both in turns.values() for turn in both for answer in turn]
+    sides = {how: partial(ranks.ask, "turn", how=how) for how in (_WAITED, _BACKGROUND, _COPIED)}
+    turns = interleaved(sides, rounds)
+    sums = [each for of_side in turns.values() for turn in of_side for answer in turn for each in answer["files"]]
     if any(each != sums[0] for each in sums):
         raise WrongValue(
-            "checkpoint: files written in the background differ from those that were waited for; report it"
+            "checkpoint: files written in the background, or copied, differ from those that were waited for; report it"
         )
 
-    def seconds(background: bool, what: str) -> dict[str, float]:
-        return spread(max(answer[what] for answer in turn) for turn in turns[background])
+    def seconds(how: str, what: str) -> dict[str, float]:
+        return spread(max(answer[what] for answer in turn) for turn in turns[how])
 
-    waited, stall = seconds(False, "whole_seconds"), seconds(True, "stall_seconds")
+    waited, stall = seconds(_WAITED, "whole_seconds"), seconds(_BACKGROUND, "stall_seconds")
     model = ModelConfig(width=width, layers=layers, maximum_context=32)
     row: Row = {"side": f"width {width}, {layers} layers", "status": "measured", "width": width, "layers": layers}
     row |= {
@@ -116,8 +125,11 @@ def _row(ranks: Ranks, rounds: int, width: int, layers: int) -> Row:
         "wall_seconds": waited,
         "stall_seconds": stall,
     }
-    row |= {"background_seconds": seconds(True, "whole_seconds"), "stall_share": stall["median"] / waited["median"]}
-    row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[True][-1])
+    row |= {"background_seconds": seconds(_BACKGROUND, "whole_seconds")}
+    row |= {"stall_share": stall["median"] / waited["median"]}
+    row |= {"copied_stall_seconds": seconds(_COPIED, "stall_seconds")}
+    row |= {"copied_seconds": seconds(_COPIED, "whole_seconds")}
+    row["peak_memory_gib"] = max(answer["peak_memory_gib"] for answer in turns[_COPIED][-1])
     return row
 
 
@@ -128,5 +140,7 @@ _COLUMNS: list[Column] = [
     ("s stalled in the background", lambda row: shown_spread(row, "stall_seconds")),
     ("share", lambda row: f"{row['stall_share']:.0%}"),
     ("s until complete", lambda row: shown_spread(row, "background_seconds")),
+    ("s stalled with a copy", lambda row: shown_spread(row, "copied_stall_seconds")),
+    ("s until copied", lambda row: shown_spread(row, "copied_seconds")),
     ("peak GiB a rank", lambda row: number(row["peak_memory_gib"])),
 ]

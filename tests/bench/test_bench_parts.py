@@ -65,6 +65,7 @@ def test_checkpoint_writes_a_row_and_leaves_no_checkpoint(tmp_path: Path) -> Non
     (row,) = json.loads(path.read_text())["rows"]
     assert row["parameters"] > 0 and row["ranks"] == 2 and row["wall_seconds"]["median"] > 0
     assert row["stall_share"] == row["stall_seconds"]["median"] / row["wall_seconds"]["median"] > 0
+    assert row["copied_seconds"]["median"] > row["copied_stall_seconds"]["median"] > 0
     assert [left.name for left in tmp_path.iterdir()] == ["checkpoint.json"]
 
 
