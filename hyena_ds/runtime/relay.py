@@ -67,6 +67,8 @@ class _Relay:
         self.requests = Requests()
         self.at_once: float | None = None
         """When a second Ctrl-C came."""
+        self._asked: int | None = None
+        """What the ranks were asked last."""
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         # Handlers first: a signal between the launcher's start and theirs would leave it alone in its session.
@@ -79,6 +81,7 @@ class _Relay:
     def _wait(self, launcher: subprocess.Popen[bytes]) -> bool:
         """Until the launcher has ended; whether it left processes behind. It is not reaped, so its id stays its own."""
         while os.waitid(os.P_PID, launcher.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            self._ask()
             late = self.at_once is not None and time.monotonic() - self.at_once > _AT_ONCE_SECONDS
             if late or self.overdue():
                 return end_session(launcher.pid)
@@ -100,14 +103,24 @@ class _Relay:
         return code
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        again = self.requests.hear(number, time.monotonic())
-        if again and self.at_once is None:
-            self.at_once = time.monotonic()
-            write_whole(self.stop_file, f"{int(AT_ONCE)}\n")
-        elif self.requests.first == number and not self.stop_file.exists():
-            write_whole(self.stop_file, f"{number}\n")
-            print(file=sys.stderr)  # below a terminal's ^C
-            say(f"{name_of(number)}: the run finishes its step, saves and leaves; Ctrl-C again ends it at once")
+        # No more than a note: the next signal may come while this one is handled.
+        now = time.monotonic()
+        if self.requests.hear(number, now) and self.at_once is None:
+            self.at_once = now
+
+    def _ask(self) -> None:
+        """Ask the ranks what they were not asked yet."""
+        number = self.requests.first
+        if self.at_once is not None:
+            if self._asked != AT_ONCE:
+                self._asked = int(AT_ONCE)
+                write_whole(self.stop_file, f"{int(AT_ONCE)}\n")
+        elif number is not None and self._asked is None:
+            self._asked = number
+            if not self.stop_file.exists():
+                write_whole(self.stop_file, f"{number}\n")
+                print(file=sys.stderr)  # below a terminal's ^C
+                say(f"{name_of(number)}: the run finishes its step, saves and leaves; Ctrl-C again ends it at once")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,16 @@ def test_the_relay_asks_the_ranks_and_signals_nobody(number: signal.Signals, pro
     assert not runs(rank)
 
 
+def test_signals_that_come_while_others_are_heard_are_echoes_too(processes: list) -> None:
+    process, _ = relay(processes, "kill -9 $!; exit 143")
+    for _ in range(150):
+        process.send_signal(TERM)
+        time.sleep(0.0002)
+    output, error = process.communicate(timeout=20)
+    assert process.returncode == 143 and output == "asked 15\n"
+    assert error.count("the run finishes its step, saves and leaves") == 1 and "Traceback" not in error
+
+
 def test_a_run_that_completes_although_it_was_asked_to_stop_returns_0(processes: list) -> None:
     process, _ = relay(processes, "kill $!; exit 0")
     process.send_signal(TERM)
