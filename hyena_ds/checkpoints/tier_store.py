@@ -50,6 +50,16 @@ class TierStore:
     def __str__(self) -> str:
         return f"{self.tier.place.rstrip('/')}/{self._run}"
 
+    def check_packages(self) -> None:
+        """Raise UserError where a library is missing that copies need."""
+        for package in ("obstore",) if self.tier.directory is not None else ("obstore", "boto3"):
+            try:
+                need(package, "tiers")
+            except UserError as error:
+                raise UserError(
+                    f"checkpoint.tiers: {error}, or take {self.tier.place} out of checkpoint.tiers"
+                ) from None
+
     def steps(self) -> dict[int, bool]:
         """The steps that something is there of, and whether their manifests are."""
         found = {}

@@ -52,6 +52,7 @@ def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metr
     local = LocalTier.of(config, directory, compute)
     if local is not None:
         local.open()
+    agreed(lambda: [TierStore(tier, config.name).check_packages() for tier in config.checkpoint.copies])
     tiers = _Tiers(config, directory, metrics)
     if config.resume != "latest":
         newest = from_rank_zero(tiers.newest_unless_new)

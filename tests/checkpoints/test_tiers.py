@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hyena_ds.checkpoints.directory import problem_of
 from hyena_ds.checkpoints.tier_store import TierStore
 from hyena_ds.config.checkpoint import TierConfig
+from hyena_ds.errors import UserError
 from tests.checkpoints import tier_cases
 from tests.checkpoints.bucket import NAME, Door, bucket
 from tests.distributed.pool import Pool
@@ -224,3 +226,14 @@ def test_a_tier_out_of_reach_another_run_and_resume_never_are_refused_in_one_sen
     name, news, newest = ranks(2).run(tier_cases.chosen, run=run, tiers=[lost], environment=nowhere)[0]
     assert (name, newest) == ("step-00000001", (0,))
     assert news[0].endswith("; going on without its checkpoints")
+
+
+def test_a_missing_library_is_found_before_anything_is_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for place, package in ((str(tmp_path), "obstore"), (f"s3://{NAME}/x", "boto3")):
+        with monkeypatch.context() as lacking:
+            lacking.setitem(sys.modules, package, None)
+            with pytest.raises(UserError) as caught:
+                TierStore(TierConfig(place), RUN).check_packages()
+        said = f"{package} is not installed; pip install 'hyena-ds[tiers]', or take {place} out of checkpoint.tiers"
+        assert str(caught.value) == f"checkpoint.tiers: {said}"
+        TierStore(TierConfig(place), RUN).check_packages()
