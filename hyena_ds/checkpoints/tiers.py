@@ -52,8 +52,8 @@ def choose_from_tiers(config: RunConfig, directory: Path, compute: Compute, metr
     local = LocalTier.of(config, directory, compute)
     if local is not None:
         local.open()
-    agreed(lambda: [TierStore(tier, config.name).check_packages() for tier in config.checkpoint.copies])
     tiers = _Tiers(config, directory, metrics)
+    agreed(tiers.check_packages)
     if config.resume != "latest":
         newest = from_rank_zero(tiers.newest_unless_new)
         return Choice(*choose_checkpoint(directory, config.resume, compute), newest)
@@ -154,6 +154,11 @@ class _Tiers:
     def __init__(self, config: RunConfig, directory: Path, metrics: Path):
         self.directory, self._metrics, self._resume = directory, metrics, config.resume
         self._stores = [TierStore(tier, config.name) for tier in config.checkpoint.copies]
+
+    def check_packages(self) -> None:
+        """Raise UserError where a library is missing that a tier needs."""
+        for store in self._stores:
+            store.check_packages()
 
     def look(self, may_do_without: bool) -> tuple[list[list[int]], list[str]]:
         """(the steps of every tier's checkpoints, what is to be said of tiers that cannot be read).
