@@ -8,8 +8,9 @@ do neither. So no offload of the cards beyond has to be switched off. The link i
     python -m tests.cluster.late_link NAME_OF_ONE_TAP NAME_OF_THE_OTHER DELAY_IN_SECONDS BITS_PER_SECOND
 """
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
