@@ -52,7 +52,8 @@ _KERNELS = {"forward": 24, "backward": 74, "again": 13, "group": 28, "exchange":
 _TRITON = {"layer": 56, "again": 12, "sequence": 2, "transform": 4, "group": 6, "exchange": 1, "filter": 46, "loss": 51}
 _TRITON |= {"tile": 31, "tile forward": 8, "tile of MLP": 21}
 """Launched for a layer, and for its operator again; for each tile but the first, of the operator's backward and of each forward,
-and of the MLP; for each of several sequences; for a transform and a group of channels; for an exchange, which is itself one, and one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
+and of the MLP; for each of several sequences; for a transform and a group of channels; for an exchange, which is itself one, and
+one more where B > 1; for the filter, with its gradient; for embedding, head and loss."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ def _moved(policy: Policy) -> int:
 def _packed_bytes(shape: StepShape, on_cpu: bool) -> float:
     """Bytes of a token and channel, copied out of tensors and into them, there and here, of B sequences and M micro steps.
 
-    What comes of PyTorch's transforms is float32, and rounded by the copy. Triton's kernel copies a filter where it arrives and its
-    gradient where it leaves, and, where B > 1, what is sent to a transform and what comes back from one.
+    What comes of PyTorch's transforms is float32, and rounded by the copy. Triton's kernel copies a filter where it arrives and
+    its gradient where it leaves, and, where B > 1, what is sent to a transform and what comes back from one.
     """
     policy, size = shape.activation_policy, shape.exchanged_size
     by_kernel = shape.kernels == "triton" and not on_cpu

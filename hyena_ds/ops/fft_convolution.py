@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hyena_ds.ops import place
 from hyena_ds.ops.large import empty
-from hyena_ds.ops.sizes import channels_of_a_group, fft_length
+from hyena_ds.ops.sizes import channels_of_a_group, fft_length, right_angle_points
 
 
 def channels_at_once(batch: int, channels: int, context_length: int, device: torch.device, cut: bool = False) -> int:
@@ -74,15 +74,14 @@ def _over_batch(spectra_Bg: Tensor) -> Tensor:
 
 def _transforms(like_L: Tensor) -> _Real | _RightAngle:
     L, device = like_L.shape[-1], like_L.device
-    points = fft_length(L, device.type == "cpu")
-    return _RightAngle(L, -(-points // 2), device) if place.on_device(device) else _Real(L, points)
+    return _RightAngle(L, device) if place.on_device(device) else _Real(L)
 
 
 class _Real:
-    """Transforms of `points` real numbers, the last of them zeros."""
+    """Transforms of n >= 2L - 1 real numbers, the last of them zeros."""
 
-    def __init__(self, L: int, points: int) -> None:
-        self._L, self._points = L, points
+    def __init__(self, L: int) -> None:
+        self._L, self._points = L, fft_length(L)
 
     def spectrum(self, x_L: Tensor) -> Tensor:
         """The transform of `x`, in float32 whatever it is."""
@@ -110,9 +109,9 @@ class _RightAngle:
     done in order on a device.
     """
 
-    def __init__(self, L: int, points: int, device: torch.device) -> None:
-        self._L, self._points = L, points
-        self._weights_N, self._back_N = _weights(points, device)
+    def __init__(self, L: int, device: torch.device) -> None:
+        self._L, self._points = L, right_angle_points(L)
+        self._weights_N, self._back_N = _weights(self._points, device)
         self._weighted_N: Tensor | None = None
 
     def spectrum(self, x_L: Tensor) -> Tensor:
@@ -138,7 +137,12 @@ class _RightAngle:
 
 @lru_cache(maxsize=64)
 def _weights(points: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What signals are multiplied with before a transform, and after one."""
-    turn_N = torch.arange(points, device=device, dtype=torch.float64) * (0.5 * math.pi / points)
-    unit_N = torch.polar(torch.ones_like(turn_N), turn_N)
-    return (unit_N * points**-0.5).to(torch.complex64), unit_N.conj().to(torch.complex64).resolve_conj()
+    """What signals are multiplied with before a transform, and after one; held, since a CUDA graph reads them where they are."""
+    turn_N = quarter_turn(points, device)
+    return (turn_N * points**-0.5).to(torch.complex64), turn_N.conj().to(torch.complex64).resolve_conj()
+
+
+def quarter_turn(points: int, device: torch.device) -> Tensor:
+    """(N,): exp(i pi t / 2N), complex128."""
+    angle_N = torch.arange(points, device=device, dtype=torch.float64) * (0.5 * math.pi / points)
+    return torch.polar(torch.ones_like(angle_N), angle_N)

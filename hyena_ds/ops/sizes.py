@@ -71,16 +71,18 @@ def good_fft_length(minimum: int) -> int:
 
 
 @lru_cache
-def fft_length(context_length: int, on_cpu: bool = True) -> int:
-    """Points of the transforms: at least 2L - 1, so that nothing wraps into the first L.
-
-    On a device they are those of complex numbers, half as many, and a power of two where it is at most 6 % longer: its
-    kernels are the fastest.
-    """
-    if on_cpu:
-        return good_fft_length(2 * context_length - 1)
+def right_angle_points(context_length: int) -> int:
+    """Points of the complex transforms of a device, at least L: a power of two where it is at most 6 % longer, whose kernels are
+    the fastest."""
     best, power = good_fft_length(context_length), 1 << (context_length - 1).bit_length()
-    return 2 * (power if power <= _POWER_OF_TWO * best else best)
+    return power if power <= _POWER_OF_TWO * best else best
+
+
+@lru_cache
+def fft_length(context_length: int, on_cpu: bool = True) -> int:
+    """Points of real transforms: at least 2L - 1, so that nothing wraps into the first L. On a device, twice those of the complex
+    ones that take their place."""
+    return good_fft_length(2 * context_length - 1) if on_cpu else 2 * right_angle_points(context_length)
 
 
 def channels_of_a_group(batch: int, channels: int, context_length: int, on_cpu: bool, cut: bool = False) -> int:

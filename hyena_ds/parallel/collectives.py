@@ -4,8 +4,8 @@
     start_in_place       the same, from where the pieces are to where they belong
     start_shift          every rank's rows go to a neighbour
 
-Buffers, or their pieces, are contiguous: gloo fills a non-contiguous output wrongly, without an error. Every exchange is issued by the
-calling thread, so all ranks issue them in the same order.
+Buffers, or their pieces, are contiguous: gloo fills a non-contiguous output wrongly, without an error. Every exchange is issued
+by the calling thread, so all ranks issue them in the same order.
 
 P sequence-parallel size.
 """

@@ -15,8 +15,9 @@ from hyena_ds.parallel.nodes import ranks_said_here
 
 LOOPBACK = "127.0.0.1"
 _HANDED_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST = 10_240
-_TRIES = 16
+"""Linux names there the ports that it gives to connections, the first and the last."""
+_LOWEST, _TRIES = 10_240, 16
+"""The lowest port that is tried, and how many are."""
 _BACKLOG = 1024
 
 

@@ -2,9 +2,10 @@
 
     Pending.wait, DeepSpeed's all-reduces, gathers, ... --counted()--> seconds
 
-On a CPU the calling thread stands still, and its clock is read, and how long it stood in the queue for a core meanwhile. On a device only the queue does: an event before and one
-after mark the wait there, and their distance is read later, when both have passed; nobody waits for it. Between them the device
-stands in the wait, which another thread can see; the host goes on, and stands nowhere that says so.
+On a CPU the calling thread stands still, and its clock is read, and how long it could have run meanwhile but another thread had
+its core. On a device only the device's own queue stands still: an event before and one after mark the wait there, and their
+distance is read later, when both have passed; nobody waits for it. Between them the device stands in the wait, which another
+thread can see; the host goes on, and stands nowhere that says so.
 """
 
 from __future__ import annotations

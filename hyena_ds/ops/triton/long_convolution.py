@@ -18,8 +18,8 @@ of a run finds it right and fast (ops/convolution_backend.py).
 
 A signal in pieces, (B, g, P, l), as other ranks sent it, is taken down as it lies, and its result is written likewise.
 
-B batch, g channels, L context length, P pieces, l = L / P, N points, N1 down a column, N2 along a row, R1 x R2 the split of either, C columns or
-rows of a program.
+B batch, g channels, L context length, P pieces, l = L / P, N points, N1 down a column, N2 along a row, R1 x R2 the split of
+either, C columns or rows of a program.
 """
 
 from __future__ import annotations

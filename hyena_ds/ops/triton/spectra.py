@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hyena_ds.ops.convolution_backend import Convolution
 from hyena_ds.ops.large import empty
-from hyena_ds.ops.sizes import fft_length
+from hyena_ds.ops.sizes import right_angle_points
 from hyena_ds.ops.triton.packing import empty_as_it_lies, in_pieces, length_of, pieces_of
 from hyena_ds.ops.triton.traffic import Traffic, launch, traffic
 
@@ -59,13 +59,13 @@ def convolution_with_skip(skip_g: Tensor) -> Convolution:
 
 
 def weighted(x_BgL: Tensor, points: int, first_g: Tensor | None = None) -> Tensor:
-    """(B, g, N): x[t] exp(i pi t / 2N), then zeros; x may be in pieces, and `first` is added to the first element of each channel."""
+    """(B, g, N): x[t] exp(i pi t / 2N), then zeros; x may be in pieces; `first` is added to the first element of each channel."""
     B, g = x_BgL.shape[:2]
     out_BgN = empty((B, g, points), x_BgL.device, torch.complex64)
     launch(
         _weighted_kernel, (triton.cdiv(points, _BLOCK), g, B), x_BgL, lambda: weighted_traffic(x_BgL, out_BgN),
-        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), first_g, torch.view_as_real(out_BgN), length_of(x_BgL), points, g,
-        0.5 * math.pi / points, x_BgL.dim() == 4, first_g is not None, _BLOCK,
+        x_BgL, x_BgL.stride(0), x_BgL.stride(1), *pieces_of(x_BgL), first_g, torch.view_as_real(out_BgN), length_of(x_BgL),
+        points, g, 0.5 * math.pi / points, x_BgL.dim() == 4, first_g is not None, _BLOCK,
     )  # fmt: skip
     return out_BgN
 
@@ -132,9 +132,7 @@ def _flat(U_BgN: Tensor, K_1gN: Tensor) -> tuple[int, int, float]:
 
 
 def _spectrum(x_BgL: Tensor, first_g: Tensor | None = None) -> Tensor:
-    # Half of an odd number of points, which are a CPU's, is rounded up.
-    points = -(-fft_length(length_of(x_BgL), x_BgL.device.type == "cpu") // 2)
-    spectrum: Tensor = torch.fft.fft(weighted(x_BgL, points, first_g))
+    spectrum: Tensor = torch.fft.fft(weighted(x_BgL, right_angle_points(length_of(x_BgL)), first_g))
     return spectrum
 
 

@@ -5,12 +5,12 @@ B batch, g channels, N complex points, pairs of numbers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, view_as_complex, view_as_real
 
+from hyena_ds.ops.fft_convolution import quarter_turn
 from hyena_ds.ops.triton import spectra
 from hyena_ds.ops.triton.case import Case, Sizes, Tensors
 
@@ -27,9 +27,8 @@ def _points(x: Tensor) -> int:
 
 def turn(x: Tensor, points: int, back: bool) -> Tensor:
     """(N,): exp(i pi t / 2N), or its conjugate, complex numbers of x's precision."""
-    turn_N = torch.arange(points, device=x.device, dtype=torch.float64) * (0.5 * math.pi / points)
-    unit_N = torch.polar(torch.ones_like(turn_N), -turn_N if back else turn_N)
-    return unit_N.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+    turn_N = quarter_turn(points, x.device)
+    return (turn_N.conj() if back else turn_N).to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
 
 
 def _weighted(x: Tensor, first: Tensor, U: Tensor, K: Tensor, dY: Tensor) -> Tensors:
