@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import random
 import selectors
@@ -24,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hyena_ds.runtime.wire import TEXT_LENGTH, Wire, drain, parsed, record, text, whole
@@ -39,6 +41,9 @@ MEETING_SECONDS = 30.0
 """For so long at least a rank calls rank 0, among as many strangers as there may be."""
 _CALL_SECONDS = 3.0
 _COLLECTIVES = ("torch/distributed/", "hyena_ds/parallel/collectives.py")
+_WALK = threading.RLock()
+"""Held while frames are walked. A process that forks waits for it, or its child would collect no garbage for ever."""
+os.register_at_fork(before=_WALK.acquire, after_in_parent=_WALK.release, after_in_child=_WALK.release)
 
 
 @dataclass(frozen=True)
@@ -315,8 +320,22 @@ def end_culprit(fault: Fault, roster: list[Place], own: Place) -> None:
 
 
 def main_thread_place() -> tuple[str, bool]:
-    """The innermost line of this program in which the main thread is, and whether it waits in a collective there."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    """The innermost line of this program in which the main thread is, and whether it waits in a collective there.
+
+    Nothing is collected meanwhile: before Python 3.12 a step from a frame to its caller may collect garbage, which lets the
+    main thread run on, and then reads a frame that has ended.
+    """
+    with _WALK:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return _place_of(sys._current_frames().get(threading.main_thread().ident or 0))
+        finally:
+            if collects:
+                gc.enable()
+
+
+def _place_of(frame: FrameType | None) -> tuple[str, bool]:
     where, waiting = "", False
     while frame is not None:
         name = frame.f_code.co_filename

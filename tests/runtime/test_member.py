@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -90,3 +92,10 @@ def test_a_member_whose_caller_hangs_up_before_an_answer_calls_again_and_gives_u
             Member(this_place(1), HERE, server.getsockname()[1], "token", 1.0, Pulse(), lambda fault: None)
         assert len(calls) > 2
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_main_threads_place_is_read_while_it_runs_on_and_garbage_is_collected() -> None:
+    command = [sys.executable, "-m", "tests.runtime.stack_churn", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert int(done.stdout) > 100
