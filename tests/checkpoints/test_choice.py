@@ -62,13 +62,13 @@ def test_a_damaged_one_is_named_by_every_rank_and_the_one_before_it_is_used(
     file: str, kind: str, run: Path, written: Path, ranks: Callable[[int], Pool]
 ) -> None:
     spoil(run, TWO, file, kind, written)
-    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=30)
+    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=60)
     assert answers[0] == answers[1]
     name, (line,) = answers[0]
     assert name == ONE
     assert f"damaged checkpoint passed over: {run / 'checkpoints' / TWO / file}: " in line
     # The one that was named by its path is not replaced by another.
-    named = ranks(2).run(cases.choose, directory=run / "checkpoints", resume=str(run / "checkpoints" / TWO), timeout=30)
+    named = ranks(2).run(cases.choose, directory=run / "checkpoints", resume=str(run / "checkpoints" / TWO), timeout=60)
     assert all(answer[0].startswith(f"refused: {run / 'checkpoints' / TWO / file}: ") for answer in named)
 
 
@@ -80,7 +80,7 @@ def test_random_damage_is_named_by_every_rank_within_the_bound_and_the_one_befor
     shutil.copytree(written / ONE, checkpoints / ONE)
     hit = set()
     for copy, done in damaged_copies(written / TWO, written / ONE, checkpoints, COUNT, seed=COUNT + 1):
-        answers = ranks(2).run(cases.choose, directory=checkpoints, resume="latest", timeout=30)
+        answers = ranks(2).run(cases.choose, directory=checkpoints, resume="latest", timeout=60)
         assert [name for name, _ in answers] == [ONE, ONE], (done, answers)
         assert all(f"passed over: {copy / done.file}: " in line for _, (line,) in answers), (done, answers)
         hit.add(done.file)
@@ -113,7 +113,7 @@ def test_where_none_is_whole_the_run_is_refused_and_not_started_afresh(
 ) -> None:
     spoil(run, ONE, "run_state.json", "flip", written)
     spoil(run, TWO, "run_state.json", "delete", written)
-    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=30)
+    answers = ranks(2).run(cases.choose, directory=run / "checkpoints", resume="latest", timeout=60)
     assert answers[0] == answers[1]
     assert answers[0][0].startswith(f"refused: {run / 'checkpoints'}: none of the checkpoints is whole (")
     shutil.rmtree(run / "checkpoints" / ONE)
