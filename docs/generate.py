@@ -43,6 +43,7 @@ INCLUDED = {
     "assets/evaluate-here.png": "assets/evaluate-here.png",
     "assets/demonstrations.png": "assets/demonstrations.png",
     "assets/soft-prompts.png": "assets/soft-prompts.png",
+    "assets/tuning-samples.png": "assets/tuning-samples.png",
     "SECURITY.md": "understand/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
