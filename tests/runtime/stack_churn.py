@@ -61,7 +61,7 @@ if __name__ == "__main__":
     heartbeat._COLLECTIVES = ("tests/runtime/",)
     gc.set_threshold(30)
     sys.setswitchinterval(1e-5)
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     end = time.monotonic() + float(sys.argv[1])
     while time.monotonic() < end:
